@@ -1,0 +1,112 @@
+"""The values that tasks make and adapters read: Locus, Window, Example; letters and their normalisation.
+
+Sequences are 5'→3', upper-case DNA letters ``ACGTN`` everywhere in the engine; adapters of RNA models convert inside.
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.errors import BadData
+
+if TYPE_CHECKING:
+    import numpy as np  # imported on use below, so that listing tasks stays quick
+
+ALPHABET = "ACGTN"
+AMBIGUITY_LETTERS = "RYSWKMBDHVN"
+
+_TO_DNA = str.maketrans("Uu" + AMBIGUITY_LETTERS + AMBIGUITY_LETTERS.lower(), "Tt" + "N" * 22)
+_COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
+
+
+@dataclass(frozen=True, slots=True)
+class Locus:
+    """An interval of a genome, 0-based and half-open. The assembly is a property of the task."""
+
+    chromosome: str
+    start: int
+    end: int
+    strand: str = "+"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Window:
+    """A stretch of sequence that a model reads.
+
+    ``alignment`` is a uint8 array (rows, length) of ASCII letters ``ACGTN-`` whose row 0 is ``sequence`` itself.
+
+    Raises:
+        BadData: for letters other than ``ACGTN`` (see :func:`normalise`) or an alignment of another shape or row 0.
+    """
+
+    sequence: str
+    locus: Locus | None = None
+    alignment: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sequence or self.sequence.strip(ALPHABET):
+            raise BadData(f"window {self.sequence[:20]!r}: expected one or more of the letters {ALPHABET}; normalise() makes them")
+        if self.alignment is not None:
+            rows = self.alignment
+            if rows.dtype != "uint8" or rows.ndim != 2 or rows[0].tobytes() != self.sequence.encode():
+                raise BadData(f"alignment {rows.dtype} {rows.shape}: expected uint8 (rows, {len(self.sequence)}) with the window as row 0")
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """What is classified: one window, or two (reference, alternate) for a variant. ``label`` indexes the task's classes."""
+
+    id: str
+    windows: tuple[Window, ...]
+    label: int
+
+
+def normalise(sequence: str, changes: Counter[str]) -> str:
+    """Upper-case DNA letters of a sequence in any usual spelling; what was changed is added to ``changes``.
+
+    U becomes T, lower case becomes upper case, IUPAC ambiguity letters become N.
+
+    Raises:
+        BadData: a letter that is not an IUPAC nucleotide code.
+    """
+    upper = sequence.upper()
+    clean = upper.translate(_TO_DNA)
+    if clean.strip(ALPHABET):
+        bad = sorted(set(clean) - set(ALPHABET))
+        raise BadData(f"letters {''.join(bad)[:20]!r} are not IUPAC nucleotide codes")
+    if upper != sequence:
+        changes["lower_case"] += sum(a != b for a, b in zip(sequence, upper, strict=True))
+    if clean != upper:
+        changes["u_to_t"] += upper.count("U")
+        changes["ambiguity_to_n"] += sum(upper.count(letter) for letter in AMBIGUITY_LETTERS[:-1])
+    return clean
+
+
+def reverse_complement(sequence: str) -> str:
+    """The other strand of an upper-case ``ACGTN`` sequence, 5'→3'."""
+    return sequence.translate(_COMPLEMENT)[::-1]
+
+
+def letter_table(codes: dict[str, int], default: int) -> np.ndarray:
+    """A (256,) int64 look-up from ASCII letter to ``codes``: ``table[np.frombuffer(sequence.encode(), np.uint8)]``."""
+    import numpy as np
+
+    table = np.full(256, default, np.int64)
+    for letter, code in codes.items():
+        table[ord(letter)] = code
+    return table
+
+
+def letters(windows: list[Window], fill: str = "N") -> np.ndarray:
+    """The windows' letters as one uint8 array (windows, longest length) of ASCII codes, right-padded with ``fill``."""
+    import numpy as np
+
+    longest = max(len(window) for window in windows)
+    text = "".join(window.sequence.ljust(longest, fill) for window in windows)
+    return np.frombuffer(text.encode(), np.uint8).reshape(len(windows), longest)

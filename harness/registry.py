@@ -1,0 +1,174 @@
+"""Names to adapters and tasks, on demand. Listing imports no model.
+
+``--model X`` is ``adapters/X.py``; ``--task X`` is any task of any file in ``tasks/``. The same names may come from an
+installed package (entry points ``harness.adapters`` and ``harness.tasks``), and a model also from a path to a file.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import sys
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import harness
+from harness.card import ModelCard
+from harness.errors import UnknownName, UserError
+from harness.task import Task
+
+if TYPE_CHECKING:
+    from harness.adapter import Adapter
+
+FLOORS = "floors"
+
+
+def _canonical(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
+def unknown(kind: str, name: str, known: list[str]) -> UnknownName:
+    """An error that names what was asked for and the nearest names that exist."""
+    by_key = {_canonical(candidate): candidate for candidate in known}
+    near = [by_key[key] for key in difflib.get_close_matches(_canonical(name), by_key, n=3, cutoff=0.5)]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
+    return UnknownName(f"unknown {kind} {name!r}: {hint}")
+
+
+def _built_in(folder: str) -> dict[str, Path]:
+    """Module name → file for the public modules of ``harness.<folder>``, sorted."""
+    roots = [str(Path(root) / folder) for root in harness.__path__]
+    return {
+        module.name: Path(module.module_finder.path) / f"{module.name}.py"  # type: ignore[union-attr]
+        for module in sorted(pkgutil.iter_modules(roots), key=lambda found: found.name)
+        if not module.name.startswith("_") and not module.ispkg
+    }
+
+
+def _plugins(group: str) -> dict[str, EntryPoint]:
+    return {_canonical(point.name): point for point in entry_points(group=group)}
+
+
+def model_files() -> dict[str, Path]:
+    """Model name → the file that holds its adapter: the project's own and those of installed packages."""
+    files = _built_in("adapters")
+    for name, point in _plugins("harness.adapters").items():
+        spec = importlib.util.find_spec(point.module)
+        if spec is not None and spec.origin is not None:
+            files.setdefault(name, Path(spec.origin))
+    return files
+
+
+def model_card(file: Path) -> ModelCard:
+    """The ``card = ModelCard(…)`` of an adapter's file, read from its syntax tree without running it.
+
+    Raises:
+        UserError: the file has no card, or one that is not written as a literal.
+    """
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file))):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and getattr(node.targets[0], "id", "") == "card":
+            try:
+                return ModelCard(**{str(word.arg): ast.literal_eval(word.value) for word in node.value.keywords})
+            except (TypeError, ValueError) as error:
+                raise UserError(f"{file}: the card must be ModelCard(…) with literal keyword arguments ({error})") from None
+    raise UserError(f"{file}: no `card = ModelCard(…)` found; a file in adapters/ holds one Adapter")
+
+
+@cache
+def model_cards() -> dict[str, ModelCard]:
+    """Every model's name and card, sorted by name."""
+    return {name: model_card(file) for name, file in sorted(model_files().items())}
+
+
+def model_names(name: str) -> list[str]:
+    """The models that ``--model name`` stands for: itself, or every floor for ``floors``.
+
+    Raises:
+        UnknownName: no such model.
+    """
+    if _canonical(name) == FLOORS:
+        return [model for model, card in model_cards().items() if card.floor]
+    if name.endswith(".py"):
+        return [name]
+    if _canonical(name) not in model_files():
+        raise unknown("model", name, [*model_files(), FLOORS])
+    return [_canonical(name)]
+
+
+def adapter_class(name: str) -> type[Adapter]:
+    """The Adapter that a model's name or path stands for.
+
+    Raises:
+        UnknownName: no such model.
+        UserError: the file does not hold exactly one Adapter.
+    """
+    from harness.adapter import Adapter
+
+    if name.endswith(".py"):
+        module = _module_from(Path(name))
+    elif _canonical(name) in _built_in("adapters"):
+        module = importlib.import_module(f"harness.adapters.{_canonical(name)}")
+    elif _canonical(name) in (plugins := _plugins("harness.adapters")):
+        loaded = plugins[_canonical(name)].load()
+        if isinstance(loaded, type):
+            return loaded
+        module = loaded
+    else:
+        raise unknown("model", name, [*model_files(), FLOORS])
+    found = [
+        item
+        for item in vars(module).values()
+        if isinstance(item, type) and issubclass(item, Adapter) and not inspect.isabstract(item) and item.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise UserError(f"{name}: expected one Adapter in the file, found {len(found)}")
+    return found[0]
+
+
+def _module_from(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UnknownName(f"model {str(path)!r}: no such file")
+    name = f"harness_model_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # pickling an adapter needs its module by name
+    spec.loader.exec_module(module)
+    return module
+
+
+@cache
+def tasks() -> dict[str, Task]:
+    """Every task by name, in the order of its family's file."""
+    modules = [importlib.import_module(f"harness.tasks.{name}") for name in _built_in("tasks")]
+    modules += [point.load() for point in _plugins("harness.tasks").values()]
+    return {task.name: task for module in modules for task in module.tasks()}
+
+
+def find_tasks(name: str) -> list[Task]:
+    """The task of that name, or every task of the family of that name, or all for ``all``.
+
+    Raises:
+        UnknownName: neither a task nor a family.
+    """
+    known = tasks()
+    by_key = {_canonical(task): task for task in known}
+    if _canonical(name) in by_key:
+        return [known[by_key[_canonical(name)]]]
+    found = [task for task in known.values() if _canonical(task.family) == _canonical(name) or name == "all"]
+    if not found:
+        raise unknown("task", name, [*known, *dict.fromkeys(task.family for task in known.values())])
+    return found
+
+
+def task_from_files(paths: Sequence[Path]) -> Task:
+    """The task that the user's own files make; see ``tasks/files.py``."""
+    return importlib.import_module("harness.tasks.files").from_files(paths)

@@ -1,0 +1,64 @@
+"""A task is a value: what is asked, which classes there are, where the data comes from, how it is split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from harness.data import Example
+
+
+@dataclass(frozen=True)
+class Source:
+    """A public file. ``path`` is where it lies below the data folder; ``size`` is in bytes."""
+
+    url: str
+    sha256: str
+    path: str
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A task's examples and what is known about them.
+
+    ``files`` maps each file that was read to its sha256 (a simulated set names its generator and parameters, with the
+    sha256 of what was drawn); ``changes`` counts the letters that normalisation changed, and repeated windows in a
+    user's own files; ``best_accuracy`` is the expected accuracy of the Bayes rule on ``test``, known only where the
+    project itself drew the data.
+    """
+
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    test: Sequence[Example]
+    files: Mapping[str, str]
+    changes: Mapping[str, int] = field(default_factory=dict)
+    best_accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question put to every model.
+
+    ``classes`` is ordered, so a label is an index that never depends on a folder listing. ``load`` takes the name of a
+    split rule, one of ``split_rules`` (the first is the default); the runner never re-splits. ``sample`` is the simulated
+    stand-in that is used, and named as such, while ``sources`` are not on this machine.
+    """
+
+    name: str
+    family: str
+    summary: str
+    classes: tuple[str, ...]
+    load: Callable[[str], Splits]
+    split_rules: tuple[str, ...]
+    sources: tuple[Source, ...] = ()
+    sample: Task | None = None
+    assembly: str | None = None
+    main_metric: str = "accuracy"
+    licence: str = "not stated"
+    citation: str = ""
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the project drew the data itself (an embedded sample)."""
+        return self.name.endswith("(sample)")
