@@ -1,0 +1,47 @@
+"""Shared by all tests: small windows, an accelerator on the CPU, and the shared folder where there is one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.data import Example, Window
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(autouse=True)
+def _own_folders(tmp_path, monkeypatch):
+    """No test sees this machine's data or writes outside its own folder."""
+    monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real data and upstream outputs beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs {SHARED}, which holds real data and upstream outputs")
+    return SHARED
+
+
+def random_windows(count: int, length: int | tuple[int, int] = 40, seed: int = 0) -> list[Window]:
+    """Windows of uniform random letters; of lengths in a half-open range when given two."""
+    rng = np.random.default_rng(seed)
+    low, high = length if isinstance(length, tuple) else (length, length + 1)
+    return [Window("".join(rng.choice(list("ACGT"), rng.integers(low, high)))) for _ in range(count)]
+
+
+def motif_examples(count: int, length: int | tuple[int, int] = 40, seed: int = 0, motif: str = "ACTAACT") -> list[Example]:
+    """Half of the windows carry the motif in the middle (label 1)."""
+    examples = []
+    for number, window in enumerate(random_windows(count, length, seed)):
+        sequence = window.sequence
+        if number % 2:
+            start = len(sequence) // 2
+            sequence = sequence[:start] + motif + sequence[start + len(motif) :]
+        examples.append(Example(f"w{number}", (Window(sequence),), number % 2))
+    return examples
