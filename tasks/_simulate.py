@@ -1,0 +1,191 @@
+"""Draws the embedded samples: windows whose best possible accuracy is known.
+
+A window is drawn from left to right. Background letters follow a first-order Markov chain, also after a motif; ``c``
+copies of a motif are placed uniformly among all non-overlapping placements and their letters come from a position
+weight matrix (PWM). Bound windows carry the protein's motif, unbound windows a decoy: the same columns in another
+order with the last column kept, so that every letter is equally frequent in both classes and composition tells nothing.
+A small share of windows carries no copy at all, and is a coin toss.
+
+The likelihood of a window given ``c`` copies, over its likelihood as pure background, is a mean over placements::
+
+    P(x | c) / P(x | 0)  =  1 / #placements · Σ_placements Π_copies r_i,     r_i = Π_j PWM_j(x_{i+j}) / T(x_{i+j} | x_{i+j-1})
+
+and the sum is a recursion over positions: with F_c[e] the sum over placements of c copies within the first e letters,
+F_c[e] = F_c[e-1] + F_{c-1}[e-w] · r_{e-w}. Hence the posterior of every window, and the accuracy of the Bayes rule.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.data import Example, Window
+from harness.task import Splits
+
+from ._splits import check_rule
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LENGTH = 101
+SIZES = {"train": 2400, "validation": 800, "test": 800}
+RULE = "drawn"
+
+LETTERS = "ACGT"
+# P(next letter | letter), rows and columns A C G T, measured on the 27,916 unbound windows (2.8 million letters, human
+# transcripts) of five ENCODE eCLIP sets: GTF2F1, HNRNPL, HNRNPM, PTBP1 and QKI. CpG is depleted, as in the genome.
+TRANSITIONS = (
+    (0.311, 0.170, 0.255, 0.264),
+    (0.329, 0.261, 0.058, 0.352),
+    (0.271, 0.210, 0.261, 0.258),
+    (0.206, 0.194, 0.255, 0.345),
+)
+# The letters' own frequencies there, which the first letter of a window follows.
+FREQUENCIES = (0.274, 0.204, 0.216, 0.306)
+
+_IUPAC = {"A": "A", "C": "C", "G": "G", "U": "T", "Y": "CT", "N": "ACGT"}
+
+
+@dataclass(frozen=True)
+class Motif:
+    """What is planted: ``consensus`` in bound windows, ``decoy`` in unbound ones, both in IUPAC RNA letters.
+
+    ``fidelity`` is the probability that a motif letter agrees with the consensus; ``copies[c]`` that of ``c`` copies in
+    a window (bound or not). ``source`` names the publication of the consensus. ``seed`` fixes the draw.
+    """
+
+    consensus: str
+    decoy: str
+    fidelity: float
+    copies: tuple[float, ...]
+    source: str
+    seed: int
+
+    def __str__(self) -> str:
+        copies = " ".join(f"{share:g}" for share in self.copies)
+        return (
+            f"motif {self.consensus}, decoy {self.decoy}, fidelity {self.fidelity:g}, "
+            f"share of windows with 0, 1, … copies {copies}, seed {self.seed}"
+        )
+
+
+def load(name: str, motif: Motif, rule: str) -> Splits:
+    """The sample that ``motif`` describes; ``rule`` is ``drawn``, its only split."""
+    check_rule(rule, (RULE,))
+    letters, labels = draw(motif, sum(SIZES.values()))
+    sequences = _sequences(letters)
+    digest = hashlib.sha256("\n".join(f"{s},{y}" for s, y in zip(sequences, labels, strict=True)).encode()).hexdigest()
+    examples: dict[str, list[Example]] = {}
+    start = 0
+    for split, size in SIZES.items():
+        rows = range(start, start + size)
+        examples[split] = [Example(f"{split}:{i - start + 1}", (Window(sequences[i]),), int(labels[i])) for i in rows]
+        start += size
+    p = posterior(motif, letters[-SIZES["test"] :])
+    return Splits(
+        train=examples["train"],
+        validation=examples["validation"],
+        test=examples["test"],
+        files={f"simulated {name}: {motif}": digest},
+        best_accuracy=float(abs(p - 0.5).mean() + 0.5),
+    )
+
+
+def draw(motif: Motif, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """``count`` windows as letter indices (count, LENGTH) and their labels (count,), 1 = bound, in equal numbers."""
+    import numpy as np
+
+    uniform = _Uniform(motif.seed)
+    labels = np.argsort(uniform(count), kind="stable") % 2
+    copies = np.searchsorted(np.cumsum(motif.copies)[:-1], uniform(count), side="right")
+    column = _place(copies, len(motif.consensus), uniform(count, LENGTH))
+    pwm = np.stack([_pwm(motif.decoy, motif.fidelity), _pwm(motif.consensus, motif.fidelity)])  # (class, width, 4)
+    chain = np.array(TRANSITIONS)
+    letters = np.empty((count, LENGTH), np.int64)
+    for position in range(LENGTH):
+        background = chain[letters[:, position - 1]] if position else np.tile(FREQUENCIES, (count, 1))
+        inside = column[:, position, None] >= 0
+        chances = np.where(inside, pwm[labels, column[:, position]], background).cumsum(axis=1)[:, :-1]  # (count, 3)
+        letters[:, position] = (chances <= uniform(count, 1)).sum(axis=1)
+    return letters, labels
+
+
+def posterior(motif: Motif, letters: np.ndarray) -> np.ndarray:
+    """The probability (count,) that each window is bound, given its ``letters`` (count, LENGTH)."""
+    bound = _likelihood_ratio(motif, _pwm(motif.consensus, motif.fidelity), letters)
+    unbound = _likelihood_ratio(motif, _pwm(motif.decoy, motif.fidelity), letters)
+    return bound / (bound + unbound)
+
+
+def _likelihood_ratio(motif: Motif, pwm: np.ndarray, letters: np.ndarray) -> np.ndarray:
+    """P(window | copies of ``pwm``) / P(window | background), summed over the number of copies; (count,)."""
+    import numpy as np
+
+    width, (count, length) = len(pwm), letters.shape
+    background = np.empty(letters.shape)
+    background[:, 0] = np.array(FREQUENCIES)[letters[:, 0]]
+    background[:, 1:] = np.array(TRANSITIONS)[letters[:, :-1], letters[:, 1:]]
+    starts = length - width + 1
+    ratio = np.ones((count, starts))  # r_i of the module's text
+    for j in range(width):
+        ratio *= pwm[j, letters[:, j : j + starts]] / background[:, j : j + starts]
+    within = np.ones((count, length + 1))  # F_c[e], here of c = 0
+    total = np.full(count, motif.copies[0])
+    for c, share in enumerate(motif.copies[1:], start=1):
+        longer = np.zeros_like(within)
+        longer[:, width:] = np.cumsum(within[:, :starts] * ratio, axis=1)
+        within = longer
+        total += share * within[:, -1] / math.comb(length - c * (width - 1), c)
+    return total
+
+
+def _place(copies: np.ndarray, width: int, noise: np.ndarray) -> np.ndarray:
+    """Which motif column each position holds, -1 for background; (count, LENGTH).
+
+    Shrinking every copy to one letter maps the non-overlapping placements of ``c`` copies onto the subsets of
+    ``LENGTH - c (width - 1)`` positions: the smallest ``noise`` picks one of them, each with the same chance.
+    """
+    import numpy as np
+
+    column = np.full(noise.shape, -1)
+    for c in range(1, int(copies.max(initial=0)) + 1):
+        rows = np.flatnonzero(copies == c)[:, None]
+        free = LENGTH - c * (width - 1)
+        subset = np.argsort(noise[rows[:, 0], :free], axis=1, kind="stable")[:, :c]
+        starts = np.sort(subset, axis=1) + np.arange(c) * (width - 1)
+        for j in range(width):
+            column[rows, starts + j] = j
+    return column
+
+
+def _pwm(consensus: str, fidelity: float) -> np.ndarray:
+    """Letter probabilities (width, 4): ``fidelity`` shared by the consensus letters, the rest by the others; N is flat."""
+    import numpy as np
+
+    allowed = np.array([[letter in _IUPAC[code] for letter in LETTERS] for code in consensus])
+    agree = allowed.sum(axis=1, keepdims=True)
+    pwm = np.where(allowed, fidelity / agree, (1 - fidelity) / np.maximum(len(LETTERS) - agree, 1))
+    return pwm / pwm.sum(axis=1, keepdims=True)
+
+
+def _sequences(letters: np.ndarray) -> list[str]:
+    import numpy as np
+
+    text = np.frombuffer(LETTERS.encode(), np.uint8)[letters].tobytes().decode()
+    return [text[start : start + LENGTH] for start in range(0, len(text), LENGTH)]
+
+
+class _Uniform:
+    """Numbers in [0, 1) from the raw bits of PCG64, which NumPy keeps the same on every platform and in every version."""
+
+    def __init__(self, seed: int) -> None:
+        import numpy as np
+
+        self._bits = np.random.PCG64(seed)
+
+    def __call__(self, *shape: int) -> np.ndarray:
+        import numpy as np
+
+        return (self._bits.random_raw(math.prod(shape)) >> np.uint64(11)).reshape(shape) * 2.0**-53
