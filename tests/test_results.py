@@ -1,0 +1,293 @@
+"""Records: what is written is what is read, whole or not at all."""
+
+import json
+import multiprocessing
+import os
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+import harness
+from harness import results
+from harness.card import ModelCard
+from harness.errors import BadData, UserError
+from harness.metrics import scores
+from harness.recipe import Recipe
+from harness.results import Predictions, RunRecord, find, folder_name, read, read_all, read_predictions, recompute, run_id, write
+
+PROBABILITIES = np.array([[0.1, 0.9], [0.8, 0.2], [1 / 3, 2 / 3]])
+PREDICTIONS = Predictions(("a", "b", "c"), np.array([1, 0, 0]), PROBABILITIES, ("unbound", "bound"))
+
+
+def record(**changes) -> RunRecord:
+    card = ModelCard("counts k-mers", "none", "Apache-2.0", "DNA", floor=True)
+    facts = {
+        "run_id": "seed0-0123456789",
+        "task": {
+            "name": "QKI (sample)",
+            "family": "rbp",
+            "split": "thesis",
+            "default_split": "thesis",
+            "simulated": True,
+            "classes": ("unbound", "bound"),
+            "files": {"generator": "v1"},
+        },
+        "model": {
+            "name": "kmer",
+            "card": asdict(card),
+            "recipe": asdict(Recipe()),
+            "checkpoint": None,
+            "size": "base",
+            "options": {},
+        },
+        "recipe": asdict(Recipe()),
+        "seed": 0,
+        "code": "c0de",
+        "metrics": scores(PROBABILITIES, PREDICTIONS.labels),
+        "history": [{"epoch": 1, "train_loss": np.float32(0.1), "validation_log_loss": float("nan")}],
+    }
+    return RunRecord(**(facts | changes))
+
+
+def test_round_trip(tmp_path):
+    written = record(events=["out of memory: batch 16 → 8"])
+    folder = write(written, PREDICTIONS, tmp_path)
+    assert folder == tmp_path / "QKI-sample" / "kmer" / "seed0-0123456789"
+    assert sorted(path.name for path in folder.iterdir()) == ["predictions.csv", "record.json"]
+    assert read(folder) == written
+    assert read_all(tmp_path) == [written]
+    assert find(tmp_path, "QKI (sample)", "kmer", written.run_id) == written
+    assert find(tmp_path, "QKI (sample)", "kmer", "seed1-0123456789") is None
+    assert recompute(folder) == written.metrics
+    first_line = (folder / "predictions.csv").read_text().splitlines()[1]
+    assert first_line == '"a","bound",0.1,0.9'
+
+
+@given(
+    st.lists(st.tuples(st.text(), st.integers(0, 1), st.floats(0, 1)), min_size=1, max_size=10),
+    st.lists(st.text(min_size=1), min_size=2, max_size=2, unique=True),
+)
+@settings(max_examples=50, deadline=None)
+def test_predictions_read_back_to_the_last_bit(tmp_path_factory, rows, classes):
+    probabilities = np.array([[1 - p, p] for *_, p in rows])
+    ids, labels = tuple(name for name, *_ in rows), np.array([label for _, label, _ in rows])
+    folder = tmp_path_factory.mktemp("run")
+    results._write_predictions(Predictions(ids, labels, probabilities, tuple(classes)), folder / "predictions.csv")
+    back = read_predictions(folder)
+    assert (back.ids, back.classes) == (ids, tuple(classes))
+    assert back.labels.tolist() == labels.tolist()
+    assert back.probabilities.tobytes() == probabilities.tobytes()
+
+
+def test_a_record_holds_json_values_only():
+    made = record(timing={"seconds": np.float64(1.5), "bytes": np.int64(3), "where": Path("a")})
+    assert made.timing == {"seconds": 1.5, "bytes": 3, "where": "a"}
+    assert made.recipe["betas"] == [0.9, 0.999]
+    assert made.history[0]["validation_log_loss"] is None
+    assert json.loads(json.dumps(asdict(made))) == asdict(made)
+    with pytest.raises(TypeError, match="has no place in a record"):
+        record(timing={"seconds": object()})
+    with pytest.raises(ValueError, match="task lacks family"):
+        record(task={"name": "QKI"})
+    with pytest.raises(ValueError, match="failed with an error"):
+        record(status="failed")
+
+
+def test_flags():
+    assert record(collapsed=True, events=["halved"]).flags == [results.COLLAPSED, "halved"]
+
+
+def test_failed_run_needs_no_predictions(tmp_path):
+    failed = record(status="failed", error="RunFailed: loss is nan", metrics={})
+    folder = write(failed, None, tmp_path)
+    assert read(folder) == failed
+    assert not read(folder).finished
+    with pytest.raises(BadData, match=r"predictions\.csv"):
+        recompute(folder)
+
+
+@pytest.mark.parametrize("fail_at", [1, 2])
+@pytest.mark.parametrize("interruption", [OSError("disk full"), KeyboardInterrupt()])
+def test_failing_rename_keeps_the_old_record(tmp_path, monkeypatch, fail_at, interruption):
+    folder = write(record(), PREDICTIONS, tmp_path)
+    calls, rename = [], os.rename
+
+    def failing(source, target):
+        calls.append(source)
+        if len(calls) == fail_at:
+            raise interruption
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(type(interruption)):
+        write(record(code="new"), PREDICTIONS, tmp_path)
+    assert read_all(tmp_path) == [record(created=read(folder).created)]
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_failing_write_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write(record(), PREDICTIONS, tmp_path)
+    assert read_all(tmp_path) == []
+    assert list((tmp_path / "QKI-sample" / "kmer").iterdir()) == []
+
+
+def _write_and_die(results_dir: str, step: int) -> None:
+    rename, done = os.rename, []
+
+    def dying(source, target):
+        if len(done) == step:
+            os._exit(9)
+        done.append(rename(source, target))
+
+    os.rename = dying
+    write(record(code="new"), PREDICTIONS, Path(results_dir))
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_killed_while_replacing(tmp_path, step):
+    folder = write(record(), PREDICTIONS, tmp_path)
+    process = multiprocessing.get_context("fork").Process(target=_write_and_die, args=(str(tmp_path), step))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert [found.code for found in read_all(tmp_path)] == ["c0de"]  # the old one, wherever it lies now
+    assert find(tmp_path, "QKI (sample)", "kmer", folder.name) is not None
+    (left,) = folder.parent.glob(".tmp-*")
+    os.utime(left, (time.time() - 3600,) * 2)
+    write(record(code="newer"), PREDICTIONS, tmp_path)
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert [found.code for found in read_all(tmp_path)] == ["newer"]
+
+
+def test_replaces(tmp_path):
+    write(record(status="failed", error="killed"), None, tmp_path)
+    write(record(), PREDICTIONS, tmp_path)
+    assert [found.status for found in read_all(tmp_path)] == ["finished"]
+
+
+def test_a_young_temporary_folder_is_left_to_its_writer(tmp_path):
+    young = tmp_path / "QKI-sample" / "kmer" / ".tmp-seed1-1"
+    young.mkdir(parents=True)
+    write(record(), PREDICTIONS, tmp_path)
+    assert young.is_dir()
+
+
+def _write_seed(results_dir: str, seed: int) -> None:
+    write(record(run_id=f"seed{seed}-0123456789", seed=seed), PREDICTIONS, Path(results_dir))
+
+
+def test_concurrent_runs(tmp_path):
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_write_seed, args=(str(tmp_path), seed)) for seed in range(6)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [found.seed for found in read_all(tmp_path)] == list(range(6))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda text: text[:100], "not a readable record"),
+        (lambda text: "[]", "not a readable record"),
+        (lambda text: text.replace('"seed": 0', '"sead": 0'), "lacks seed"),
+        (lambda text: text.replace('"schema": 1', '"schema": 2'), "has schema 2, this version reads 1"),
+    ],
+)
+def test_damaged_record_is_reported(tmp_path, damage, message):
+    path = write(record(), PREDICTIONS, tmp_path) / "record.json"
+    path.write_text(damage(path.read_text()))
+    for reader in (lambda: read_all(tmp_path), lambda: find(tmp_path, "QKI (sample)", "kmer", path.parent.name)):
+        with pytest.raises(BadData, match=message) as caught:
+            reader()
+        assert str(path) in str(caught.value)
+
+
+def test_damaged_predictions_are_reported(tmp_path):
+    folder = write(record(), PREDICTIONS, tmp_path)
+    for text in ("", "id,label,probability_unbound,probability_bound\na,other,0.5,0.5\n", "id,label,probability_a\nx,a,zero\n"):
+        (folder / "predictions.csv").write_text(text)
+        with pytest.raises(BadData, match=r"predictions\.csv: not readable"):
+            read_predictions(folder)
+
+
+def test_shapes_of_predictions():
+    with pytest.raises(ValueError, match=r"expected \(3,\), \(3, 2\)"):
+        replace(PREDICTIONS, probabilities=PROBABILITIES[:2])
+
+
+def test_folder_names():
+    assert [folder_name(name) for name in ("QKI", "QKI (sample)", "GM12878_v1.2")] == ["QKI", "QKI-sample", "GM12878_v1.2"]
+    for name in ("../up", "tables", "published", "a/b", "", "...", "x" * 200):
+        folder = folder_name(name)
+        assert folder not in ("", "tables", "published")
+        assert Path(folder).name == folder
+        assert not folder.startswith(".")
+        assert len(folder) < 80
+
+
+@given(st.lists(st.text(st.sampled_from("Qa-. (sample)/")), min_size=2, unique=True))
+@example(["QKI (sample)", "QKI-sample", "QKI -sample"])
+def test_two_names_never_share_a_folder(names):
+    assert len({folder_name(name) for name in names}) == len(names)
+
+
+def test_run_id_names_all_that_determines_a_result():
+    facts = {
+        "task": "QKI",
+        "split": "thesis",
+        "files": {"train.csv": "aa", "test.csv": "bb"},
+        "model": "kmer",
+        "size": "base",
+        "options": {},
+        "checkpoint": None,
+        "recipe": asdict(Recipe()),
+        "seed": 0,
+        "code": "c0de",
+        "device": "cpu",
+        "precision": "float32",
+    }
+    first = run_id(**facts)
+    assert first.startswith("seed0-")
+    assert len(first) == len("seed0-") + 10
+    assert run_id(**facts | {"files": {"test.csv": "bb", "train.csv": "aa"}}) == first
+    other = {"files": {"train.csv": "ab"}, "options": {"k": 3}, "recipe": asdict(Recipe(epochs=1)), "seed": 1}
+    for key in facts:
+        assert run_id(**facts | {key: other.get(key, "other")}) != first
+
+
+def test_code_fingerprint(tmp_path, monkeypatch):
+    here = results.code_fingerprint()
+    assert here == results.code_fingerprint()
+    model = tmp_path / "my_model.py"
+    model.write_text("x = 1\n")
+    assert results.code_fingerprint(model) != here
+    wheel = tmp_path / "site" / "harness"
+    home, beside = Path(harness.__file__).parent, Path(harness.__file__).parent.parent
+    sources = [(path, home) for path in home.rglob("*.py")]
+    sources += [(path, beside) for room in results._ROOMS for path in (beside / room).rglob("*.py")]
+    for path, root in sources:
+        target = wheel / path.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    monkeypatch.setattr(harness, "__path__", [str(wheel)])
+    results.code_fingerprint.cache_clear()
+    assert results.code_fingerprint() == here
+    results.code_fingerprint.cache_clear()
+
+
+def test_check_writable(tmp_path):
+    results.check_writable(tmp_path / "new" / "results")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "results", Path("/proc/results")):
+        with pytest.raises(UserError, match=r"results folder .*cannot be written .*--results"):
+            results.check_writable(folder)
