@@ -1,0 +1,64 @@
+"""cnn: a small convolutional network trained from scratch, of the kind GenomicBenchmarks uses (Gresova et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.adapter import Adapter, Batch
+from harness.card import ModelCard
+from harness.data import Window, letter_table, letters
+from harness.errors import UserError
+from harness.recipe import Recipe
+
+_CODES = letter_table({"A": 1, "C": 2, "G": 3, "T": 4}, default=0)
+SIZES = {"tiny": (16, 16), "base": (64, 64)}  # filters of the two layers
+
+
+class SmallCNN(Adapter):
+    """Embedding: the largest response of each second-layer filter over the window.
+
+    Two convolutions (width 11, then 7 after pooling by 2) with batch normalisation and ReLU. N reads as zeros, and so
+    does the padding, whose responses are left out, so a window's embedding does not depend on its batch.
+    """
+
+    name: ClassVar[str] = "cnn"
+    card = ModelCard(
+        summary="two convolutions and a maximum over positions, from scratch",
+        paper="after Gresova et al. 2023, doi:10.1186/s12863-023-01123-8",
+        licence="Apache-2.0",
+        alphabet="ACGTN",
+        parameters="32 k",
+        floor=True,
+    )
+    recipe = Recipe(learning_rate=1e-3, batch_size=32, epochs=30, schedule="cosine", head="linear", dropout=0.3)
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv1d(4, first, 11, padding=5, bias=False), nn.BatchNorm1d(first)
+        self.conv2, self.norm2 = nn.Conv1d(first, second, 7, padding=3, bias=False), nn.BatchNorm1d(second)
+        self.embedding_dim = second
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Path | None = None, *, size: str = "base") -> Self:
+        if size not in SIZES:
+            raise UserError(f"size {size!r}: cnn comes as {', '.join(SIZES)}")
+        return cls(*SIZES[size])
+
+    def collate(self, windows: Sequence[Window]) -> Batch:
+        codes = torch.from_numpy(_CODES[letters(windows)])
+        return {"codes": codes.to(torch.uint8), "lengths": torch.tensor([len(window) for window in windows])}
+
+    def forward(self, batch: Batch) -> Tensor:
+        one_hot = F.one_hot(batch["codes"].long(), 5)[..., 1:].transpose(1, 2).to(self.conv1.weight.dtype)  # (B, 4, L)
+        inside = torch.arange(one_hot.shape[-1], device=one_hot.device) < batch["lengths"][:, None, None]
+        x = F.relu(self.norm1(self.conv1(one_hot))) * inside
+        x = F.max_pool1d(x, 2, ceil_mode=True)
+        inside = inside[..., ::2]
+        x = F.relu(self.norm2(self.conv2(x))) * inside
+        return x.amax(dim=-1)

@@ -1,0 +1,69 @@
+"""Reading official weight files, and the audit of what a model took from them."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from harness.adapter import LoadAudit
+from harness.errors import BadData, CheckpointMismatch, DataMissing
+from harness.sources import sha256
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def weight_file(checkpoint: Path) -> Path:
+    """The file with the weights: ``checkpoint`` itself, or the one in that folder under its usual name.
+
+    Raises:
+        DataMissing: no such file.
+    """
+    candidates = [checkpoint, *(checkpoint / name for name in WEIGHT_FILES)]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise DataMissing(f"checkpoint {str(checkpoint)!r}: no such file, nor a folder with {' or '.join(WEIGHT_FILES)}")
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Tensors by name from a safetensors file or a torch pickle, which is never allowed to run code.
+
+    Raises:
+        BadData: the file is damaged, holds something else, or is a pickle with code in it.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise BadData(f"checkpoint {file}: a pickle with more than tensors in it was refused, not run; save its state_dict") from None
+    except Exception as error:  # safetensors, zipfile and torch each raise their own kinds for a damaged file
+        raise BadData(f"checkpoint {file}: cannot be read as weights ({str(error).splitlines()[0]}); fetch it again") from None
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise BadData(f"checkpoint {file}: expected a state_dict (names to tensors); save model.state_dict()")
+    return dict(state)
+
+
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> LoadAudit:
+    """Copy ``tensors``, named as in ``module.state_dict()``, into the module: all that it expects, or nothing.
+
+    Raises:
+        CheckpointMismatch: a tensor that the module expects is missing or has another shape.
+    """
+    expected = module.state_dict()
+    missing = tuple(name for name in expected if name not in tensors or tensors[name].shape != expected[name].shape)
+    matched = len(expected) - len(missing)
+    if missing:
+        shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
+        raise CheckpointMismatch(
+            f"checkpoint {file}: {matched} of {len(expected)} tensors match {type(module).__name__}; not there, or of another shape: {shown}"
+        )
+    module.load_state_dict({name: tensors[name] for name in expected})
+    unused = tuple(sorted(set(tensors) - set(expected)))
+    return LoadAudit(str(file), sha256(file), len(expected), matched, missing, unused)

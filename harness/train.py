@@ -1,0 +1,334 @@
+"""fit(): the one training loop. probe(): a head on frozen embeddings. predict(): probabilities."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from harness.classifier import Classifier
+from harness.data import Example
+from harness.errors import RunFailed
+from harness.recipe import Recipe
+
+PREDICT_BATCH = 64
+POOL = 50  # batches that are sorted by length together
+PROBE_STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a fit stands, given to the caller's ``report`` a few times a second at most."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    validation: float | None = None
+
+
+@dataclass
+class Fit:
+    """What happened: the recipe as it ended, one dict per epoch, and what had to be changed on the way."""
+
+    recipe: Recipe
+    history: list[dict[str, float]] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+    examples_per_second: float = 0.0
+
+
+def fit(
+    classifier: Classifier,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    recipe: Recipe,
+    accelerator: Accelerator,
+    *,
+    seed: int = 0,
+    precision: str = "float32",
+    report: Callable[[Progress | str], None] = lambda _: None,
+) -> Fit:
+    """Train every weight with AdamW; stop when validation log_loss stops improving; leave the best weights in place.
+
+    One optimiser step sees ``batch_size × accumulation`` examples in all, however many processes share them. Out of
+    memory, the batch is halved, accumulation doubled, and training starts over from the same initial weights.
+
+    Raises:
+        RunFailed: the loss is not a finite number, or a batch of one does not fit into memory.
+    """
+    initial = copy.deepcopy(classifier.state_dict())
+    events: list[str] = []
+    while True:
+        try:
+            fitted = _fit(classifier, train, validation, recipe, accelerator, seed, precision, report)
+            fitted.events[:0] = events
+            return fitted
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+        if recipe.batch_size == 1:
+            raise RunFailed("out of memory with a batch of one window: use a smaller model, or a device with more memory")
+        halved = recipe.batch_size // 2
+        events.append(f"out of memory: batch {recipe.batch_size} → {halved}, accumulation {recipe.accumulation} → {recipe.accumulation * 2}")
+        report(events[-1])
+        recipe = replace(recipe, batch_size=halved, accumulation=recipe.accumulation * 2)
+        classifier.load_state_dict(initial)
+        if accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _fit(
+    classifier: Classifier,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    recipe: Recipe,
+    accelerator: Accelerator,
+    seed: int,
+    precision: str,
+    report: Callable[[Progress | str], None],
+) -> Fit:
+    torch.manual_seed(seed)
+    order = np.random.default_rng(seed)
+    model = accelerator.prepare_model(classifier)
+    optimizer = torch.optim.AdamW(_parameter_groups(classifier, recipe.weight_decay), lr=recipe.learning_rate, betas=recipe.betas, fused=accelerator.device.type != "mps")
+    steps_per_epoch = math.ceil(len(train) / (recipe.batch_size * recipe.accumulation))
+    steps = steps_per_epoch * recipe.epochs
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, steps, recipe))
+    labels = np.array([example.label for example in validation])
+    fitted = Fit(recipe)
+    best, best_loss, waited = copy.deepcopy(classifier.state_dict()), math.inf, 0
+    validation_loss: float | None = None
+    training_seconds = 0.0
+
+    for epoch in range(1, recipe.epochs + 1):
+        classifier.train()
+        begun, reported = time.perf_counter(), 0.0
+        total = torch.zeros((), device=accelerator.device)
+        for step, micro_batches in enumerate(_steps(train, recipe, order, accelerator), start=1):
+            size = sum(map(len, micro_batches))
+            for number, examples in enumerate(micro_batches, start=1):
+                last = number == len(micro_batches)
+                with nullcontext() if last else accelerator.no_sync(model):
+                    batch = _to_device(classifier.collate(examples), accelerator.device)
+                    target = torch.tensor([example.label for example in examples], device=accelerator.device)
+                    with _autocast(accelerator.device, precision):
+                        logits = model(batch)
+                    loss = F.cross_entropy(logits.float(), target, reduction="sum") / size
+                    accelerator.backward(loss)
+                    total += loss.detach()
+            nn.utils.clip_grad_norm_(classifier.parameters(), recipe.clip)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+            now = time.perf_counter()
+            if now - reported > 0.5 or step == steps_per_epoch:
+                reported = now
+                mean_loss = total.item() / step
+                if not math.isfinite(mean_loss):
+                    raise RunFailed(
+                        f"training loss is {mean_loss} at step {step} of epoch {epoch}: lower --learning-rate ({recipe.learning_rate:g}) or use --precision float32"
+                    )
+                report(Progress(epoch, (epoch - 1) * steps_per_epoch + step, steps, mean_loss, validation_loss))
+        seconds = time.perf_counter() - begun
+        training_seconds += seconds
+
+        probabilities = predict(classifier, validation, accelerator, precision=precision, batch_size=recipe.batch_size)
+        validation_loss = _log_loss(probabilities, labels)
+        accuracy = float((probabilities.argmax(axis=1) == labels).mean())
+        fitted.history.append(
+            {
+                "epoch": epoch,
+                "train_loss": total.item() / steps_per_epoch,
+                "validation_log_loss": validation_loss,
+                "validation_accuracy": accuracy,
+                "learning_rate": schedule.get_last_lr()[0],
+                "seconds": seconds,
+            }
+        )
+        if validation_loss < best_loss:
+            best, best_loss, waited = copy.deepcopy(classifier.state_dict()), validation_loss, 0
+        else:
+            waited += 1
+            if waited >= recipe.patience:
+                break
+    classifier.load_state_dict(best)
+    fitted.examples_per_second = len(fitted.history) * len(train) / training_seconds
+    return fitted
+
+
+def probe(
+    classifier: Classifier,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    recipe: Recipe,
+    accelerator: Accelerator,
+    *,
+    precision: str = "float32",
+) -> Fit:
+    """Embed each window once and fit the head as a logistic regression; its strength is chosen on validation log_loss.
+
+    Dense embeddings are standardised on the training split first; mostly-zero ones (counts) keep their scale.
+    """
+    from scipy import sparse
+    from sklearn.linear_model import LogisticRegression
+
+    begun = time.perf_counter()
+    features = embed(classifier, train, accelerator, precision=precision, batch_size=recipe.batch_size)
+    seconds = time.perf_counter() - begun
+    held_out = embed(classifier, validation, accelerator, precision=precision, batch_size=recipe.batch_size)
+    labels, held_out_labels = (np.array([example.label for example in split]) for split in (train, validation))
+    mean, scale = np.zeros(features.shape[1]), np.ones(features.shape[1])
+    if (features == 0).mean() > 0.5:
+        features = sparse.csr_array(features)
+    else:
+        mean, scale = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
+        scale[scale == 0] = 1.0
+        features = (features - mean) / scale
+
+    linear = classifier.head[-1]
+    assert isinstance(linear, nn.Linear)
+    fitted, best_loss, best = Fit(recipe), math.inf, None
+    for strength in PROBE_STRENGTHS:
+        model = LogisticRegression(C=strength, max_iter=2000).fit(features, labels)
+        # For two classes scikit-learn keeps one row of weights, the second class' logit against zero.
+        binary = len(model.classes_) == 2
+        weight = np.concatenate([np.zeros_like(model.coef_), model.coef_]) if binary else model.coef_
+        bias = np.concatenate([np.zeros_like(model.intercept_), model.intercept_]) if binary else model.intercept_
+        weight = weight / scale
+        bias = bias - weight @ mean
+        loss = _log_loss(_softmax(held_out @ weight.T + bias), held_out_labels)
+        fitted.history.append({"strength": strength, "validation_log_loss": loss})
+        if loss < best_loss:
+            best_loss, best = loss, (weight, bias)
+    assert best is not None
+    with torch.no_grad():
+        linear.weight.copy_(torch.from_numpy(best[0]))
+        linear.bias.copy_(torch.from_numpy(best[1]))
+    fitted.examples_per_second = len(train) / seconds
+    return fitted
+
+
+def predict(
+    classifier: Classifier, examples: Sequence[Example], accelerator: Accelerator, *, precision: str = "float32", batch_size: int = PREDICT_BATCH
+) -> np.ndarray:
+    """Class probabilities (examples, classes) as float64, in the order of ``examples``; rows sum to 1."""
+    return _softmax(_apply(classifier, classifier.forward, examples, accelerator, precision, batch_size))
+
+
+def embed(
+    classifier: Classifier, examples: Sequence[Example], accelerator: Accelerator, *, precision: str = "float32", batch_size: int = PREDICT_BATCH
+) -> np.ndarray:
+    """Embeddings (examples, windows × D) as float32, in the order of ``examples``."""
+    return _apply(classifier, classifier.embed, examples, accelerator, precision, batch_size)
+
+
+def _apply(
+    classifier: Classifier,
+    function: Callable[[dict[str, Tensor]], Tensor],
+    examples: Sequence[Example],
+    accelerator: Accelerator,
+    precision: str,
+    batch_size: int,
+) -> np.ndarray:
+    """``function`` of every example, in evaluation mode, longest first so that batches pad little and fail early."""
+    was_training = classifier.training
+    classifier.eval()
+    by_length = sorted(range(len(examples)), key=lambda index: -_length(examples[index]))
+    mine = by_length[accelerator.process_index :: accelerator.num_processes]
+    rows: list[tuple[int, np.ndarray]] = []
+    size, start = max(batch_size, PREDICT_BATCH), 0
+    with torch.inference_mode():
+        while start < len(mine):
+            indices = mine[start : start + size]
+            batch = classifier.collate([examples[index] for index in indices])
+            try:
+                with _autocast(accelerator.device, precision):
+                    output = function(_to_device(batch, accelerator.device)).float().cpu().numpy()
+            except RuntimeError as error:
+                if size == 1 or not _out_of_memory(error):
+                    raise
+                size //= 2
+                continue
+            rows += zip(indices, output, strict=True)
+            start += size
+    classifier.train(was_training)
+    if accelerator.num_processes > 1:
+        rows = gather_object(rows)
+    return np.stack([row for _, row in sorted(rows, key=lambda item: item[0])])
+
+
+def _steps(train: Sequence[Example], recipe: Recipe, order: np.random.Generator, accelerator: Accelerator) -> Iterator[list[list[Example]]]:
+    """One epoch: for each optimiser step, this process' share of its examples, as micro-batches."""
+    world = accelerator.num_processes
+    indices = order.permutation(len(train))
+    lengths = np.array([_length(example) for example in train])
+    if lengths.min() != lengths.max():  # neighbours of like length pad little; the order of batches stays random
+        pool = recipe.batch_size * POOL
+        pools = [chunk[np.argsort(lengths[chunk], kind="stable")] for chunk in np.split(indices, range(pool, len(indices), pool))]
+        batches = [batch for chunk in pools for batch in np.split(chunk, range(recipe.batch_size, len(chunk), recipe.batch_size))]
+        indices = np.concatenate([batches[number] for number in order.permutation(len(batches))])
+    per_step = recipe.batch_size * recipe.accumulation
+    for start in range(0, len(indices), per_step):
+        chosen = indices[start : start + per_step]
+        if shortage := -len(chosen) % world:  # every process needs as many examples as the others
+            chosen = np.resize(chosen, len(chosen) + shortage)
+        mine = [train[index] for index in chosen[accelerator.process_index :: world]]
+        size = max(recipe.batch_size // world, 1)
+        yield [mine[first : first + size] for first in range(0, len(mine), size)]
+
+
+def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; biases, norms and what its model marks ``_no_weight_decay`` (as mamba_ssm does) do not."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    plain = {id(parameter) for parameter in trained if parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False)}
+    return [
+        {"params": [parameter for parameter in trained if id(parameter) not in plain], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in trained if id(parameter) in plain], "weight_decay": 0.0},
+    ]
+
+
+def _learning_rate_factor(step: int, steps: int, recipe: Recipe) -> float:
+    """Linear warm-up to 1, then the schedule's decay to 0 at the last step."""
+    warmup = round(recipe.warmup * steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(steps - warmup, 1)
+    return {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[recipe.schedule]
+
+
+def _length(example: Example) -> int:
+    return max(len(window) for window in example.windows)
+
+
+def _to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+
+
+def _autocast(device: torch.device, precision: str) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(np.float64(logits) - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def _log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """scikit-learn's log_loss, clipped as there so that one sure mistake is not infinite."""
+    chosen = probabilities[np.arange(len(labels)), labels]
+    return float(-np.log(np.clip(chosen, np.finfo(np.float64).eps, None)).mean())
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "can't allocate memory" in str(error)

@@ -1,0 +1,237 @@
+"""The training loop: it learns, stops early, restores the best weights, survives small memory, and repeats itself bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import motif_examples
+from torch import nn
+
+from harness import registry, train
+from harness.classifier import Classifier
+from harness.data import Example, Window
+from harness.errors import RunFailed, UserError
+from harness.recipe import Recipe
+
+ACCELERATOR = Accelerator(cpu=True)
+
+
+def build(name: str, recipe: Recipe, seed: int = 0, windows: int = 1) -> Classifier:
+    torch.manual_seed(seed)
+    return Classifier(registry.adapter_class(name).from_checkpoint(None, size="tiny"), 2, recipe, windows)
+
+
+def labels(examples: list[Example]) -> np.ndarray:
+    return np.array([example.label for example in examples])
+
+
+class TestFit:
+    recipe = registry.adapter_class("cnn").recipe.override(epochs=8, patience=2, precision="float32")
+
+    def test_learns_and_restores_the_best_weights(self):
+        parts = [motif_examples(count, seed=seed) for seed, count in enumerate((400, 100, 100))]
+        classifier = build("cnn", self.recipe)
+        fitted = train.fit(classifier, parts[0], parts[1], self.recipe, ACCELERATOR)
+        best = min(epoch["validation_log_loss"] for epoch in fitted.history)
+        probabilities = train.predict(classifier, parts[1], ACCELERATOR)
+        assert train._log_loss(probabilities, labels(parts[1])) == pytest.approx(best, rel=1e-6)
+        assert (train.predict(classifier, parts[2], ACCELERATOR).argmax(axis=1) == labels(parts[2])).mean() > 0.9
+
+    def test_stops_when_validation_no_longer_improves(self):
+        """Labels of the validation split are noise, so its loss soon rises."""
+        examples = motif_examples(64)
+        rng = np.random.default_rng(0)
+        noise = [replace(example, label=int(rng.integers(2))) for example in motif_examples(64, seed=1)]
+        recipe = self.recipe.override(epochs=50, patience=3, learning_rate=1e-2)
+        history = train.fit(build("cnn", recipe), examples, noise, recipe, ACCELERATOR).history
+        losses = [epoch["validation_log_loss"] for epoch in history]
+        assert len(history) < 50
+        assert len(history) - 1 - int(np.argmin(losses)) == 3
+
+    @pytest.mark.parametrize("name", ["cnn", "msamamba"])
+    def test_same_seed_same_bits(self, name):
+        examples = motif_examples(48, (30, 50))
+        recipe = registry.adapter_class(name).recipe.override(epochs=2, batch_size=8)
+        outputs = []
+        for _ in range(2):
+            classifier = build(name, recipe)
+            train.fit(classifier, examples, examples, recipe, ACCELERATOR, seed=3, precision="float32")
+            outputs.append(train.predict(classifier, examples, ACCELERATOR))
+        assert np.array_equal(*outputs)
+
+    def test_accumulation_is_the_same_step_as_a_larger_batch(self):
+        """True of any model without batch statistics; here a linear one on k-mer counts."""
+        examples = motif_examples(40)
+        weights = []
+        for batch_size, accumulation in ((16, 1), (4, 4)):
+            recipe = Recipe(epochs=2, batch_size=batch_size, accumulation=accumulation, learning_rate=1e-2, dropout=0.0)
+            classifier = build("kmer", recipe)
+            train.fit(classifier, examples, examples, recipe, ACCELERATOR)
+            weights.append(classifier.head[-1].weight.detach())
+        torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-6)
+
+    def test_out_of_memory_halves_the_batch_and_says_so(self, monkeypatch):
+        examples = motif_examples(32)
+        recipe = self.recipe.override(epochs=1, batch_size=16)
+        classifier = build("cnn", recipe)
+        forward = classifier.forward
+
+        def small_machine(batch):
+            if classifier.training and len(batch["codes"]) > 4:
+                raise torch.OutOfMemoryError("out of memory")
+            return forward(batch)
+
+        monkeypatch.setattr(classifier, "forward", small_machine)
+        said = []
+        fitted = train.fit(classifier, examples, examples, recipe, ACCELERATOR, report=said.append)
+        assert fitted.events == ["out of memory: batch 16 → 8, accumulation 1 → 2", "out of memory: batch 8 → 4, accumulation 2 → 4"]
+        assert fitted.events[0] in said
+        assert (fitted.recipe.batch_size, fitted.recipe.accumulation) == (4, 4)
+
+    def test_nothing_fits(self, monkeypatch):
+        classifier = build("cnn", self.recipe)
+
+        def tiny_machine(batch):
+            raise torch.OutOfMemoryError("out of memory")
+
+        monkeypatch.setattr(classifier, "forward", tiny_machine)
+        with pytest.raises(RunFailed, match="batch of one window"):
+            train.fit(classifier, motif_examples(8), motif_examples(8), self.recipe.override(batch_size=2), ACCELERATOR)
+
+    def test_divergence_is_an_error_that_says_what_to_do(self):
+        recipe = self.recipe.override(learning_rate=1e30, clip=1e30)
+        with pytest.raises(RunFailed, match=r"lower --learning-rate"):
+            train.fit(build("cnn", recipe), motif_examples(64), motif_examples(8), recipe, ACCELERATOR)
+
+    def test_evaluation_leaves_the_mode_as_found(self):
+        classifier = build("cnn", self.recipe).train()
+        train.predict(classifier, motif_examples(4), ACCELERATOR)
+        assert classifier.training
+
+    def test_bf16_agrees_within_noise(self):
+        parts = [motif_examples(count, seed=seed) for seed, count in enumerate((400, 100, 200))]
+        scores = {}
+        for precision in ("float32", "bf16"):
+            classifier = build("cnn", self.recipe)
+            train.fit(classifier, parts[0], parts[1], self.recipe, ACCELERATOR, precision=precision)
+            scores[precision] = train._log_loss(train.predict(classifier, parts[2], ACCELERATOR, precision=precision), labels(parts[2]))
+        assert scores["bf16"] == pytest.approx(scores["float32"], abs=0.15)
+
+    def test_two_windows_an_example(self):
+        """What variants need: the label is whether the alternate window differs."""
+        rng = np.random.default_rng(0)
+        examples = []
+        for example in motif_examples(300, 24):
+            reference = example.windows[0].sequence
+            alternate = reference[:12] + "G" * 6 + reference[18:] if rng.random() < 0.5 else reference
+            examples.append(Example(example.id, (Window(reference), Window(alternate)), int(alternate != reference)))
+        recipe = self.recipe.override(epochs=15)
+        classifier = build("cnn", recipe, windows=2)
+        train.fit(classifier, examples[:200], examples[200:], recipe, ACCELERATOR)
+        probabilities = train.predict(classifier, examples, ACCELERATOR)
+        assert probabilities.shape == (300, 2)
+        assert (probabilities.argmax(axis=1) == labels(examples)).mean() > 0.8
+
+
+class TestProbe:
+    @pytest.mark.parametrize("name", ["gc", "kmer", "msamamba"])
+    def test_head_equals_scikit_learn(self, name):
+        """The head gives the probabilities of the chosen logistic regression, so one path serves prediction."""
+        from sklearn.linear_model import LogisticRegression
+
+        examples, held_out = motif_examples(120), motif_examples(60, seed=1)
+        recipe = Recipe(tune="probe", dropout=0.0)
+        classifier = build(name, recipe).eval()
+        fitted = train.probe(classifier, examples, held_out, recipe, ACCELERATOR)
+        chosen = min(fitted.history, key=lambda entry: entry["validation_log_loss"])
+        features, other = (np.float64(train.embed(classifier, part, ACCELERATOR)) for part in (examples, held_out))
+        if name != "kmer":
+            mean, scale = features.mean(axis=0), features.std(axis=0)
+            features, other = (features - mean) / scale, (other - mean) / scale
+        reference = LogisticRegression(C=chosen["strength"], max_iter=2000).fit(features, labels(examples))
+        np.testing.assert_allclose(
+            train.predict(classifier, held_out, ACCELERATOR), reference.predict_proba(other), atol=2e-3 if name == "msamamba" else 1e-4
+        )
+
+    def test_three_classes(self):
+        examples = [replace(example, label=number % 3) for number, example in enumerate(motif_examples(90))]
+        recipe = Recipe(tune="probe")
+        torch.manual_seed(0)
+        classifier = Classifier(registry.adapter_class("gc").from_checkpoint(), 3, recipe)
+        train.probe(classifier, examples, examples, recipe, ACCELERATOR)
+        probabilities = train.predict(classifier, examples, ACCELERATOR)
+        assert probabilities.shape == (90, 3)
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+
+    def test_body_is_left_alone(self):
+        classifier = build("msamamba", Recipe(tune="probe"))
+        before = copy.deepcopy(classifier.adapter.state_dict())
+        train.probe(classifier, motif_examples(20), motif_examples(20, seed=1), Recipe(tune="probe"), ACCELERATOR)
+        assert all(torch.equal(before[name], tensor) for name, tensor in classifier.adapter.state_dict().items())
+
+
+class TestBatches:
+    def test_an_epoch_shows_every_example_once(self):
+        examples = motif_examples(101, (20, 90))
+        recipe = Recipe(batch_size=8, accumulation=2)
+        steps = list(train._steps(examples, recipe, np.random.default_rng(0), ACCELERATOR))
+        assert sorted(example.id for step in steps for batch in step for example in batch) == sorted(example.id for example in examples)
+        assert len(steps) == math.ceil(101 / 16)
+        assert all(len(batch) <= 8 for step in steps for batch in step)
+
+    def test_like_lengths_go_together(self):
+        examples = motif_examples(400, (20, 200))
+        recipe = Recipe(batch_size=8)
+
+        def padding(steps):
+            return sum(max(map(train._length, batch)) * len(batch) - sum(map(train._length, batch)) for step in steps for batch in step)
+
+        shuffled = np.random.default_rng(0).permutation(400)
+        naive = [[[examples[index] for index in shuffled[start : start + 8]]] for start in range(0, 400, 8)]
+        assert padding(train._steps(examples, recipe, np.random.default_rng(0), ACCELERATOR)) < 0.2 * padding(naive)
+
+    def test_two_processes_share_a_step_and_drop_nothing(self):
+        examples = motif_examples(30)
+        recipe = Recipe(batch_size=8)
+
+        class Process:
+            num_processes = 2
+
+            def __init__(self, index):
+                self.process_index = index
+
+        shares = [list(train._steps(examples, recipe, np.random.default_rng(0), Process(index))) for index in range(2)]
+        assert len(shares[0]) == len(shares[1])
+        assert all(sum(map(len, left)) == sum(map(len, right)) for left, right in zip(*shares))
+        seen = {example.id for share in shares for step in share for batch in step for example in batch}
+        assert seen == {example.id for example in examples}
+
+
+class TestSchedule:
+    @pytest.mark.parametrize("schedule", ["cosine", "linear"])
+    def test_warms_up_then_decays_to_zero(self, schedule):
+        recipe = Recipe(schedule=schedule, warmup=0.1)
+        factors = [train._learning_rate_factor(step, 100, recipe) for step in range(101)]
+        assert max(factors) == factors[9] == factors[10] == 1.0
+        assert factors[:10] == sorted(factors[:10])
+        assert factors[10:] == sorted(factors[10:], reverse=True)
+        assert factors[100] == pytest.approx(0.0)
+
+    def test_only_matrices_decay(self):
+        groups = train._parameter_groups(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), 0.1)
+        assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(1, 0.1), (3, 0.0)]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("learning_rate", 0.0), ("learning_rate", math.nan), ("epochs", 0), ("warmup", 1.0), ("tune", "lora!"), ("precision", "fp8")],
+)
+def test_settings_out_of_range_are_refused_by_name(setting, value):
+    with pytest.raises(UserError, match=setting.replace("_", "[-_]")):
+        Recipe(**{setting: value})
