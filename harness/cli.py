@@ -1,0 +1,241 @@
+"""The `harness` command: options in, calls out. No logic, and no heavy import before a command needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.errors import HarnessError, UserError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+list_app = typer.Typer(no_args_is_help=True, help="Show the models or tasks there are.")
+data_app = typer.Typer(no_args_is_help=True, help="Get, find and check data sets.")
+app.add_typer(list_app, name="list")
+app.add_typer(data_app, name="data")
+
+Results = Annotated[Path, typer.Option(help="Folder of records and tables.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
+DataName = Annotated[str, typer.Argument(help="A task (QKI), a family (rbp) or all.")]
+
+TRAINING, PLACE = "Fine-tuning (default: the model's published settings)", "Where and how it runs"
+
+
+def main() -> None:
+    """Entry point: expected failures become one line and an exit code (2: a user's mistake, 1: a failed run)."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    # torch's idle OpenMP threads spin. Where other programs want the cores too, long spins slow a training step tenfold;
+    # short ones cost nothing measurable on an idle machine (benchmarks/spin.py). Must be set before torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    try:
+        app(arguments, prog_name="harness")
+    except HarnessError as error:
+        if debug:
+            raise
+        _stop(str(error), error.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        _stop(f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback", 1)
+
+
+def _stop(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
+) -> None:
+    """Compare genomic foundation models on the same data, in the same way."""
+    if version:
+        from harness import __version__
+
+        print(f"harness {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    model: Annotated[str, typer.Option(help="A model (see `harness list models`), `floors`, or a path to an adapter file.")],
+    task: Annotated[str, typer.Option(help="A task, a family of tasks, or your own file: a table, or FASTA.")],
+    more_files: Annotated[list[str] | None, typer.Argument(metavar="[FILE]", help="With --task pos.fa: the FASTA file of the negatives.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Random seed; may be given several times.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split rule of the task, e.g. thesis or published.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="File or folder with the model's official weights.")] = None,
+    size: Annotated[str, typer.Option(help="Size when trained from scratch: tiny or base.")] = "base",
+    option: Annotated[list[str] | None, typer.Option(help="An option of the model, name=value; may be given several times.")] = None,
+    tune: Annotated[str | None, typer.Option(help="full: all weights; probe: the head only.", rich_help_panel=TRAINING)] = None,
+    epochs: Annotated[int | None, typer.Option(help="At most so many epochs.", rich_help_panel=TRAINING)] = None,
+    patience: Annotated[int | None, typer.Option(help="Evaluations without a better validation log_loss.", rich_help_panel=TRAINING)] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples a batch.", rich_help_panel=TRAINING)] = None,
+    accumulation: Annotated[int | None, typer.Option(help="Batches an optimiser step.", rich_help_panel=TRAINING)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate.", rich_help_panel=TRAINING)] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="AdamW's weight decay.", rich_help_panel=TRAINING)] = None,
+    warmup: Annotated[float | None, typer.Option(help="Share of all steps.", rich_help_panel=TRAINING)] = None,
+    schedule: Annotated[str | None, typer.Option(help="cosine, linear or constant.", rich_help_panel=TRAINING)] = None,
+    clip: Annotated[float | None, typer.Option(help="Largest gradient norm.", rich_help_panel=TRAINING)] = None,
+    head: Annotated[str | None, typer.Option(help="linear, or tanh (a pooler first).", rich_help_panel=TRAINING)] = None,
+    dropout: Annotated[float | None, typer.Option(help="Dropout before the classifier.", rich_help_panel=TRAINING)] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, float32 or bf16.", rich_help_panel=PLACE)] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=PLACE)] = "auto",
+    results: Results = Path("results"),
+    no_sample: Annotated[bool, typer.Option("--no-sample", help="Fail rather than use the simulated sample of a data set that is not here.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run again even if this very run is already recorded.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fine-tune a model on a task, score it on the test split, and write a record."""
+    from harness.run import run_all
+    from harness.screen import Screen
+
+    settings = {
+        "tune": tune,
+        "epochs": epochs,
+        "patience": patience,
+        "batch_size": batch_size,
+        "accumulation": accumulation,
+        "learning_rate": learning_rate,
+        "weight_decay": weight_decay,
+        "warmup": warmup,
+        "schedule": schedule,
+        "clip": clip,
+        "head": head,
+        "dropout": dropout,
+        "precision": precision,
+    }
+    records = run_all(
+        model,
+        [task, *(more_files or [])],
+        seeds=seed or [0],
+        split=split,
+        checkpoint=checkpoint,
+        size=size,
+        options=_pairs(option or []),
+        settings=settings,
+        device=device,
+        results_dir=results,
+        allow_sample=not no_sample,
+        force=force,
+        screen=Screen(quiet),
+    )
+    raise typer.Exit(0 if all(record.finished for record in records) else 1)
+
+
+def _pairs(options: list[str]) -> dict[str, str]:
+    for option in options:
+        if "=" not in option:
+            raise UserError(f"--option {option!r}: expected name=value")
+    return dict(option.split("=", 1) for option in options)
+
+
+@list_app.command("models")
+def list_models() -> None:
+    """Every model: what it reads, its size and length limit, licence and paper."""
+    from harness.registry import model_cards
+    from harness.screen import Screen
+
+    rows = [
+        [
+            name + (" (floor)" if card.floor else ""),
+            card.summary,
+            card.reads,
+            card.parameters,
+            "any" if card.max_length is None else f"{card.max_length:,} nt",
+            card.licence,
+            card.paper,
+        ]
+        for name, card in model_cards().items()
+    ]
+    Screen().table(["model", "what it is", "reads", "parameters", "length", "licence", "paper"], rows)
+
+
+@list_app.command("tasks")
+def list_tasks() -> None:
+    """Every task: its classes and split rules, and whether the data is on this machine."""
+    from harness.registry import tasks
+    from harness.screen import Screen
+    from harness.sources import missing
+
+    rows = [
+        [
+            task.name,
+            task.family,
+            task.summary,
+            " / ".join(task.classes),
+            ", ".join(task.split_rules),
+            "yes" if not missing(task.sources) else f"no: harness data get {task.name}",
+            task.licence,
+        ]
+        for task in tasks().values()
+    ]
+    Screen().table(["task", "family", "what is asked", "classes", "splits", "data here", "licence"], rows)
+
+
+@data_app.command("get")
+def data_get(name: DataName = "all", quiet: Quiet = False) -> None:
+    """Download data sets, with resume and checksum. What is here already is only checked."""
+    from harness.registry import find_tasks
+    from harness.screen import Screen
+    from harness.sources import data_home, fetch
+
+    screen = Screen(quiet)
+    sources = [source for task in find_tasks(name) for source in task.sources]
+    for number, source in enumerate(sources, start=1):
+        with screen.download(f"{source.path} ({number}/{len(sources)})") as progress:
+            fetch(source, progress)
+    screen.say(f"{len(sources)} files are in {data_home()}, checksums verified")
+
+
+@data_app.command("path")
+def data_path(name: Annotated[str | None, typer.Argument(help="A task, a family or all; none: the data folder.")] = None) -> None:
+    """Print where data lies, or would lie: set HARNESS_DATA to move it."""
+    from harness.registry import find_tasks
+    from harness.sources import data_home, locate
+
+    if name is None:
+        print(data_home())
+        return
+    for task in find_tasks(name):
+        for source in task.sources:
+            print(locate(source))
+
+
+@data_app.command("verify")
+def data_verify(name: DataName = "all") -> None:
+    """Compare every file with its published checksum; exit 1 if any is not intact."""
+    from harness.registry import find_tasks
+    from harness.screen import Screen
+    from harness.sources import verify
+
+    sources = {source.path: source for task in find_tasks(name) for source in task.sources}
+    states = {path: verify(source) for path, source in sources.items()}
+    Screen().table(["file", "state"], [[path, state] for path, state in states.items()])
+    raise typer.Exit(0 if set(states.values()) == {"ok"} else 1)
+
+
+@app.command()
+def table(
+    metric: Annotated[str, typer.Option(help="Any metric of the records, e.g. accuracy, f1, log_loss, auroc.")] = "accuracy",
+    by: Annotated[str, typer.Option(help="Rows and columns, or a flat list by other keys.")] = "model,task",
+    format: Annotated[str, typer.Option(help="terminal, markdown or csv.")] = "terminal",
+    results: Results = Path("results"),
+) -> None:
+    """Compare the records in a table; also writes results/tables/."""
+    from harness.tables import print_table
+
+    print_table(results, metric, by, format)
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine can do, and what to install for more."""
+    from harness.hardware import doctor as look
+    from harness.screen import Screen
+
+    Screen().table(["", "found", "what it means"], [[name, "yes" if found else "no", text] for name, found, text in look()])

@@ -1,0 +1,342 @@
+"""Glue: from names to requests, and from one request, (model, task, seed), to a record on disk."""
+
+from __future__ import annotations
+
+import inspect
+import time
+import traceback
+import typing
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+
+from harness import hardware, registry, results, sources
+from harness.adapter import Adapter
+from harness.classifier import Classifier
+from harness.data import Example
+from harness.errors import DataMissing, HarnessError, UserError
+from harness.metrics import collapsed, scores
+from harness.recipe import Recipe
+from harness.results import Predictions, RunRecord
+from harness.task import Splits, Task
+from harness.train import fit, predict, probe
+
+if TYPE_CHECKING:
+    from harness.screen import Screen
+
+ONE_ROW = "no alignment at hand: each window is read as an alignment of one row"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run, as asked for and checked: a model (by name or path) with its settings, a task, a seed."""
+
+    model: str
+    task: Task
+    split: str
+    seed: int
+    recipe: Recipe
+    checkpoint: Path | None = None
+    size: str = "base"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def run_all(
+    model: str,
+    task: Sequence[str],
+    *,
+    seeds: Sequence[int] = (0,),
+    split: str | None = None,
+    checkpoint: Path | None = None,
+    size: str = "base",
+    options: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    device: str = "auto",
+    results_dir: Path = Path("results"),
+    allow_sample: bool = True,
+    force: bool = False,
+    screen: Screen,
+) -> list[RunRecord]:
+    """Run every model that ``model`` stands for on every task that ``task`` names, with every seed.
+
+    ``task`` is one name, or the paths of the user's own files; ``settings`` override the models' recipes. All of it is
+    checked before the first run begins. A run that fails is recorded, and the next one begins.
+
+    Raises:
+        UserError: a mistake in what was asked for.
+    """
+    results.check_writable(results_dir)
+    found = [_available(task, split, allow_sample) for task in _named(task)]
+    requests = []
+    for name in registry.model_names(model):
+        adapter = registry.adapter_class(name)
+        recipe = adapter.recipe.override(**(settings or {}))
+        typed = _typed_options(adapter, options or {})
+        requests += [
+            Request(name, item, split or item.split_rules[0], seed, recipe, checkpoint, size, typed) for item in found for seed in seeds
+        ]
+    accelerator = _accelerator(hardware.pick_device(device))
+    if not accelerator.is_main_process:
+        screen.quiet = True
+    records: list[RunRecord] = []
+    for item in found:
+        splits = item.load(split or item.split_rules[0])
+        screen.say(_describe(item, split or item.split_rules[0], splits))
+        records += [run(request, splits, accelerator, results_dir, force, screen) for request in requests if request.task is item]
+    return records
+
+
+def run(request: Request, splits: Splits, accelerator: Accelerator, results_dir: Path, force: bool, screen: Screen) -> RunRecord:
+    """Fit, score on the test split, write the record; or return the record of this very run if there is one.
+
+    Raises:
+        UserError: the model cannot take this task; nothing was written.
+    """
+    begun = time.perf_counter()
+    device = accelerator.device
+    precision = hardware.pick_precision(request.recipe.precision, device)
+    with torch.random.fork_rng():
+        torch.manual_seed(request.seed)
+        adapter = registry.adapter_class(request.model).from_checkpoint(request.checkpoint, size=request.size, **request.options)
+        _check(adapter, request, splits)
+        record = _blank_record(request, splits, adapter, device, precision, accelerator.num_processes)
+        earlier = None if force else results.find(results_dir, record["task"]["name"], record["model"]["name"], record["run_id"])
+        if earlier is not None and earlier.finished:
+            screen.say("this very run is recorded already: same data, weights, settings, seed and code (--force runs it again)")
+            screen.result(earlier, str(results_dir / earlier.folder))
+            return earlier
+        classifier = Classifier(adapter, len(request.task.classes), request.recipe, len(splits.train[0].windows)).to(device)
+        record["model"]["parameters"] = {
+            "trainable": sum(weights.numel() for weights in _fitted_module(classifier, request.recipe).parameters() if weights.requires_grad),
+            "total": sum(weights.numel() for weights in classifier.parameters()),
+        }
+        screen.say(_describe_run(request, record))
+        timing = record["timing"] = {"seconds": {"load": time.perf_counter() - begun}}
+        predictions = None
+        try:
+            predictions = _fit_and_score(request, splits, classifier, accelerator, precision, record, screen)
+        except UserError:
+            raise
+        except HarnessError as error:
+            record |= {"status": results.FAILED, "error": str(error)}
+        except Exception as error:
+            record |= {"status": results.FAILED, "error": f"{type(error).__name__}: {error}\n{traceback.format_exc()}"}
+        timing["seconds"]["total"] = time.perf_counter() - begun
+        timing["peak_memory_bytes"] = hardware.peak_memory(device)
+    finished = RunRecord(**record)
+    if accelerator.is_main_process:
+        folder = results.write(finished, predictions, results_dir)
+        screen.result(finished, str(folder))
+    return finished
+
+
+def _fit_and_score(
+    request: Request,
+    splits: Splits,
+    classifier: Classifier,
+    accelerator: Accelerator,
+    precision: str,
+    record: dict[str, Any],
+    screen: Screen,
+) -> Predictions:
+    """Train, predict the test split, and fill in what came out."""
+    recipe, seconds = request.recipe, record["timing"]["seconds"]
+    begun = time.perf_counter()
+    with screen.training(f"{record['model']['name']} on {request.task.name}"):
+        if recipe.tune == "probe":
+            fitted = probe(classifier, splits.train, splits.validation, recipe, accelerator, precision=precision)
+        else:
+            fitted = fit(
+                classifier,
+                splits.train,
+                splits.validation,
+                recipe,
+                accelerator,
+                seed=request.seed,
+                precision=precision,
+                report=screen.report,
+            )
+    seconds["train"] = time.perf_counter() - begun
+    begun = time.perf_counter()
+    probabilities = predict(classifier, splits.test, accelerator, precision=precision)
+    seconds["evaluate"] = time.perf_counter() - begun
+    labels = np.array([example.label for example in splits.test])
+    record["timing"]["examples_per_second"] = fitted.examples_per_second
+    record |= {
+        "history": fitted.history,
+        "events": fitted.events,
+        "metrics": scores(probabilities, labels),
+        "collapsed": collapsed(probabilities),
+    }
+    return Predictions(tuple(example.id for example in splits.test), labels, probabilities, request.task.classes)
+
+
+def _named(words: Sequence[str]) -> list[Task]:
+    """The tasks that the words of ``--task`` name: files where they look like paths, else a task or a family."""
+    if len(words) > 1 or "/" in words[0] or Path(words[0]).suffix or Path(words[0]).is_file():
+        return [registry.task_from_files([Path(word) for word in words])]
+    return registry.find_tasks(words[0])
+
+
+def _available(task: Task, split: str | None, allow_sample: bool) -> Task:
+    """The task itself where its data is here, else its simulated sample.
+
+    Raises:
+        DataMissing: there is no sample, or it is not wanted, or cannot be split as asked.
+        UnknownName: the task has no such split rule.
+    """
+    if split is not None and split not in task.split_rules:
+        raise registry.unknown(f"split of {task.name}", split, list(task.split_rules))
+    absent = sources.missing(task.sources)
+    if not absent:
+        return task
+    if task.sample is None or not allow_sample or split is not None:
+        raise DataMissing(
+            f"{task.name}: {len(absent)} of {len(task.sources)} files are not in {sources.data_home()}; "
+            f"`harness data get {task.name}` downloads them"
+        )
+    return task.sample
+
+
+def _typed_options(adapter: type[Adapter], options: Mapping[str, str]) -> dict[str, Any]:
+    """``--option name=value`` as the keyword arguments of the adapter's ``from_checkpoint``, converted to their types.
+
+    Raises:
+        UnknownName: the adapter has no such option.
+        UserError: a value that is not of the option's type.
+    """
+    hints = typing.get_type_hints(adapter.from_checkpoint)
+    known = [name for name, item in inspect.signature(adapter.from_checkpoint).parameters.items() if item.kind is item.KEYWORD_ONLY]
+    known.remove("size")
+    typed = {}
+    for name, text in options.items():
+        if name not in known:
+            raise registry.unknown(f"option of {adapter.name}", name, known or ["none: it has no options"])
+        try:
+            typed[name] = hints[name](text)
+        except ValueError:
+            raise UserError(f"option {name}={text!r}: expected a {hints[name].__name__}") from None
+    return typed
+
+
+def _accelerator(device: torch.device) -> Accelerator:
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    # A model may hold weights that fine-tuning does not reach (an unused pooler): several processes must not wait for them.
+    return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+
+
+def _check(adapter: Adapter, request: Request, splits: Splits) -> None:
+    """Refuse, before anything runs, what the model cannot do.
+
+    Raises:
+        UserError: a window longer than the model takes, or fine-tuning a model without weights.
+    """
+    longest = max(len(window) for part in (splits.train, splits.validation, splits.test) for example in part for window in example.windows)
+    if adapter.max_length is not None and longest > adapter.max_length:
+        raise UserError(f"{request.task.name}: windows of {longest} nt, but {adapter.name} takes at most {adapter.max_length}; nothing was cut")
+    if request.recipe.tune == "full" and not any(weights.requires_grad for weights in adapter.parameters()):
+        raise UserError(f"tune 'full': {adapter.name} has no weights to fine-tune; leave --tune out")
+
+
+def _blank_record(
+    request: Request, splits: Splits, adapter: Adapter, device: torch.device, precision: str, processes: int
+) -> dict[str, Any]:
+    """A record's fields before the run: what was asked for, and on what."""
+    task, recipe, audit = request.task, asdict(request.recipe), adapter.audit
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    own_file = [Path(request.model)] if request.model.endswith(".py") else []
+    code = results.code_fingerprint(*own_file)
+    sequence_only = splits.train[0].windows[0].alignment is None
+    return {
+        "run_id": results.run_id(
+            task=task.name,
+            split=request.split,
+            files=splits.files,
+            model=adapter.name,
+            size=request.size,
+            options=request.options,
+            checkpoint=audit and audit.sha256,
+            recipe=recipe,
+            seed=request.seed,
+            code=code,
+            device=device.type,
+            precision=precision,
+        ),
+        "task": {
+            "name": task.name,
+            "family": task.family,
+            "split": request.split,
+            "default_split": task.split_rules[0],
+            "simulated": task.simulated,
+            "classes": task.classes,
+            "files": splits.files,
+            "counts": {name: _class_counts(part, task.classes) for name, part in parts.items()},
+            "changes": splits.changes,
+            "best_accuracy": splits.best_accuracy,
+        },
+        "model": {
+            "name": adapter.name,
+            "card": asdict(adapter.card),
+            "recipe": asdict(adapter.recipe),
+            "checkpoint": audit and {"name": Path(audit.source).name, "sha256": audit.sha256},
+            "size": request.size,
+            "options": request.options,
+            "audit": audit and asdict(audit),
+            "notes": [ONE_ROW] if adapter.card.reads == "alignment" and sequence_only else [],
+        },
+        "recipe": recipe,
+        "seed": request.seed,
+        "code": code,
+        "environment": {
+            "versions": hardware.versions(),
+            "device": device.type,
+            "device_name": hardware.describe_device(device),
+            "precision": precision,
+            "threads": torch.get_num_threads(),
+            "processes": processes,
+        },
+    }
+
+
+def _class_counts(examples: Sequence[Example], classes: Sequence[str]) -> dict[str, int]:
+    counts = Counter(example.label for example in examples)
+    return {name: counts[label] for label, name in enumerate(classes)}
+
+
+def _fitted_module(classifier: Classifier, recipe: Recipe) -> torch.nn.Module:
+    return classifier.head if recipe.tune == "probe" else classifier
+
+
+def _describe(task: Task, split: str, splits: Splits) -> str:
+    parts = (splits.train, splits.validation, splits.test)
+    lengths = {len(window) for part in parts for example in part for window in example.windows}
+    length = f"{min(lengths)}" if len(lengths) == 1 else f"{min(lengths)}-{max(lengths)}"
+    sizes = " / ".join(f"{len(part):,}" for part in parts)
+    text = f"{task.name}: {sizes} windows (train / validation / test, split {split!r}) of {length} nt"
+    if task.simulated:
+        real = task.name.removesuffix(" (sample)")
+        text += (
+            f"\n  SIMULATED data, not measured: {real} has not been downloaded (`harness data get {real}`); "
+            f"best possible accuracy {splits.best_accuracy:.4f}"
+        )
+    changed = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in splits.changes.items() if count)
+    return text + (f"\n  letters: {changed}" if changed else "")
+
+
+def _describe_run(request: Request, record: Mapping[str, Any]) -> str:
+    model, environment, audit = record["model"], record["environment"], record["model"]["audit"]
+    weights = "random initialisation" if audit is None else f"{audit['matched']} of {audit['expected']} tensors from {audit['source']}"
+    lines = [
+        f"{model['name']}, seed {request.seed}: {weights}, {model['parameters']['trainable']:,} trainable parameters, "
+        f"{environment['precision']} on {environment['device_name']}, {environment['threads']} threads",
+        *model["notes"],
+    ]
+    return "\n  ".join(lines)

@@ -1,0 +1,113 @@
+"""What a run shows: a live bar and a panel on a terminal, plain lines elsewhere, almost nothing with --quiet."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+    from harness.results import RunRecord
+    from harness.train import Progress
+
+PANEL_METRICS = ("accuracy", "f1", "log_loss", "auroc", "mcc", "ece")
+
+
+class Screen:
+    """Messages and progress go to standard error, results to standard output."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+        self.err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+        self._bar: Bar | None = None
+        self._epoch = 0
+
+    def say(self, message: str) -> None:
+        """One line of news, kept above a running bar."""
+        if not self.quiet:
+            (self._bar.console if self._bar else self.err).print(message, markup=False)
+
+    @contextmanager
+    def training(self, title: str) -> Iterator[None]:
+        """While it lasts, :meth:`report` moves a bar (on a terminal) or prints a line an epoch."""
+        self._epoch = 0
+        if self.quiet or not self.err.is_terminal:
+            yield
+            return
+        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[news]}"), TimeElapsedColumn(), TimeRemainingColumn())
+        with Bar(*columns, console=self.err, transient=True) as self._bar:
+            self._bar.add_task(title, total=None, news="")
+            try:
+                yield
+            finally:
+                self._bar = None
+
+    def report(self, progress: Progress | str) -> None:
+        """News of a fit: a sentence, or where it stands."""
+        if isinstance(progress, str):
+            self.say(progress)
+            return
+        validation = "" if progress.validation is None else f"  validation log_loss {progress.validation:.4f}"
+        news = f"epoch {progress.epoch}  loss {progress.loss:.4f}{validation}"
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=progress.step, total=progress.steps, news=news)
+        elif progress.epoch != self._epoch and progress.validation is not None:
+            self._epoch = progress.epoch
+            self.say(f"  after epoch {progress.epoch - 1}:{validation}")
+
+    @contextmanager
+    def download(self, title: str) -> Iterator[Callable[[int, int | None], None]]:
+        """While it lasts, the function it gives moves a bar: bytes so far, and in all where known."""
+        if self.quiet or not self.err.is_terminal:
+            self.say(title)
+            yield lambda done, total: None
+            return
+        from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import Progress as Bar
+
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        with Bar(*columns, console=self.err) as bar:
+            file = bar.add_task(title, total=None)
+            yield lambda done, total: bar.update(file, completed=done, total=total)
+
+    def table(self, columns: list[str], rows: list[list[str]]) -> None:
+        """A table on a terminal, tab-separated lines (header first) elsewhere."""
+        if not self.out.is_terminal:
+            print("\n".join("\t".join(row) for row in [columns, *rows]))
+            return
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*map(Text, columns), box=None, pad_edge=False, header_style="bold")
+        for row in rows:
+            table.add_row(*map(Text, row))  # Text, because plain strings are read as markup
+        self.out.print(table)
+
+    def result(self, record: RunRecord, folder: str) -> None:
+        """The closing panel: scores, what qualifies them, and where the record lies."""
+        title = f"{record.model['name']} on {record.task['name']}, seed {record.seed}"
+        if not record.finished:
+            self.out.print(f"{title}: failed: {str(record.error).splitlines()[0]}\n  record            {folder}", markup=False)
+            return
+        lines = [f"{name:<18}{record.metrics[name]:.4f}" for name in PANEL_METRICS if record.metrics.get(name) is not None]
+        best = record.task.get("best_accuracy")
+        if best is not None:
+            lines.insert(1, f"{'best possible':<18}{best:.4f}   simulated data: says nothing about real binding sites")
+        lines += [f"! {flag}" for flag in record.flags]
+        lines.append(f"record            {folder}")
+        if self.out.is_terminal and not self.quiet:
+            from rich.panel import Panel
+            from rich.text import Text
+
+            self.out.print(Panel(Text("\n".join(lines)), title=title, expand=False))
+        else:
+            self.out.print("\n".join([title, *(f"  {line}" for line in lines)]), markup=False)
