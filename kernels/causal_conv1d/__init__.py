@@ -1,0 +1,105 @@
+"""Causal depthwise convolution, as in Mamba (Gu & Dao 2023, arXiv:2312.00752): upstream's kernel on CUDA, Numba on CPU,
+torch elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["causal_conv1d"]
+
+
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    return_final_states: bool = False,
+    activation: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """out_t = activation(bias + sum_k weight_k x_{t - width + 1 + k}), channel by channel; see definition.py.
+
+    Arguments are those of upstream's `causal_conv1d_fn`. Tensors may be of mixed types: everything is computed in
+    float64 if one of them is float64, in float32 otherwise. Views of channel-last memory are taken without a copy.
+
+    Args:
+        x: (batch, channels, length).
+        weight: (channels, width).
+        bias: (channels).
+        initial_states: (batch, channels, width - 1), what came before x; zeros by default.
+        return_final_states: also return the last width - 1 inputs, which continue the sequence as initial_states.
+        activation: None, or "silu" (also called "swish").
+
+    Returns:
+        out (batch, channels, length) in x's type, a view of channel-last memory on CPU; with return_final_states also
+        final_states (batch, channels, width - 1) in x's type.
+
+    Raises:
+        ValueError: an unknown activation; or a tensor's shape does not fit, or it is not real floating point, or on
+            another device than x.
+    """
+    _check(x, weight, bias, initial_states, activation)
+    before = weight.shape[1] - 1
+    silu = activation is not None
+
+    fits = x.is_cuda and x.dtype != torch.float64 and 2 <= weight.shape[1] <= 4 and initial_states is None
+    if fits and (upstream := _upstream()) is not None:
+        if x.stride(1) == 1 and (x.stride(0) % 8 or x.stride(2) % 8):  # channel-last memory that upstream refuses
+            x = x.contiguous()
+        out = upstream(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), activation="silu" if silu else None)
+    else:
+        given = (x, weight, bias, initial_states)
+        double = any(t is not None and t.dtype == torch.float64 for t in given)
+        dtype = torch.float64 if double else torch.float32
+        args = [None if t is None else t.to(dtype) for t in given]
+        if x.device.type == "cpu":
+            from .cpu import causal_conv1d as convolve
+        else:
+            from .definition import causal_conv1d as convolve
+        device = x.device.type
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+            out = convolve(args[0], args[1], args[2], silu, args[3]).to(x.dtype)  # type: ignore[arg-type]
+
+    if not return_final_states:
+        return out
+    seen = x if initial_states is None else torch.cat([initial_states.to(x.dtype), x], dim=2)
+    return out, F.pad(seen, (before - seen.shape[2], 0))  # a negative width crops
+
+
+@cache
+def _upstream() -> Callable[..., Any] | None:
+    """Upstream's CUDA kernel where it is installed."""
+    if find_spec("causal_conv1d") is None:
+        return None
+    from causal_conv1d import causal_conv1d_fn  # type: ignore[import-not-found]
+
+    return causal_conv1d_fn
+
+
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, initial_states: Tensor | None, activation: str | None) -> None:
+    if activation not in (None, "silu", "swish"):
+        raise ValueError(f"activation is {activation!r}; expected None, 'silu' or 'swish'")
+    if x.dim() != 3 or 0 in x.shape[1:]:
+        raise ValueError(f"x has shape {tuple(x.shape)}; expected (batch, channels, length), channels and length at least 1")
+    batch, channels, _ = x.shape
+    if weight.dim() != 2 or weight.shape[0] != channels or weight.shape[1] == 0:
+        raise ValueError(f"weight has shape {tuple(weight.shape)}; expected (channels, width) with {channels} channels as in x")
+    if bias is not None and bias.shape != (channels,):
+        raise ValueError(f"bias has shape {tuple(bias.shape)}; expected ({channels},), one number per channel of x")
+    states = (batch, channels, weight.shape[1] - 1)
+    if initial_states is not None and initial_states.shape != states:
+        raise ValueError(
+            f"initial_states has shape {tuple(initial_states.shape)}; expected {states}, (batch, channels, width - 1)"
+        )
+    for name, t in {"x": x, "weight": weight, "bias": bias, "initial_states": initial_states}.items():
+        if t is not None and not t.is_floating_point():
+            raise ValueError(f"{name} has type {t.dtype}; expected real floating point")
+        if t is not None and t.device != x.device:
+            raise ValueError(f"{name} is on {t.device}; expected {x.device}, where x is")

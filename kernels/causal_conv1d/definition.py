@@ -1,0 +1,25 @@
+"""The causal depthwise convolution in plain torch: the specification that the fast versions are held to.
+
+Symbols:
+    x               (batch, channels, length)      input
+    weight          (channels, width)              one filter per channel; weight[:, -1] meets the present step
+    bias            (channels)
+    initial_states  (batch, channels, width - 1)   the inputs before the first step; zero where not given
+
+For every step t:
+    out_t = activation(bias + sum_k weight_k x_{t - width + 1 + k})
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, initial_states: Tensor | None) -> Tensor:
+    """out (batch, channels, length), in the floating type of the arguments."""
+    before = weight.shape[1] - 1
+    x = F.pad(x, (before, 0)) if initial_states is None else torch.cat([initial_states, x], dim=2)
+    out = F.conv1d(x, weight[:, None], bias, groups=x.shape[1])
+    return F.silu(out) if silu else out

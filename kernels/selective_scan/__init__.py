@@ -1,0 +1,111 @@
+"""Selective scan (Gu & Dao 2023, Mamba, arXiv:2312.00752): upstream's kernel on CUDA, Numba on CPU, torch elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cache
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["selective_scan"]
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t, out_t = (<C_t, h_t> + D u_t) silu(z_t); see definition.py.
+
+    Arguments are those of mamba_ssm's `selective_scan_fn`. Tensors may be of mixed types: everything is computed in
+    float64 if one of them is float64, in float32 otherwise. Views of channel-last memory are taken without a copy.
+
+    Args:
+        u: (batch, channels, length).
+        delta: (batch, channels, length), before delta_bias and softplus.
+        A: (channels, state), negative numbers (not their logarithm).
+        B: (batch, state, length), or (batch, groups, state, length).
+        C: like B.
+        D: (channels).
+        z: (batch, channels, length).
+        delta_bias: (channels).
+        delta_softplus: whether delta is softplus(delta + delta_bias).
+        return_last_state: also return the state after the last step.
+
+    Returns:
+        out (batch, channels, length) in u's type, a view of channel-last memory on CPU; with return_last_state also
+        last_state (batch, channels, state) in float32 or float64. Both have gradients (on CUDA with mamba_ssm, only out).
+
+    Raises:
+        ValueError: a tensor's shape does not fit, or it is not real floating point, or on another device than u.
+    """
+    B, C = (x[:, None] if x.dim() == 3 else x for x in (B, C))
+    given = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
+    _check({name: x for name, x in given.items() if x is not None})
+
+    if u.is_cuda and u.dtype != torch.float64 and (upstream := _upstream()) is not None:
+        delta, B, C, z = (None if x is None else x.to(u.dtype) for x in (delta, B, C, z))  # type: ignore[assignment]
+        A, D, delta_bias = (None if x is None else x.float() for x in (A, D, delta_bias))  # type: ignore[assignment]
+        return upstream(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
+
+    double = any(x is not None and x.dtype == torch.float64 for x in given.values())
+    dtype = torch.float64 if double else torch.float32
+    args = [None if x is None else x.to(dtype) for x in given.values()]
+    if u.device.type == "cpu":
+        from .cpu import selective_scan as scan
+    else:
+        from .definition import selective_scan as scan
+    device = u.device.type
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        out, last_state = scan(*args, delta_softplus)  # type: ignore[arg-type]
+    out = out.to(u.dtype)
+    return (out, last_state) if return_last_state else out
+
+
+@cache
+def _upstream() -> Callable[..., Any] | None:
+    """mamba_ssm's CUDA kernel where it is installed."""
+    if find_spec("mamba_ssm") is None:
+        return None
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # type: ignore[import-not-found]
+
+    return selective_scan_fn
+
+
+def _check(given: dict[str, Tensor]) -> None:
+    u, A, B = given["u"], given["A"], given["B"]
+    if u.dim() != 3 or 0 in u.shape[1:]:
+        raise ValueError(f"u has shape {tuple(u.shape)}; expected (batch, channels, length), channels and length at least 1")
+    batch, channels, length = u.shape
+    if A.dim() != 2 or A.shape[0] != channels or A.shape[1] == 0:
+        raise ValueError(f"A has shape {tuple(A.shape)}; expected (channels, state) with {channels} channels as in u")
+    state = A.shape[1]
+    if B.dim() != 4 or (B.shape[0], B.shape[2], B.shape[3]) != (batch, state, length):
+        shape = tuple(B.squeeze(1).shape)
+        raise ValueError(
+            f"B has shape {shape}; expected (batch, state, length) or (batch, groups, state, length), "
+            f"where u and A make batch {batch}, state {state} and length {length}"
+        )
+    groups = B.shape[1]
+    if groups == 0 or channels % groups:
+        raise ValueError(f"B has shape {tuple(B.shape)}: {groups} groups; expected a divisor of the {channels} channels of u")
+    expected = {"delta": u.shape, "z": u.shape, "C": B.shape, "D": (channels,), "delta_bias": (channels,)}
+    for name, x in given.items():
+        if name in expected and x.shape != torch.Size(expected[name]):
+            like = {"delta": "like u", "z": "like u", "C": "like B"}.get(name, "one number per channel of u")
+            raise ValueError(f"{name} has shape {tuple(x.shape)}; expected {tuple(expected[name])}, {like}")
+        if not x.is_floating_point():
+            raise ValueError(f"{name} has type {x.dtype}; expected real floating point")
+        if x.device != u.device:
+            raise ValueError(f"{name} is on {x.device}; expected {u.device}, where u is")
