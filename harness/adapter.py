@@ -19,7 +19,10 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class LoadAudit:
-    """How much of a model really came from its checkpoint: counts of tensors, and the names of those left over."""
+    """How much of a model really came from its checkpoint: counts of tensors, and the names of those left over.
+
+    ``facts`` are the adapter's own findings (vocabulary, special ids, tied weights); ``warnings`` are sentences for the user.
+    """
 
     source: str
     sha256: str
@@ -28,6 +31,7 @@ class LoadAudit:
     missing: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 class Adapter(nn.Module, ABC):
@@ -36,12 +40,14 @@ class Adapter(nn.Module, ABC):
     A subclass lives in ``adapters/<name>.py``, is final, and states its pooling in one line. ``max_length`` is the longest
     window in nucleotides (None: unlimited), ``embedding_dim`` the width D of what :meth:`forward` returns, ``audit``
     what was loaded from a checkpoint (None: random initialisation). A model without trainable weights of its own has a
-    ``recipe`` with ``tune="probe"``.
+    ``recipe`` with ``tune="probe"``. ``lora_targets`` are the name endings of the linear layers that LoRA adapts. Weights
+    that an embedding does not need (a language-model head) have ``requires_grad`` off.
     """
 
     name: ClassVar[str]
     card: ClassVar[ModelCard]
     recipe: ClassVar[Recipe]
+    lora_targets: ClassVar[tuple[str, ...]] = ()
     max_length: int | None = None
     embedding_dim: int
     audit: LoadAudit | None = None
@@ -49,8 +55,9 @@ class Adapter(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def from_checkpoint(cls, checkpoint: Path | None = None, *, size: str = "base") -> Self:
-        """The model with the weights of an official file or folder, or, with None, randomly initialised at a named size.
+        """The model with the weights of a local file or folder in the official layout, or, with None, at random.
 
+        ``size`` names the shape of a randomly initialised model: ``base`` is the published one, ``tiny`` fits any laptop.
         Further keyword arguments of an adapter are its options (``--option name=value``).
 
         Raises:
@@ -64,3 +71,19 @@ class Adapter(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
         """Pooled embeddings (B, D), independent of what else is in the batch and of its padding."""
+
+    def unknown_tokens(self, batch: Batch) -> tuple[int, int]:
+        """How many of a batch's tokens stand for what the model never saw, and how many tokens there are."""
+        return 0, 0
+
+
+class MaskedModel(ABC):
+    """A second, optional interface: models that were trained to fill in masked bases. Ask with ``isinstance``."""
+
+    @abstractmethod
+    def collate_masked(self, windows: Sequence[Window], positions: Sequence[int]) -> Batch:
+        """Like :meth:`Adapter.collate`, with everything hidden that tells the base at each window's position (0-based)."""
+
+    @abstractmethod
+    def base_log_probabilities(self, batch: Batch) -> Tensor:
+        """Log-probabilities (B, 4) of A, C, G and T at the masked positions of a :meth:`collate_masked` batch."""

@@ -1,6 +1,6 @@
 """ModelCard: what is known of a model before any of its code runs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -8,8 +8,10 @@ class ModelCard:
     """Facts about a model, shown by ``harness list models``.
 
     Write it as a literal: the list reads it out of the file's syntax tree, so that listing imports no model.
-    ``reads`` is ``sequence`` or ``alignment``; ``max_length`` is in nucleotides, None where unlimited; ``checkpoint`` and
-    ``revision`` name the official weights where there are any; a ``floor`` is what any model must beat.
+    ``reads`` is ``sequence`` or ``alignment``; ``max_length`` is in nucleotides, None where unlimited. ``checkpoint`` is the
+    hub id of the official weights, ``revision`` its pinned commit, ``files`` what of it is needed, ``sha256`` what is known
+    of these; where a model is published elsewhere, ``checkpoint`` is None and ``get`` says where to find it. A ``floor`` is
+    what any model must beat.
     """
 
     summary: str
@@ -21,4 +23,7 @@ class ModelCard:
     max_length: int | None = None
     checkpoint: str | None = None
     revision: str | None = None
+    files: tuple[str, ...] = ()
+    sha256: dict[str, str] = field(default_factory=dict)
+    get: str = ""
     floor: bool = False

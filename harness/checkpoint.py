@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,8 @@ def weight_file(checkpoint: Path) -> Path:
 def read_tensors(file: Path) -> dict[str, Tensor]:
     """Tensors by name from a safetensors file or a torch pickle, which is never allowed to run code.
 
+    Of a fairseq file, ``{"args": Namespace, "model": names to tensors}``, these are the model's.
+
     Raises:
         BadData: the file is damaged, holds something else, or is a pickle with code in it.
     """
@@ -40,11 +43,16 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):  # a bag of values; nothing of it is called
+            state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise BadData(f"checkpoint {file}: a pickle with more than tensors in it was refused, not run; save its state_dict") from None
+        raise BadData(
+            f"checkpoint {file}: a pickle with more than tensors in it was refused, not run; save its state_dict"
+        ) from None
     except Exception as error:  # safetensors, zipfile and torch each raise their own kinds for a damaged file
         raise BadData(f"checkpoint {file}: cannot be read as weights ({str(error).splitlines()[0]}); fetch it again") from None
+    if isinstance(state, Mapping) and isinstance(state.get("args"), argparse.Namespace):
+        state = state.get("model")
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise BadData(f"checkpoint {file}: expected a state_dict (names to tensors); save model.state_dict()")
     return dict(state)
@@ -62,7 +70,8 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], file: Path) -
     if missing:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         raise CheckpointMismatch(
-            f"checkpoint {file}: {matched} of {len(expected)} tensors match {type(module).__name__}; not there, or of another shape: {shown}"
+            f"checkpoint {file}: {matched} of {len(expected)} tensors match {type(module).__name__}; "
+            f"not there, or of another shape: {shown}"
         )
     module.load_state_dict({name: tensors[name] for name in expected})
     unused = tuple(sorted(set(tensors) - set(expected)))

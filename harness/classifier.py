@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from harness.adapter import Adapter, Batch
 from harness.data import Example
+from harness.errors import UserError
 from harness.recipe import Recipe
 
 
@@ -20,6 +21,8 @@ class Classifier(nn.Module):
 
     def __init__(self, adapter: Adapter, classes: int, recipe: Recipe, windows: int = 1) -> None:
         super().__init__()
+        if recipe.tune == "lora":
+            add_lora(adapter, recipe)
         self.adapter, self.windows = adapter, windows
         width = windows * adapter.embedding_dim
         pooler = [nn.Linear(width, width), nn.Tanh()] if recipe.head == "tanh" else []
@@ -38,3 +41,17 @@ class Classifier(nn.Module):
         embeddings = self.embed(batch)
         with torch.autocast(embeddings.device.type, enabled=False):  # a bf16 head would round probabilities to 3 digits
             return self.head(embeddings)
+
+
+def add_lora(adapter: Adapter, recipe: Recipe) -> None:
+    """Freeze the adapter and add trainable low-rank matrices to the layers in its ``lora_targets``, in place.
+
+    Raises:
+        UserError: the adapter names no such layers.
+    """
+    if not adapter.lora_targets:
+        raise UserError(f"tune 'lora': {adapter.name} names no layers to adapt; use --tune full or probe")
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, target_modules=list(adapter.lora_targets))
+    inject_adapter_in_model(config, adapter)

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from harness.errors import HarnessError, UserError
 
+if TYPE_CHECKING:
+    from harness.card import ModelCard
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 list_app = typer.Typer(no_args_is_help=True, help="Show the models or tasks there are.")
 data_app = typer.Typer(no_args_is_help=True, help="Get, find and check data sets.")
+weights_app = typer.Typer(no_args_is_help=True, help="Get, find and check the official weights of models.")
+app.add_typer(weights_app, name="weights")
 app.add_typer(list_app, name="list")
 app.add_typer(data_app, name="data")
 
@@ -65,15 +70,28 @@ def root(
 def run(
     model: Annotated[str, typer.Option(help="A model (see `harness list models`), `floors`, or a path to an adapter file.")],
     task: Annotated[str, typer.Option(help="A task, a family of tasks, or your own file: a table, or FASTA.")],
-    more_files: Annotated[list[str] | None, typer.Argument(metavar="[FILE]", help="With --task pos.fa: the FASTA file of the negatives.")] = None,
+    more_files: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE]", help="With --task pos.fa: the FASTA file of the negatives.")
+    ] = None,
     seed: Annotated[list[int] | None, typer.Option(help="Random seed; may be given several times.")] = None,
     split: Annotated[str | None, typer.Option(help="Split rule of the task, e.g. thesis or published.")] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="File or folder with the model's official weights.")] = None,
-    size: Annotated[str, typer.Option(help="Size when trained from scratch: tiny or base.")] = "base",
-    option: Annotated[list[str] | None, typer.Option(help="An option of the model, name=value; may be given several times.")] = None,
-    tune: Annotated[str | None, typer.Option(help="full: all weights; probe: the head only.", rich_help_panel=TRAINING)] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Weights: a file, a folder, or a hub id (owner/name[@revision]).")
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(help="random, random:tiny or random:base: start without pretrained weights.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the model, name=value; may be given several times.")
+    ] = None,
+    tune: Annotated[
+        str | None,
+        typer.Option(help="full: all weights; lora: low-rank additions; probe: the head only.", rich_help_panel=TRAINING),
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="At most so many epochs.", rich_help_panel=TRAINING)] = None,
-    patience: Annotated[int | None, typer.Option(help="Evaluations without a better validation log_loss.", rich_help_panel=TRAINING)] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Evaluations without a better validation log_loss.", rich_help_panel=TRAINING)
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples a batch.", rich_help_panel=TRAINING)] = None,
     accumulation: Annotated[int | None, typer.Option(help="Batches an optimiser step.", rich_help_panel=TRAINING)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate.", rich_help_panel=TRAINING)] = None,
@@ -86,7 +104,9 @@ def run(
     precision: Annotated[str | None, typer.Option(help="auto, float32 or bf16.", rich_help_panel=PLACE)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.", rich_help_panel=PLACE)] = "auto",
     results: Results = Path("results"),
-    no_sample: Annotated[bool, typer.Option("--no-sample", help="Fail rather than use the simulated sample of a data set that is not here.")] = False,
+    no_sample: Annotated[
+        bool, typer.Option("--no-sample", help="Fail rather than use the simulated sample of a data set that is not here.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Run again even if this very run is already recorded.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -115,7 +135,7 @@ def run(
         seeds=seed or [0],
         split=split,
         checkpoint=checkpoint,
-        size=size,
+        init=init,
         options=_pairs(option or []),
         settings=settings,
         device=device,
@@ -217,6 +237,44 @@ def data_verify(name: DataName = "all") -> None:
     states = {path: verify(source) for path, source in sources.items()}
     Screen().table(["file", "state"], [[path, state] for path, state in states.items()])
     raise typer.Exit(0 if set(states.values()) == {"ok"} else 1)
+
+
+@weights_app.command("get")
+def weights_get(model: str) -> None:
+    """Download a model's official weights at the pinned revision, with resume and checksum."""
+    from harness.weights import fetch
+
+    for name, card in _cards(model).items():
+        print(fetch(name, card))
+
+
+@weights_app.command("path")
+def weights_path(model: str) -> None:
+    """Print the folder of a model's official weights; fails where they are not here."""
+    from harness.weights import official
+
+    for name, card in _cards(model).items():
+        print(official(name, card))
+
+
+@weights_app.command("verify")
+def weights_verify(model: str) -> None:
+    """Compare a model's files with their checksums; exit 1 if any is not intact."""
+    from harness.screen import Screen
+    from harness.weights import official, verify
+
+    states = {}
+    for name, card in _cards(model).items():
+        official(name, card)
+        states |= {str(path): state for path, state in verify(card).items()}
+    Screen().table(["file", "state"], [[path, state] for path, state in states.items()])
+    raise typer.Exit(0 if set(states.values()) == {"ok"} else 1)
+
+
+def _cards(model: str) -> dict[str, ModelCard]:
+    from harness.registry import model_cards, model_names
+
+    return {name: model_cards()[name] for name in model_names(model)}
 
 
 @app.command()

@@ -7,6 +7,7 @@ Nothing here imports torch.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,11 +49,15 @@ class Window:
 
     def __post_init__(self) -> None:
         if not self.sequence or self.sequence.strip(ALPHABET):
-            raise BadData(f"window {self.sequence[:20]!r}: expected one or more of the letters {ALPHABET}; normalise() makes them")
+            raise BadData(
+                f"window {self.sequence[:20]!r}: expected one or more of the letters {ALPHABET}; normalise() makes them"
+            )
         if self.alignment is not None:
             rows = self.alignment
             if rows.dtype != "uint8" or rows.ndim != 2 or rows[0].tobytes() != self.sequence.encode():
-                raise BadData(f"alignment {rows.dtype} {rows.shape}: expected uint8 (rows, {len(self.sequence)}) with the window as row 0")
+                raise BadData(
+                    f"alignment {rows.dtype} {rows.shape}: expected uint8 (rows, {len(self.sequence)}) with the window as row 0"
+                )
 
     def __len__(self) -> int:
         return len(self.sequence)
@@ -103,7 +108,7 @@ def letter_table(codes: dict[str, int], default: int) -> np.ndarray:
     return table
 
 
-def letters(windows: list[Window], fill: str = "N") -> np.ndarray:
+def letters(windows: Sequence[Window], fill: str = "N") -> np.ndarray:
     """The windows' letters as one uint8 array (windows, longest length) of ASCII codes, right-padded with ``fill``."""
     import numpy as np
 

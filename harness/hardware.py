@@ -14,7 +14,18 @@ import torch
 from harness.errors import UserError
 
 # Packages whose versions a record keeps, because each can change a number.
-VERSIONED = ("torch", "transformers", "accelerate", "numpy", "numba", "pandas", "scikit-learn", "biopython", "mamba-ssm", "causal-conv1d")
+VERSIONED = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "numpy",
+    "numba",
+    "pandas",
+    "scikit-learn",
+    "biopython",
+    "mamba-ssm",
+    "causal-conv1d",
+)
 
 
 def pick_device(name: str) -> torch.device:
@@ -85,7 +96,11 @@ def doctor() -> list[tuple[str, bool, str]]:
     cuda = torch.cuda.is_available()
     device = pick_device("auto")
     rows = [
-        ("device", True, f"{device} ({describe_device(device)}), {os.cpu_count()} CPU cores, {torch.get_num_threads()} torch threads"),
+        (
+            "device",
+            True,
+            f"{device} ({describe_device(device)}), {os.cpu_count()} CPU cores, {torch.get_num_threads()} torch threads",
+        ),
         ("GPU", cuda, "used by default" if cuda else "none found; see envs/README.md for the CUDA environment"),
         (
             "native bf16",

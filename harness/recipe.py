@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.errors import UserError
 
-TUNES = ("full", "probe")
+TUNES = ("full", "lora", "probe")
 SCHEDULES = ("cosine", "linear", "constant")
 HEADS = ("linear", "tanh")
 PRECISIONS = ("auto", "float32", "bf16")
@@ -18,7 +18,8 @@ PRECISIONS = ("auto", "float32", "bf16")
 class Recipe:
     """How a model is fitted to a task.
 
-    ``tune``: ``full`` trains every weight with AdamW; ``probe`` embeds each window once and fits a logistic regression.
+    ``tune``: ``full`` trains every weight with AdamW, ``lora`` low-rank additions to the layers that the adapter names
+    (Hu et al. 2021), ``probe`` none: it embeds each window once and fits a logistic regression.
     ``warmup`` is a share of all steps; ``patience`` counts evaluations (one an epoch) without a better validation
     log_loss; ``accumulation`` is in batches; ``clip`` is the largest gradient norm. ``head``: ``linear`` is dropout and
     a linear layer, ``tanh`` puts a pooler (linear, tanh) before them.
@@ -40,13 +41,15 @@ class Recipe:
     clip: float = 1.0
     head: str = "linear"
     dropout: float = 0.1
+    lora_rank: int = 8
+    lora_alpha: int = 16
     precision: str = "auto"
 
     def __post_init__(self) -> None:
         for name, allowed in (("tune", TUNES), ("schedule", SCHEDULES), ("head", HEADS), ("precision", PRECISIONS)):
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
-        for name in ("epochs", "patience", "batch_size", "accumulation"):
+        for name in ("epochs", "patience", "batch_size", "accumulation", "lora_rank", "lora_alpha"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
         for name in ("learning_rate", "clip"):

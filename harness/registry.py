@@ -126,7 +126,10 @@ def adapter_class(name: str) -> type[Adapter]:
     found = [
         item
         for item in vars(module).values()
-        if isinstance(item, type) and issubclass(item, Adapter) and not inspect.isabstract(item) and item.__module__ == module.__name__
+        if isinstance(item, type)
+        and issubclass(item, Adapter)
+        and not inspect.isabstract(item)
+        and item.__module__ == module.__name__
     ]
     if len(found) != 1:
         raise UserError(f"{name}: expected one Adapter in the file, found {len(found)}")
@@ -138,7 +141,8 @@ def _module_from(path: Path) -> ModuleType:
         raise UnknownName(f"model {str(path)!r}: no such file")
     name = f"harness_model_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # pickling an adapter needs its module by name
     spec.loader.exec_module(module)

@@ -17,11 +17,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
-from harness import hardware, registry, results, sources
+from harness import hardware, registry, results, sources, weights
 from harness.adapter import Adapter
+from harness.cache import EmbeddingCache
 from harness.classifier import Classifier
 from harness.data import Example
 from harness.errors import DataMissing, HarnessError, UserError
+from harness.kernels import compilation
 from harness.metrics import collapsed, scores
 from harness.recipe import Recipe
 from harness.results import Predictions, RunRecord
@@ -54,8 +56,8 @@ def run_all(
     *,
     seeds: Sequence[int] = (0,),
     split: str | None = None,
-    checkpoint: Path | None = None,
-    size: str = "base",
+    checkpoint: str | None = None,
+    init: str | None = None,
     options: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None,
     device: str = "auto",
@@ -73,18 +75,23 @@ def run_all(
         UserError: a mistake in what was asked for.
     """
     results.check_writable(results_dir)
+    size = _random_size(init, checkpoint)
     found = [_available(task, split, allow_sample) for task in _named(task)]
     requests = []
     for name in registry.model_names(model):
         adapter = registry.adapter_class(name)
         recipe = adapter.recipe.override(**(settings or {}))
         typed = _typed_options(adapter, options or {})
+        files = _weights(adapter, checkpoint, init)
         requests += [
-            Request(name, item, split or item.split_rules[0], seed, recipe, checkpoint, size, typed) for item in found for seed in seeds
+            Request(name, item, split or item.split_rules[0], seed, recipe, files, size, typed)
+            for item in found
+            for seed in seeds
         ]
     accelerator = _accelerator(hardware.pick_device(device))
     if not accelerator.is_main_process:
         screen.quiet = True
+    compilation.on_compile = screen.say
     records: list[RunRecord] = []
     for item in found:
         splits = item.load(split or item.split_rules[0])
@@ -114,11 +121,14 @@ def run(request: Request, splits: Splits, accelerator: Accelerator, results_dir:
             return earlier
         classifier = Classifier(adapter, len(request.task.classes), request.recipe, len(splits.train[0].windows)).to(device)
         record["model"]["parameters"] = {
-            "trainable": sum(weights.numel() for weights in _fitted_module(classifier, request.recipe).parameters() if weights.requires_grad),
-            "total": sum(weights.numel() for weights in classifier.parameters()),
+            "trainable": sum(
+                item.numel() for item in _fitted_module(classifier, request.recipe).parameters() if item.requires_grad
+            ),
+            "total": sum(item.numel() for item in classifier.parameters()),
         }
         screen.say(_describe_run(request, record))
-        timing = record["timing"] = {"seconds": {"load": time.perf_counter() - begun}}
+        timing: dict[str, Any] = {"seconds": {"load": time.perf_counter() - begun}}
+        record["timing"] = timing
         predictions = None
         try:
             predictions = _fit_and_score(request, splits, classifier, accelerator, precision, record, screen)
@@ -148,10 +158,11 @@ def _fit_and_score(
 ) -> Predictions:
     """Train, predict the test split, and fill in what came out."""
     recipe, seconds = request.recipe, record["timing"]["seconds"]
-    begun = time.perf_counter()
+    begun, compiled = time.perf_counter(), compilation.seconds
     with screen.training(f"{record['model']['name']} on {request.task.name}"):
         if recipe.tune == "probe":
-            fitted = probe(classifier, splits.train, splits.validation, recipe, accelerator, precision=precision)
+            cache = _embedding_cache(request, record) if any(classifier.adapter.parameters()) else None
+            fitted = probe(classifier, splits.train, splits.validation, recipe, accelerator, precision=precision, cache=cache)
         else:
             fitted = fit(
                 classifier,
@@ -167,6 +178,7 @@ def _fit_and_score(
     begun = time.perf_counter()
     probabilities = predict(classifier, splits.test, accelerator, precision=precision)
     seconds["evaluate"] = time.perf_counter() - begun
+    seconds["compile"] = compilation.seconds - compiled  # part of train
     labels = np.array([example.label for example in splits.test])
     record["timing"]["examples_per_second"] = fitted.examples_per_second
     record |= {
@@ -213,7 +225,9 @@ def _typed_options(adapter: type[Adapter], options: Mapping[str, str]) -> dict[s
         UserError: a value that is not of the option's type.
     """
     hints = typing.get_type_hints(adapter.from_checkpoint)
-    known = [name for name, item in inspect.signature(adapter.from_checkpoint).parameters.items() if item.kind is item.KEYWORD_ONLY]
+    known = [
+        name for name, item in inspect.signature(adapter.from_checkpoint).parameters.items() if item.kind is item.KEYWORD_ONLY
+    ]
     known.remove("size")
     typed = {}
     for name, text in options.items():
@@ -224,6 +238,29 @@ def _typed_options(adapter: type[Adapter], options: Mapping[str, str]) -> dict[s
         except ValueError:
             raise UserError(f"option {name}={text!r}: expected a {hints[name].__name__}") from None
     return typed
+
+
+def _weights(adapter: type[Adapter], checkpoint: str | None, init: str | None) -> Path | None:
+    """Where the weights lie: as asked for, else the official ones of a pretrained model; None for random initialisation."""
+    if checkpoint is not None:
+        return weights.resolve(adapter.name, adapter.card, checkpoint)
+    if init is None and (adapter.card.checkpoint or adapter.card.get):
+        return weights.official(adapter.name, adapter.card)
+    return None
+
+
+def _random_size(init: str | None, checkpoint: str | None) -> str:
+    """The size that ``--init random:SIZE`` asks for.
+
+    Raises:
+        UserError: another kind of initialisation, or a checkpoint as well.
+    """
+    kind, _, size = (init or "random").partition(":")
+    if kind != "random":
+        raise UserError(f"init {init!r}: expected random, random:tiny or random:base")
+    if init is not None and checkpoint is not None:
+        raise UserError(f"init {init!r} and checkpoint {checkpoint!r}: choose one of them")
+    return size or "base"
 
 
 def _accelerator(device: torch.device) -> Accelerator:
@@ -239,11 +276,13 @@ def _check(adapter: Adapter, request: Request, splits: Splits) -> None:
     Raises:
         UserError: a window longer than the model takes, or fine-tuning a model without weights.
     """
-    longest = max(len(window) for part in (splits.train, splits.validation, splits.test) for example in part for window in example.windows)
+    longest = max(
+        len(window) for part in (splits.train, splits.validation, splits.test) for example in part for window in example.windows
+    )
     if adapter.max_length is not None and longest > adapter.max_length:
-        raise UserError(f"{request.task.name}: windows of {longest} nt, but {adapter.name} takes at most {adapter.max_length}; nothing was cut")
-    if request.recipe.tune == "full" and not any(weights.requires_grad for weights in adapter.parameters()):
-        raise UserError(f"tune 'full': {adapter.name} has no weights to fine-tune; leave --tune out")
+        raise UserError(f"{request.task.name}: windows of {longest} nt, but {adapter.name} takes at most {adapter.max_length}")
+    if request.recipe.tune != "probe" and not any(item.requires_grad for item in adapter.parameters()):
+        raise UserError(f"tune {request.recipe.tune!r}: {adapter.name} has no weights to fine-tune; leave --tune out")
 
 
 def _blank_record(
@@ -290,7 +329,11 @@ def _blank_record(
             "size": request.size,
             "options": request.options,
             "audit": audit and asdict(audit),
-            "notes": [ONE_ROW] if adapter.card.reads == "alignment" and sequence_only else [],
+            "notes": [
+                *(audit.warnings if audit else ()),
+                *([ONE_ROW] if adapter.card.reads == "alignment" and sequence_only else []),
+            ],
+            "unknown_tokens": _unknown_share(adapter, splits.train),
         },
         "recipe": recipe,
         "seed": request.seed,
@@ -304,6 +347,25 @@ def _blank_record(
             "processes": processes,
         },
     }
+
+
+def _unknown_share(adapter: Adapter, examples: Sequence[Example]) -> float | None:
+    """Share of the tokens of the training split that the model never saw; None for models without tokens."""
+    unknown = total = 0
+    for start in range(0, len(examples), 1024):
+        batch = adapter.collate([window for example in examples[start : start + 1024] for window in example.windows])
+        found, among = adapter.unknown_tokens(batch)
+        unknown, total = unknown + found, total + among
+    return unknown / total if total else None
+
+
+def _embedding_cache(request: Request, record: Mapping[str, Any]) -> EmbeddingCache:
+    """Where this model's embeddings are kept: whatever else than the windows determines them is in the key."""
+    model, environment = record["model"], record["environment"]
+    weights = model["checkpoint"] or f"seed {request.seed}"
+    origin = {name: model[name] for name in ("name", "size", "options")}
+    hardware = {name: environment[name] for name in ("device", "precision")}
+    return EmbeddingCache(results.digest([origin, hardware, weights, record["code"]]))
 
 
 def _class_counts(examples: Sequence[Example], classes: Sequence[str]) -> dict[str, int]:
@@ -333,10 +395,17 @@ def _describe(task: Task, split: str, splits: Splits) -> str:
 
 def _describe_run(request: Request, record: Mapping[str, Any]) -> str:
     model, environment, audit = record["model"], record["environment"], record["model"]["audit"]
-    weights = "random initialisation" if audit is None else f"{audit['matched']} of {audit['expected']} tensors from {audit['source']}"
+    origin = (
+        "random initialisation" if audit is None else f"{audit['matched']} of {audit['expected']} tensors from {audit['source']}"
+    )
     lines = [
-        f"{model['name']}, seed {request.seed}: {weights}, {model['parameters']['trainable']:,} trainable parameters, "
+        f"{model['name']}, seed {request.seed}: {origin}, {model['parameters']['trainable']:,} trainable parameters, "
         f"{environment['precision']} on {environment['device_name']}, {environment['threads']} threads",
+        *(
+            [f"{model['unknown_tokens']:.2%} of the training split's tokens are unknown to the model"]
+            if model["unknown_tokens"]
+            else []
+        ),
         *model["notes"],
     ]
     return "\n  ".join(lines)

@@ -43,7 +43,13 @@ class Screen:
         from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bar
 
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[news]}"), TimeElapsedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[news]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
         with Bar(*columns, console=self.err, transient=True) as self._bar:
             self._bar.add_task(title, total=None, news="")
             try:
@@ -87,7 +93,7 @@ class Screen:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(*map(Text, columns), box=None, pad_edge=False, header_style="bold")
+        table = Table(*columns, box=None, pad_edge=False, header_style="bold")
         for row in rows:
             table.add_row(*map(Text, row))  # Text, because plain strings are read as markup
         self.out.print(table)

@@ -40,8 +40,17 @@ def data_home() -> Path:
     """The folder that holds every downloaded file; it need not exist."""
     if folder := os.environ.get("HARNESS_DATA"):
         return Path(folder).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "gfm-harness" / "data"
+    return cache_home() / "data"
+
+
+def cache_home() -> Path:
+    """The folder below which everything lies that can be fetched or computed again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gfm-harness"
+
+
+def offline() -> bool:
+    """Whether HARNESS_OFFLINE forbids the network."""
+    return os.environ.get("HARNESS_OFFLINE", "0") not in ("", "0")
 
 
 def locate(source: Source) -> Path:
@@ -104,7 +113,7 @@ def fetch(source: Source, progress: Progress | None = None) -> Path:
     path = locate(source)
     if verify(source) == "ok":
         return path
-    if os.environ.get("HARNESS_OFFLINE", "0") not in ("", "0"):
+    if offline():
         raise DownloadFailed(f"HARNESS_OFFLINE is set and {path} is missing or damaged; copy the file there from {source.url}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from harness.cache import EmbeddingCache
 from harness.classifier import Classifier
 from harness.data import Example
 from harness.errors import RunFailed
@@ -80,7 +81,9 @@ def fit(
         if recipe.batch_size == 1:
             raise RunFailed("out of memory with a batch of one window: use a smaller model, or a device with more memory")
         halved = recipe.batch_size // 2
-        events.append(f"out of memory: batch {recipe.batch_size} → {halved}, accumulation {recipe.accumulation} → {recipe.accumulation * 2}")
+        events.append(
+            f"out of memory: batch {recipe.batch_size} → {halved}, accumulation {recipe.accumulation} → {recipe.accumulation * 2}"
+        )
         report(events[-1])
         recipe = replace(recipe, batch_size=halved, accumulation=recipe.accumulation * 2)
         classifier.load_state_dict(initial)
@@ -101,7 +104,12 @@ def _fit(
     torch.manual_seed(seed)
     order = np.random.default_rng(seed)
     model = accelerator.prepare_model(classifier)
-    optimizer = torch.optim.AdamW(_parameter_groups(classifier, recipe.weight_decay), lr=recipe.learning_rate, betas=recipe.betas, fused=accelerator.device.type != "mps")
+    optimizer = torch.optim.AdamW(
+        _parameter_groups(classifier, recipe.weight_decay),
+        lr=recipe.learning_rate,
+        betas=recipe.betas,
+        fused=accelerator.device.type != "mps",
+    )
     steps_per_epoch = math.ceil(len(train) / (recipe.batch_size * recipe.accumulation))
     steps = steps_per_epoch * recipe.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, steps, recipe))
@@ -137,7 +145,8 @@ def _fit(
                 mean_loss = total.item() / step
                 if not math.isfinite(mean_loss):
                     raise RunFailed(
-                        f"training loss is {mean_loss} at step {step} of epoch {epoch}: lower --learning-rate ({recipe.learning_rate:g}) or use --precision float32"
+                        f"training loss is {mean_loss} at step {step} of epoch {epoch}: "
+                        f"lower --learning-rate ({recipe.learning_rate:g}) or use --precision float32"
                     )
                 report(Progress(epoch, (epoch - 1) * steps_per_epoch + step, steps, mean_loss, validation_loss))
         seconds = time.perf_counter() - begun
@@ -152,7 +161,7 @@ def _fit(
                 "train_loss": total.item() / steps_per_epoch,
                 "validation_log_loss": validation_loss,
                 "validation_accuracy": accuracy,
-                "learning_rate": schedule.get_last_lr()[0],
+                "learning_rate": float(schedule.get_last_lr()[0]),
                 "seconds": seconds,
             }
         )
@@ -175,6 +184,7 @@ def probe(
     accelerator: Accelerator,
     *,
     precision: str = "float32",
+    cache: EmbeddingCache | None = None,
 ) -> Fit:
     """Embed each window once and fit the head as a logistic regression; its strength is chosen on validation log_loss.
 
@@ -183,10 +193,16 @@ def probe(
     from scipy import sparse
     from sklearn.linear_model import LogisticRegression
 
+    def embedded(examples: Sequence[Example]) -> np.ndarray:
+        def compute() -> np.ndarray:
+            return embed(classifier, examples, accelerator, precision=precision, batch_size=recipe.batch_size)
+
+        return compute() if cache is None else cache.get(examples, compute)
+
     begun = time.perf_counter()
-    features = embed(classifier, train, accelerator, precision=precision, batch_size=recipe.batch_size)
+    features = embedded(train)
     seconds = time.perf_counter() - begun
-    held_out = embed(classifier, validation, accelerator, precision=precision, batch_size=recipe.batch_size)
+    held_out = embedded(validation)
     labels, held_out_labels = (np.array([example.label for example in split]) for split in (train, validation))
     mean, scale = np.zeros(features.shape[1]), np.ones(features.shape[1])
     if (features == 0).mean() > 0.5:
@@ -220,14 +236,24 @@ def probe(
 
 
 def predict(
-    classifier: Classifier, examples: Sequence[Example], accelerator: Accelerator, *, precision: str = "float32", batch_size: int = PREDICT_BATCH
+    classifier: Classifier,
+    examples: Sequence[Example],
+    accelerator: Accelerator,
+    *,
+    precision: str = "float32",
+    batch_size: int = PREDICT_BATCH,
 ) -> np.ndarray:
     """Class probabilities (examples, classes) as float64, in the order of ``examples``; rows sum to 1."""
     return _softmax(_apply(classifier, classifier.forward, examples, accelerator, precision, batch_size))
 
 
 def embed(
-    classifier: Classifier, examples: Sequence[Example], accelerator: Accelerator, *, precision: str = "float32", batch_size: int = PREDICT_BATCH
+    classifier: Classifier,
+    examples: Sequence[Example],
+    accelerator: Accelerator,
+    *,
+    precision: str = "float32",
+    batch_size: int = PREDICT_BATCH,
 ) -> np.ndarray:
     """Embeddings (examples, windows × D) as float32, in the order of ``examples``."""
     return _apply(classifier, classifier.embed, examples, accelerator, precision, batch_size)
@@ -268,7 +294,9 @@ def _apply(
     return np.stack([row for _, row in sorted(rows, key=lambda item: item[0])])
 
 
-def _steps(train: Sequence[Example], recipe: Recipe, order: np.random.Generator, accelerator: Accelerator) -> Iterator[list[list[Example]]]:
+def _steps(
+    train: Sequence[Example], recipe: Recipe, order: np.random.Generator, accelerator: Accelerator
+) -> Iterator[list[list[Example]]]:
     """One epoch: for each optimiser step, this process' share of its examples, as micro-batches."""
     world = accelerator.num_processes
     indices = order.permutation(len(train))

@@ -18,11 +18,11 @@ RANK = {
     name: rank
     for rank, names in enumerate(
         (
-            ("errors",),
+            ("errors", "kernels"),
             ("data",),
             ("card", "recipe", "task"),
             ("adapter", "sources", "readers"),
-            ("checkpoint", "classifier", "hardware", "metrics"),
+            ("cache", "checkpoint", "classifier", "hardware", "metrics", "weights"),
             ("registry", "results", "train"),
             ("tables", "screen"),
             ("run",),

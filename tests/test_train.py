@@ -90,7 +90,10 @@ class TestFit:
         monkeypatch.setattr(classifier, "forward", small_machine)
         said = []
         fitted = train.fit(classifier, examples, examples, recipe, ACCELERATOR, report=said.append)
-        assert fitted.events == ["out of memory: batch 16 → 8, accumulation 1 → 2", "out of memory: batch 8 → 4, accumulation 2 → 4"]
+        assert fitted.events == [
+            "out of memory: batch 16 → 8, accumulation 1 → 2",
+            "out of memory: batch 8 → 4, accumulation 2 → 4",
+        ]
         assert fitted.events[0] in said
         assert (fitted.recipe.batch_size, fitted.recipe.accumulation) == (4, 4)
 
@@ -120,7 +123,9 @@ class TestFit:
         for precision in ("float32", "bf16"):
             classifier = build("cnn", self.recipe)
             train.fit(classifier, parts[0], parts[1], self.recipe, ACCELERATOR, precision=precision)
-            scores[precision] = train._log_loss(train.predict(classifier, parts[2], ACCELERATOR, precision=precision), labels(parts[2]))
+            scores[precision] = train._log_loss(
+                train.predict(classifier, parts[2], ACCELERATOR, precision=precision), labels(parts[2])
+            )
         assert scores["bf16"] == pytest.approx(scores["float32"], abs=0.15)
 
     def test_two_windows_an_example(self):
@@ -156,7 +161,9 @@ class TestProbe:
             features, other = (features - mean) / scale, (other - mean) / scale
         reference = LogisticRegression(C=chosen["strength"], max_iter=2000).fit(features, labels(examples))
         np.testing.assert_allclose(
-            train.predict(classifier, held_out, ACCELERATOR), reference.predict_proba(other), atol=2e-3 if name == "msamamba" else 1e-4
+            train.predict(classifier, held_out, ACCELERATOR),
+            reference.predict_proba(other),
+            atol=2e-3 if name == "msamamba" else 1e-4,
         )
 
     def test_three_classes(self):
@@ -181,7 +188,9 @@ class TestBatches:
         examples = motif_examples(101, (20, 90))
         recipe = Recipe(batch_size=8, accumulation=2)
         steps = list(train._steps(examples, recipe, np.random.default_rng(0), ACCELERATOR))
-        assert sorted(example.id for step in steps for batch in step for example in batch) == sorted(example.id for example in examples)
+        assert sorted(example.id for step in steps for batch in step for example in batch) == sorted(
+            example.id for example in examples
+        )
         assert len(steps) == math.ceil(101 / 16)
         assert all(len(batch) <= 8 for step in steps for batch in step)
 
@@ -190,7 +199,9 @@ class TestBatches:
         recipe = Recipe(batch_size=8)
 
         def padding(steps):
-            return sum(max(map(train._length, batch)) * len(batch) - sum(map(train._length, batch)) for step in steps for batch in step)
+            return sum(
+                max(map(train._length, batch)) * len(batch) - sum(map(train._length, batch)) for step in steps for batch in step
+            )
 
         shuffled = np.random.default_rng(0).permutation(400)
         naive = [[[examples[index] for index in shuffled[start : start + 8]]] for start in range(0, 400, 8)]
@@ -230,7 +241,14 @@ class TestSchedule:
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("learning_rate", 0.0), ("learning_rate", math.nan), ("epochs", 0), ("warmup", 1.0), ("tune", "lora!"), ("precision", "fp8")],
+    [
+        ("learning_rate", 0.0),
+        ("learning_rate", math.nan),
+        ("epochs", 0),
+        ("warmup", 1.0),
+        ("tune", "lora!"),
+        ("precision", "fp8"),
+    ],
 )
 def test_settings_out_of_range_are_refused_by_name(setting, value):
     with pytest.raises(UserError, match=setting.replace("_", "[-_]")):

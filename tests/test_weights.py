@@ -1,0 +1,173 @@
+"""Official weights: fetched from a hub on this machine, verified, found again, and used; LoRA and cached probes on top."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from conftest import motif_examples
+from test_cli import harness, refused  # noqa: F401 (a fixture)
+from torch import nn
+
+from harness import registry, train, weights
+from harness.cache import EmbeddingCache
+from harness.classifier import Classifier
+from harness.errors import UserError
+from harness.recipe import Recipe
+
+PRETRAINED = [name for name, card in registry.model_cards().items() if card.checkpoint]
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub's protocol as a download needs: /owner/name/resolve/revision/file, with its headers."""
+
+    content = b"weights" * 1000
+    broken: set[str] = set()
+    asked: list[str] = []
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, body):
+        Hub.asked.append(self.path)
+        if "/resolve/" not in self.path or self.path.rsplit("/", 1)[-1] in Hub.broken:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
+        self.send_response(206 if start else 200)
+        self.send_header("ETag", f'"{hashlib.sha256(self.content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("Content-Length", str(len(self.content) - start))
+        self.end_headers()
+        if body:
+            self.wfile.write(self.content[start:])
+
+    def log_message(self, format, *args):
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path):
+    Hub.broken, Hub.asked = set(), []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield {
+        "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(tmp_path / "hf"),
+        "HARNESS_WEIGHTS": str(tmp_path / "weights"),
+    }
+    server.shutdown()
+
+
+def test_get_path_verify(harness, hub, tmp_path):  # noqa: F811
+    name = "dnabert1"
+    card = registry.model_cards()[name]
+    refused(harness("weights", "path", name, **hub), "harness weights get dnabert1", "--init random")
+    done = harness("weights", "get", name, **hub)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "weights" / card.checkpoint.replace("/", "--") / (card.revision or "main")
+    assert done.stdout.strip() == str(folder)
+    assert all((folder / file).read_bytes() == Hub.content for file in card.files)
+    resolved = [path for path in Hub.asked if "/resolve/" in path]
+    assert all(f"/{card.checkpoint}/resolve/{card.revision or 'main'}/" in path for path in resolved)
+    assert harness("weights", "verify", name, **hub).returncode == 0
+    assert harness("weights", "path", name, **hub, HARNESS_OFFLINE="1").stdout.strip() == str(folder)
+    (folder / card.files[-1]).write_bytes(b"changed")
+    verified = harness("weights", "verify", name, **hub)
+    assert verified.returncode == 1
+    assert "wrong checksum" in verified.stdout
+
+
+def test_a_published_checksum_that_does_not_match(harness, hub, tmp_path):  # noqa: F811
+    known = [name for name in PRETRAINED if registry.model_cards()[name].sha256]
+    if not known:
+        pytest.skip("no card states a checksum")
+    done = harness("weights", "get", known[0], **hub)
+    assert done.returncode == 2
+    assert "not the published" in done.stderr
+    assert list((tmp_path / "weights").rglob("*.bad"))
+    refused(harness("weights", "path", known[0], **hub), "harness weights get")
+
+
+def test_offline_and_missing_files_say_what_to_do(harness, hub):  # noqa: F811
+    done = harness("weights", "get", "dnabert1", **hub, HARNESS_OFFLINE="1")
+    assert done.returncode == 1
+    assert "HARNESS_OFFLINE" in done.stderr
+    assert "by hand" in done.stderr
+    Hub.broken = set(registry.model_cards()["dnabert1"].files)
+    done = harness("weights", "get", "dnabert1", **hub)
+    assert done.returncode == 1
+    assert "cannot be fetched" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_pretrained_model_never_trains_from_scratch_unasked(harness, tmp_path):  # noqa: F811
+    done = harness("run", "--model", "dnabert1", "--task", "QKI", HARNESS_WEIGHTS=str(tmp_path / "none"))
+    refused(done, "harness weights get dnabert1", "--init random")
+    assert not (tmp_path / "results").exists()
+
+
+def test_what_checkpoint_names(tmp_path):
+    card = registry.model_cards()["dnabert1"]
+    assert weights.resolve("dnabert1", card, str(tmp_path)) == tmp_path
+    with pytest.raises(UserError, match="no such file or folder"):
+        weights.resolve("dnabert1", card, "not/a/hub/id")
+
+
+@pytest.mark.parametrize("name", [name for name in registry.model_files() if registry.adapter_class(name).lora_targets])
+def test_lora_trains_its_matrices_and_the_head_alone(name):
+    recipe = Recipe(tune="lora", epochs=1, batch_size=8, learning_rate=1e-2)
+    torch.manual_seed(0)
+    classifier = Classifier(registry.adapter_class(name).from_checkpoint(None, size="tiny"), 2, recipe)
+    trained = {item for item, parameter in classifier.named_parameters() if parameter.requires_grad}
+    added = {item for item in trained if item.startswith("adapter.")}
+    assert added
+    assert all("lora_" in item for item in added)
+    before = {item: parameter.clone() for item, parameter in classifier.named_parameters()}
+    examples = motif_examples(16)
+    train.fit(classifier, examples, examples, recipe, Accelerator(cpu=True))
+    moved = {item for item, parameter in classifier.named_parameters() if not torch.equal(parameter, before[item])}
+    assert moved <= trained
+    assert any("lora_B" in item for item in moved)
+
+
+def test_lora_without_layers_is_refused():
+    with pytest.raises(UserError, match="names no layers"):
+        Classifier(registry.adapter_class("cnn").from_checkpoint(), 2, Recipe(tune="lora"))
+
+
+def test_embeddings_are_computed_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    examples, calls = motif_examples(10), []
+
+    def compute():
+        calls.append(1)
+        return np.arange(20.0).reshape(10, 2)
+
+    for key, part in (("a", examples), ("a", examples), ("b", examples), ("a", examples[::-1])):
+        assert np.array_equal(EmbeddingCache(key).get(part, compute), compute())
+    assert len(calls) == 3 + 4  # once for each key and order, and four times to compare with
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_no_adapter_hides_a_linear_layer_from_lora():
+    """Layers whose weight is used without calling them would silently stay as they are."""
+    for name in registry.model_files():
+        cls = registry.adapter_class(name)
+        adapter = cls.from_checkpoint(None, size="tiny") if cls.lora_targets else None
+        for target in cls.lora_targets:
+            found = [module for path, module in adapter.named_modules() if path == target or path.endswith(f".{target}")]
+            assert found, f"{name}: lora_targets names {target}, which is no layer"
+            assert all(isinstance(module, nn.Linear) for module in found)
