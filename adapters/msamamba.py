@@ -1,4 +1,4 @@
-"""MSAMamba (Thoutam & Ellsworth 2024, OpenReview PogdVDgGFT): selective scans along each row of an alignment, attention down its columns."""
+"""MSAMamba (Thoutam & Ellsworth 2024, OpenReview PogdVDgGFT): selective scans along alignment rows, attention down columns."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from ._mamba import Mamba
 GAP, MASK = 0, 5
 TOKENS = letter_table({"-": GAP, "A": 1, "C": 2, "G": 3, "T": 4, "?": MASK}, default=GAP)
 LAYOUTS = ("column", "raw_reshape")
+POOLINGS = ("mean", "last")
 SIZES = {"tiny": (2, 32), "base": (3, 128)}  # blocks, width
 OFFICIAL = (3, 118)
 MAX_ROWS = 128
@@ -114,7 +115,10 @@ class Block(nn.Module):
 
 
 class MSAMamba(Adapter):
-    """Embedding: the target row (0) at its last position, the only one that a left-to-right scan has told everything.
+    """Embedding: the mean of the target row (0) over its positions, or, as the authors have it, the row's last position.
+
+    ``pooling`` is ``last`` by default for official weights. From scratch it is ``mean``: a motif anywhere in the window
+    then reaches the classifier at once, while ``last`` spends its first epochs at chance, or never leaves it.
 
     A window without an alignment is read as an alignment of one row. In training, ``mask_rows`` of the auxiliary rows
     are left out of every scan, drawn anew for each example and step (the paper's row-sparse training).
@@ -127,35 +131,40 @@ class MSAMamba(Adapter):
         licence="weights: none stated; implementation: Apache-2.0",
         alphabet="ACGT and gap",
         reads="alignment",
-        parameters="0.98 M official, 1.1 M from scratch",
+        parameters="0.98 M official, 1.2 M from scratch",
     )
     recipe = Recipe(
         learning_rate=3e-4,
         betas=(0.9, 0.95),
         batch_size=16,
-        epochs=20,
+        epochs=10,
+        warmup=0.05,
         schedule="cosine",
         head="tanh",
         dropout=0.25,
     )
+    lora_targets = ("mixer.in_proj", "mixer.out_proj", "mlp.0", "mlp.2")
 
-    def __init__(self, blocks: int, width: int, layout: str = "column", mask_rows: float = 0.5) -> None:
+    def __init__(self, blocks: int, width: int, layout: str, pooling: str, mask_rows: float) -> None:
         super().__init__()
-        if layout not in LAYOUTS:
-            raise UserError(f"option layout={layout!r}: choose one of {', '.join(LAYOUTS)}")
+        for option, value, allowed in (("layout", layout, LAYOUTS), ("pooling", pooling, POOLINGS)):
+            if value not in allowed:
+                raise UserError(f"option {option}={value!r}: choose one of {', '.join(allowed)}")
         if not 0 <= mask_rows < 1:
             raise UserError(f"option mask_rows={mask_rows}: must be at least 0 and below 1")
-        self.layout, self.mask_rows, self.embedding_dim = layout, mask_rows, width
+        self.layout, self.pooling, self.mask_rows, self.embedding_dim = layout, pooling, mask_rows, width
         self.embed = nn.Embedding(len("-ACGT?"), width)
         self.layers = nn.ModuleList(Block(width, layout) for _ in range(blocks))
         self.lm_head = nn.Linear(width, len("-ACGT?")).requires_grad_(False)  # used in pretraining only
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: Path | None = None, *, size: str = "base", layout: str = "", mask_rows: float = 0.5) -> Self:
+    def from_checkpoint(
+        cls, checkpoint: Path | None = None, *, size: str = "base", layout: str = "", pooling: str = "", mask_rows: float = 0.5
+    ) -> Self:
         if checkpoint is None:
             if size not in SIZES:
                 raise UserError(f"size {size!r}: msamamba comes as {', '.join(SIZES)}")
-            return cls(*SIZES[size], layout or "column", mask_rows)
+            return cls(*SIZES[size], layout or "column", pooling or "mean", mask_rows)
         file = weight_file(checkpoint)
         tensors = {_our_name(name): tensor for name, tensor in read_tensors(file).items()}
         blocks, width = OFFICIAL
@@ -165,7 +174,7 @@ class MSAMamba(Adapter):
         trained_as = "column" if "layers.0.attention.rows" in tensors else "raw_reshape"
         if layout not in ("", trained_as):
             raise UserError(f"option layout={layout!r}: {file} was trained as {trained_as}; leave the option out")
-        model = cls(blocks, width, trained_as, mask_rows)
+        model = cls(blocks, width, trained_as, pooling or ("last" if trained_as == "raw_reshape" else "mean"), mask_rows)
         model.audit = load_tensors(model, tensors, file)
         return model
 
@@ -181,15 +190,21 @@ class MSAMamba(Adapter):
         return {"tokens": torch.from_numpy(tokens), "lengths": lengths}
 
     def forward(self, batch: Batch) -> Tensor:
-        tokens, last = batch["tokens"], batch["lengths"] - 1
+        tokens, lengths = batch["tokens"], batch["lengths"]
         if self.layout == "column":
-            return self.encode(tokens, at=last)[:, 0, 0]
+            return self._pool(tokens, lengths)
         # Here attention mixes neighbours along the padded length too, so windows of one length go together, unpadded.
         embeddings = torch.empty(len(tokens), self.embedding_dim, device=tokens.device)
-        for end in last.unique().tolist():
-            same = last == end
-            embeddings[same] = self.encode(tokens[same, :, : end + 1])[:, 0, end].to(embeddings.dtype)
+        for length in lengths.unique().tolist():
+            same = lengths == length
+            embeddings[same] = self._pool(tokens[same, :, :length], lengths[same]).to(embeddings.dtype)
         return embeddings
+
+    def _pool(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        if self.pooling == "last":
+            return self.encode(tokens, at=lengths - 1)[:, 0, 0]
+        inside = torch.arange(tokens.shape[-1], device=tokens.device) < lengths[:, None]
+        return (self.encode(tokens)[:, 0] * inside.unsqueeze(-1)).sum(dim=1) / lengths[:, None]
 
     def encode(self, tokens: Tensor, at: Tensor | None = None) -> Tensor:
         """Hidden states (B, S, L, D) of token ids (B, S, L); with ``at`` (B,), only that column, (B, S, 1, D)."""
@@ -197,7 +212,10 @@ class MSAMamba(Adapter):
         scanned_rows = self._draw_rows(x)
         for layer in self.layers[:-1]:
             x = layer(x, scanned_rows)
-        return self.layers[-1](x, scanned_rows, at)
+        if self.layout == "column":  # columns do not mix, so the last block may drop the others after its scan
+            return self.layers[-1](x, scanned_rows, at)
+        x = self.layers[-1](x, scanned_rows)
+        return x if at is None else x[torch.arange(len(x), device=x.device), :, at].unsqueeze(2)
 
     def _draw_rows(self, x: Tensor) -> Tensor | None:
         """The target row and a random share of the auxiliary ones, (B, K); None when every row is scanned."""
