@@ -1,0 +1,32 @@
+"""DNABERT (Ji et al. 2021, Bioinformatics 37:2112): a BERT over overlapping k-mers of the human genome."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from harness.card import ModelCard
+from harness.recipe import Recipe
+
+from ._kmer_bert import KmerBert
+
+
+class DNABERT1(KmerBert):
+    """Embedding: the tanh pooler on [CLS]; ``pooling=cls`` is the bare [CLS], ``mean`` all tokens with [CLS] and [SEP].
+
+    Options: ``pooling``, ``layer`` (default the last), ``long=chunks`` for windows beyond 512 tokens, ``k`` for a model
+    at random (a file's vocabulary says its own).
+    """
+
+    name: ClassVar[str] = "dnabert1"
+    card = ModelCard(
+        summary="BERT over overlapping 6-mers of the human genome",
+        paper="Ji et al. 2021, Bioinformatics 37:2112",
+        licence="code: Apache-2.0; weights: none stated",
+        alphabet="ACGT; a k-mer with N is unknown",
+        parameters="89 M",
+        max_length=515,
+        checkpoint="zhihan1996/DNA_bert_6",
+        files=("config.json", "pytorch_model.bin"),
+    )
+    # The fine-tuning command of the authors' README.
+    recipe = Recipe(learning_rate=2e-4, weight_decay=0.01, warmup=0.1, batch_size=32, epochs=5)
