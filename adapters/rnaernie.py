@@ -1,0 +1,315 @@
+"""RNAErnie (Wang et al. 2024, Nat. Mach. Intell. 6): three different checkpoints under one name, and what tells them apart.
+
+* ``llm-eda``, LLM-EDA/RNAErnie on the hub: trained anew with other tokens; 2,048 positions, no pooler.
+* ``paddle``, the paper's own weights, a PaddlePaddle file: ``PADDLE_COMMAND``, run once beside it where PaddlePaddle is
+  installed, writes the .npz that is read here. Its linear layers are stored (in, out), and all of them are turned around.
+* ``multimolecule``, multimolecule/rnaernie on the hub: the paper's weights converted. Until May 2026 the converter left
+  the square matrices (query, key, value, pooler, the masked-token head's linear layer) as PaddlePaddle stores them,
+  transposed. Their shape does not tell, so :func:`judge_orientation` asks the model.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.card import ModelCard
+from harness.checkpoint import read_tensors
+from harness.data import Window
+from harness.errors import BadData, CheckpointMismatch, UserError
+from harness.recipe import Recipe
+
+from ._rna import BERT_NAMES, RNAModel, Shape, Vocabulary, find_weights, measured, read_config, read_vocabulary, renamed
+
+PADDLE_COMMAND = (
+    "python -c \"import numpy, paddle; w = paddle.load('model_state.pdparams', return_numpy=True); "
+    "numpy.savez('model_state.npz', **{k: v for k, v in w.items() if hasattr(v, 'shape')})\""
+)
+PADDLE_FILES = ("model_state.npz", "model_state.safetensors")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which RNAErnie is published: how its tensors are named, its shape and its vocabulary."""
+
+    prefixes: tuple[str, ...]
+    base: Shape
+    vocabulary: Vocabulary
+    sizes: tuple[int, ...]
+    families: tuple[str, ...]
+    pooler: bool
+
+
+PAPER = Shape(39, layers=12, width=768, heads=12, mlp=3072, positions=513, types=2, activation="relu")
+LAYOUTS = {
+    "llm-eda": Layout(
+        prefixes=("bert.",),
+        base=replace(PAPER, vocabulary=11, positions=2048, activation="gelu"),
+        vocabulary=Vocabulary(11, pad=0, start=2, end=3, mask=5, bases=(6, 8, 9, 7), other=10),
+        sizes=(11,),
+        families=("bert",),
+        pooler=False,
+    ),
+    "paddle": Layout(
+        prefixes=("ernie.",),
+        base=PAPER,
+        vocabulary=Vocabulary(39, pad=0, start=2, end=3, mask=4, bases=(35, 37, 38, 36), other=1),
+        sizes=(39,),
+        families=("ernie",),
+        pooler=True,
+    ),
+    "multimolecule": Layout(
+        prefixes=("model.", "rnaernie."),
+        base=replace(PAPER, vocabulary=28),
+        vocabulary=Vocabulary(28, pad=0, start=1, end=2, mask=4, bases=(6, 7, 8, 9), other=10),
+        sizes=(26, 28),
+        families=("rnaernie",),
+        pooler=True,
+    ),
+}
+SIZES = ("tiny", "base")
+
+# The Paddle file's names → ours.
+PADDLE_NAMES = (
+    (r"^ernie\.embeddings\.layer_norm\.", "encoder.norm."),
+    (r"^ernie\.embeddings\.word_embeddings\.", "encoder.tokens."),
+    (r"^ernie\.embeddings\.position_embeddings\.", "encoder.positions."),
+    (r"^ernie\.embeddings\.token_type_embeddings\.", "encoder.types."),
+    (r"^ernie\.encoder\.layers\.", "encoder.layers."),
+    (r"^ernie\.pooler\.dense\.", "pooler."),
+    (r"\.self_attn\.out_proj\.", ".out."),
+    (r"\.self_attn\.q_proj\.", ".query."),
+    (r"\.self_attn\.k_proj\.", ".key."),
+    (r"\.self_attn\.v_proj\.", ".value."),
+    (r"\.linear1\.", ".up."),
+    (r"\.linear2\.", ".down."),
+    (r"\.norm1\.", ".attention_norm."),
+    (r"\.norm2\.", ".mlp_norm."),
+    (r"^cls\.predictions\.transform\.", "lm_head.dense."),
+    (r"^cls\.predictions\.layer_norm\.", "lm_head.norm."),
+    (r"^cls\.predictions\.decoder_bias$", "lm_head.bias"),
+    (r"^cls\.predictions\.decoder_weight$", "lm_head.decoder.weight"),
+)
+LINEAR = ("query", "key", "value", "out", "up", "down", "pooler", "lm_head.dense")
+LEFT_TRANSPOSED = ("query", "key", "value", "pooler", "lm_head.dense")  # by the old multimolecule converter
+
+# Non-coding RNAs that every RNA model has seen in many copies: what a model is asked to fill in to tell whether it works.
+KNOWN_RNAS = {
+    "tRNA-Phe, yeast": "GCGGATTTAGCTCAGTTGGGAGAGCGCCAGACTGAAGATCTGGAGGTCCTGTGTTCGATCCACAGAATTCGCACCA",
+    "tRNA-fMet, E. coli": "CGCGGGGTGGAGCAGCCTGGTAGCTCGTCGGGCTCATAACCCGAAGGTCGTCGGTTCAAATCCGGCCCCCGCAACCA",
+    "tRNA-Ala, E. coli": "GGGGCTATAGCTCAGCTGGGAGAGCGCTTGCATGGCATGCAAGAGGTCTGCGGTTCGATCCCGCGTAGCTCCACCA",
+    "5S rRNA, E. coli": "TGCCTGGCGGCCGTAGCGCGGTGGTCCCACCTGACCCCATGCCGAACTCAGAAGTGAAACGCCGTAG"
+    "CGCCGATGGTAGTGTGGGGTCTCCCCATGCGAGAGTAGGGAACTGCCAGGCAT",
+    "5S rRNA, human": "GTCTACGGCCATACCACCCTGAACGCGCCCGATCTCGTCTGATCTCGGAAGCTAAGCAGGGTCGGGCC"
+    "TGGTTAGTACTTGGATGGGAGACCGCCTGGGAATACCGGGTGCTGTAGGCTTT",
+    "U6 snRNA, human": "GTGCTCGCTTCGGCAGCACATATACTAAAATTGGAACGATACAGAGAAGATTAGCATGGCCCCTGCGC"
+    "AAGGATGACACGCAAATTCGTGAAGCGTTCCATATTTTT",
+    "let-7a-1, human": "TGGGATGAGGTAGTAGGTTGTATAGTTTTAGGGTCACACCCACCACTGGGAGATAACTATACAATCTACTGTCTTTCCTA",
+    "mir-21, human": "TGTCGGGTAGCTTATCAGACTGATGTTGACTGTTGAATCTCATGGCAACACCAGTCGATGGGCTGTCTGACA",
+}
+
+
+class RNAErnie(RNAModel):
+    """Embedding: the tanh pooler on the start token where the checkpoint has one, as upstream classifies; else the bases' mean.
+
+    Follows paddlenlp's ``ErnieModel`` and transformers' ``BertModel``. T is read as U, or U as T, whichever the vocabulary
+    has. ``layout`` says which of the three checkpoints is meant (``auto``: told by the tensors' names; at random, ``llm-eda``).
+    ``transposed`` is for the multimolecule port: ``yes`` and ``no`` say what its file is, ``auto`` finds out.
+    """
+
+    name: ClassVar[str] = "rnaernie"
+    card = ModelCard(
+        summary="12-layer BERT of non-coding RNA, one token a base; three checkpoints of one name are told apart",
+        paper="Wang et al. 2024, Nat. Mach. Intell. 6, 548-557",
+        licence="original MIT; LLM-EDA: none stated; the multimolecule port's files are AGPL-3.0, and read here as data only",
+        alphabet="ACGU, and N but in the original",
+        parameters="87.2 M; the original 86.7 M",
+        max_length=2046,
+        checkpoint="LLM-EDA/RNAErnie",
+        files=("config.json", "vocab.txt", "model.safetensors"),
+        get="the paper's weights (511 nt): Zenodo 10847620, converted as adapters/rnaernie.py says; port: multimolecule/rnaernie",
+    )
+    # The authors' run_seq_cls.py: AdamW at a constant 1e-4, batches of 50, 50 epochs (theirs without early stopping).
+    recipe = Recipe(learning_rate=1e-4, batch_size=50, epochs=50, schedule="constant", warmup=0.0)
+    lora_targets = ("query", "value")
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: Path | None = None,
+        *,
+        size: str = "base",
+        layout: str = "auto",
+        pooling: str = "auto",
+        layer: int = -1,
+        transposed: str = "auto",
+    ) -> Self:
+        if layout not in ("auto", *LAYOUTS):
+            raise UserError(f"option layout={layout!r}: choose one of auto, {', '.join(LAYOUTS)}")
+        if transposed not in ("auto", "yes", "no"):
+            raise UserError(f"option transposed={transposed!r}: choose one of auto, yes, no")
+        if checkpoint is None:
+            if size not in SIZES:
+                raise UserError(f"size {size!r}: rnaernie comes as {', '.join(SIZES)}")
+            known = LAYOUTS["llm-eda" if layout == "auto" else layout]
+            shape = known.base if size == "base" else replace(known.base, layers=2, width=64, heads=4, mlp=128)
+            return cls(shape, known.vocabulary, default_pooling(pooling, layer, known.pooler), layer, pooler=known.pooler)
+
+        file = find_weights(checkpoint, *PADDLE_FILES, "model_state.pdparams")
+        theirs = read_arrays(file)
+        layout = recognise(theirs, layout, file)
+        known = LAYOUTS[layout]
+        tensors = renamed(theirs, PADDLE_NAMES if layout == "paddle" else BERT_NAMES)
+        if layout == "paddle":
+            tensors = {name: tensor.T.contiguous() if is_linear(name, LINEAR) else tensor for name, tensor in tensors.items()}
+        config = read_paddle_config(file) if layout == "paddle" else read_config(file, known.families)
+        shape = measured(known.base, tensors, file, heads=config.get("num_attention_heads"))
+        shape = replace(shape, activation=config.get("hidden_act", shape.activation), eps=config.get("layer_norm_eps", shape.eps))
+        vocabulary = read_vocabulary(file, shape.vocabulary, known.vocabulary, known.sizes)
+
+        pooler, head = "pooler.weight" in tensors, "lm_head.dense.weight" in tensors
+        model = cls(shape, vocabulary, default_pooling(pooling, layer, pooler), layer, head, pooler)
+        config_found = "read" if config else f"none: {shape.heads} heads, {shape.activation}, eps {shape.eps} assumed"
+        model.take(tensors, file, {"layout": layout, "pooler": pooler, "config": config_found})
+        if layout == "multimolecule":
+            verdict, evidence = judge_orientation(model) if transposed == "auto" else (transposed, "as the option says")
+            if verdict == "yes":
+                transpose_square_matrices(model)
+            assert model.audit is not None
+            facts = model.audit.facts | {"transposed": verdict, "transposed_evidence": evidence}
+            model.audit = replace(model.audit, facts=facts)
+        elif transposed != "auto":
+            raise UserError(
+                f"option transposed={transposed!r}: only for the multimolecule port, and {file} is {layout}; leave it out"
+            )
+        return model
+
+
+def default_pooling(pooling: str, layer: int, pooler: bool) -> str:
+    """What ``auto`` stands for: the pooler if there is one, and the last layer is wanted, which is all that it can read."""
+    if pooling != "auto":
+        return pooling
+    return "pooler" if pooler and layer == -1 else "mean"
+
+
+def recognise(tensors: Mapping[str, Tensor], wanted: str, file: Path) -> str:
+    """The layout whose names the tensors have.
+
+    Raises:
+        CheckpointMismatch: none, or another than ``wanted``; the message counts.
+    """
+    counts = {layout: sum(name.startswith(known.prefixes) for name in tensors) for layout, known in LAYOUTS.items()}
+    found = max(counts, key=lambda layout: counts[layout])
+    if counts[found] == 0:
+        raise CheckpointMismatch(
+            f"checkpoint {file}: 0 of {len(tensors)} tensors are named as in any layout of rnaernie "
+            f"({', '.join(LAYOUTS)}); the first is {min(tensors)}"
+        )
+    if wanted not in ("auto", found):
+        raise CheckpointMismatch(
+            f"checkpoint {file}: {counts[wanted]} of {len(tensors)} tensors are named as in the {wanted} layout; "
+            f"{counts[found]} are as in {found}, another model of the same name"
+        )
+    return found
+
+
+def read_arrays(file: Path) -> dict[str, Tensor]:
+    """Tensors by name, from the .npz of a converted Paddle file or from what :func:`read_tensors` reads. No code is run.
+
+    Raises:
+        BadData: a raw .pdparams, which is a pickle; the message says how to convert it. Or a damaged file.
+    """
+    if file.suffix == ".pdparams":
+        raise BadData(f"checkpoint {file}: a pickle, which is not run here; where PaddlePaddle is installed: {PADDLE_COMMAND}")
+    if file.suffix != ".npz":
+        return read_tensors(file)
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise BadData(f"checkpoint {file}: cannot be read as arrays ({error}); convert it again: {PADDLE_COMMAND}") from None
+
+
+def read_paddle_config(file: Path) -> dict[str, Any]:
+    """The hyper-parameters in the model_config.json beside a Paddle file, {} without one.
+
+    Raises:
+        CheckpointMismatch: it is not an ERNIE's.
+    """
+    path = file.parent / "model_config.json"
+    if not path.is_file():
+        return read_config(file, LAYOUTS["paddle"].families)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        nested = [part for part in config.get("init_args", ()) if isinstance(part, dict)]
+    except (ValueError, AttributeError) as error:
+        raise BadData(f"{path}: not a Paddle configuration ({error})") from None
+    family = str(config.get("init_class", "Ernie"))
+    if not family.startswith("Ernie"):
+        raise CheckpointMismatch(f"checkpoint {file}: model_config.json is of the class {family!r}; expected an Ernie")
+    return nested[0] if nested else config
+
+
+def is_linear(name: str, modules: tuple[str, ...]) -> bool:
+    """Whether a tensor is the weight of one of the linear layers with these name endings."""
+    return any(name == f"{module}.weight" or name.endswith(f".{module}.weight") for module in modules)
+
+
+def transpose_square_matrices(model: RNAModel) -> None:
+    """Turn around, in place, every matrix that the old converter left as it was; twice is nothing."""
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if is_linear(name, LEFT_TRANSPOSED):
+                weight.copy_(weight.T.clone())
+
+
+def judge_orientation(model: RNAModel) -> tuple[str, str]:
+    """Whether the file's square matrices are transposed: ``yes``, ``no`` or ``undecided``, and the evidence in words.
+
+    A trained model fills in hidden bases of well-known RNAs better than their composition does, but only the right way round.
+    Each orientation is asked for the same bases; the better one is believed if it beats both the composition and the other
+    orientation by 0.05 nats a base, the latter also by 4 standard errors. Random weights pass neither, and stay as they are.
+    The model is left as it was found.
+    """
+    if model.lm_head is None:
+        return "undecided", "no masked-token head in the file"
+    stored, truth = hidden_base_scores(model)
+    transpose_square_matrices(model)
+    turned, _ = hidden_base_scores(model)
+    transpose_square_matrices(model)
+    counts = np.bincount(truth, minlength=4)
+    composition = float(np.log(counts[truth] / len(truth)).mean())
+    gain = turned - stored
+    clear = abs(gain.mean()) > max(0.05, 4 * gain.std(ddof=1) / len(gain) ** 0.5)
+    works = max(stored.mean(), turned.mean()) > composition + 0.05
+    verdict = ("yes" if gain.mean() > 0 else "no") if clear and works else "undecided"
+    evidence = (
+        f"mean log-probability of {len(truth)} hidden bases of {len(KNOWN_RNAS)} well-known RNAs: "
+        f"{stored.mean():.3f} as stored, {turned.mean():.3f} transposed, {composition:.3f} by composition alone"
+    )
+    return verdict, evidence
+
+
+def hidden_base_scores(model: RNAModel, every: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    """Log-probability (n,) of each sixth base of the well-known RNAs when all of these are masked, and the bases (n,), 0 to 3."""
+    windows = [Window(sequence[: model.max_length]) for sequence in KNOWN_RNAS.values()]
+    ids = model.collate(windows)["input_ids"]
+    bases = torch.tensor(model.vocabulary.bases)
+    position = torch.arange(ids.shape[1])
+    hide = (position % every == every // 2) & torch.isin(ids, bases)
+    truth = (ids[hide][:, None] == bases).int().argmax(dim=1)  # (n,)
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        hidden = model.encoder(ids.masked_fill(hide, model.vocabulary.mask))
+        scores = model.logits(hidden[hide])[:, bases].log_softmax(dim=-1)
+    model.train(training)
+    return scores.gather(1, truth[:, None])[:, 0].double().numpy(), truth.numpy()

@@ -1,0 +1,118 @@
+"""RNA-FM (Chen et al. 2022, arXiv 2204.00300): a pre-norm encoder of ESM-1b's design, trained on 23 million non-coding RNAs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+
+from harness.card import ModelCard
+from harness.checkpoint import read_tensors
+from harness.errors import CheckpointMismatch, UserError
+from harness.recipe import Recipe
+
+from ._rna import BERT_NAMES, RNAModel, Shape, Vocabulary, find_weights, measured, read_config, read_vocabulary, renamed
+
+OFFICIAL = Vocabulary(25, pad=1, start=0, end=2, mask=24, bases=(4, 5, 6, 7), other=18)
+MULTIMOLECULE = Vocabulary(28, pad=0, start=1, end=2, mask=4, bases=(6, 7, 8, 9), other=10)
+MULTIMOLECULE_SIZES = (26, 28)  # two generations of one vocabulary; ids 0 to 20 are the same
+
+# 1e-5 is what the model was trained with; the ports' config.json said 1e-12 until 2026. Upstream's layers have no dropout.
+BASE = Shape(25, layers=12, width=640, heads=20, mlp=5120, positions=1026, first=2, eps=1e-5, pre_norm=True, dropout=0.0)
+TINY = Shape(25, layers=2, width=64, heads=4, mlp=128, positions=1026, first=2, eps=1e-5, pre_norm=True, dropout=0.0)
+SIZES = {"tiny": TINY, "base": BASE}
+
+# The official file's names → ours.
+OFFICIAL_NAMES = (
+    (r"^(encoder\.|sentence_encoder\.)+", ""),
+    (r"^embed_(tokens|positions)\.", r"encoder.\1."),
+    (r"^emb_layer_norm_before\.", "encoder.norm."),
+    (r"^emb_layer_norm_after\.", "encoder.final_norm."),
+    (r"^layers\.", "encoder.layers."),
+    (r"\.self_attn\.out_proj\.", ".out."),
+    (r"\.self_attn\.q_proj\.", ".query."),
+    (r"\.self_attn\.k_proj\.", ".key."),
+    (r"\.self_attn\.v_proj\.", ".value."),
+    (r"\.self_attn_layer_norm\.", ".attention_norm."),
+    (r"\.final_layer_norm\.", ".mlp_norm."),
+    (r"\.fc1\.", ".up."),
+    (r"\.fc2\.", ".down."),
+    (r"^lm_head\.layer_norm\.", "lm_head.norm."),
+    (r"^lm_head\.weight$", "lm_head.decoder.weight"),
+)
+
+
+class RNAFM(RNAModel):
+    """Embedding: the mean over the bases' hidden states, start and end token left out, as in the authors' tutorials.
+
+    Follows ``fm.model.BioBertModel``. T is read as U. Two layouts are known by their names: the authors' own file, and the
+    multimolecule port. The authors' loader sets the embedding of the mask token to zero (the decoder's row with it), and so
+    do we for their file; the port keeps the trained one, so its probabilities at masked bases are not the same.
+    """
+
+    name: ClassVar[str] = "rnafm"
+    card = ModelCard(
+        summary="12-layer encoder of non-coding RNA, one token a base",
+        paper="Chen et al. 2022, arXiv 2204.00300",
+        licence="MIT; the multimolecule port's files are AGPL-3.0, and read here as data only",
+        alphabet="ACGU and N",
+        parameters="99.5 M",
+        max_length=1022,
+        checkpoint="cuhkaih/rnafm",
+        files=("RNA-FM_pretrained.pth",),
+        get="also https://proj.cse.cuhk.edu.hk/rnafm/api/download?filename=RNA-FM_pretrained.pth; a port: multimolecule/rnafm",
+    )
+    # The authors train small models on frozen embeddings and publish no settings for fine-tuning; these are BERT's usual ones.
+    recipe = Recipe(learning_rate=3e-5, batch_size=16, epochs=20, schedule="linear", warmup=0.1)
+    lora_targets = ("query", "value")
+
+    @classmethod
+    def from_checkpoint(
+        cls, checkpoint: Path | None = None, *, size: str = "base", pooling: str = "mean", layer: int = -1
+    ) -> Self:
+        if checkpoint is None:
+            if size not in SIZES:
+                raise UserError(f"size {size!r}: rnafm comes as {', '.join(SIZES)}")
+            return cls(SIZES[size], OFFICIAL, pooling, layer)
+        file = find_weights(checkpoint, "RNA-FM_pretrained.pth")
+        theirs = read_tensors(file)
+        if any("embed_tokens" in name for name in theirs):
+            layout, tensors = "official", renamed(theirs, OFFICIAL_NAMES)
+        elif any(name.startswith(("model.", "rnafm.")) for name in theirs):
+            layout, tensors = "multimolecule", renamed(theirs, BERT_NAMES)
+        else:
+            raise CheckpointMismatch(
+                f"checkpoint {file}: 0 of {len(theirs)} tensors are named as in RNA-FM; one is {min(theirs)}"
+            )
+        facts = {"layout": layout}
+        if layout == "official":
+            # The contact head has one weight for each attention head of each layer; without it, heads are as wide as published.
+            shape = measured(BASE, tensors, file)
+            contacts = tensors.get("contact_head.regression.weight")
+            if contacts is not None and contacts.numel() % shape.layers == 0:
+                shape = measured(BASE, tensors, file, heads=contacts.numel() // shape.layers)
+            vocabulary = official_vocabulary(file, shape.vocabulary)
+        else:
+            config = read_config(file, ("rnafm",))
+            shape = measured(BASE, tensors, file, heads=config.get("num_attention_heads"))
+            vocabulary = read_vocabulary(file, shape.vocabulary, MULTIMOLECULE, MULTIMOLECULE_SIZES)
+            if config.get("layer_norm_eps", shape.eps) != shape.eps:
+                facts["layer_norm_eps"] = f"{shape.eps}, as trained; config.json says {config['layer_norm_eps']}"
+        model = cls(shape, vocabulary, pooling, layer, head="lm_head.dense.weight" in tensors)
+        model.take(tensors, file, facts)
+        if layout == "official":
+            with torch.no_grad():
+                model.encoder.tokens.weight[vocabulary.mask] = 0
+        return model
+
+
+def official_vocabulary(file: Path, rows: int) -> Vocabulary:
+    """The official vocabulary, which no file accompanies.
+
+    Raises:
+        CheckpointMismatch: the embedding has another number of rows.
+    """
+    if rows != OFFICIAL.size:
+        raise CheckpointMismatch(f"checkpoint {file}: {rows} tokens; RNA-FM has {OFFICIAL.size} (its codon model is another one)")
+    return OFFICIAL
