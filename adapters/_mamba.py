@@ -15,20 +15,23 @@ from ..kernels.selective_scan import selective_scan
 class Mamba(nn.Module):
     """Selective state space mixer, left to right: (B, L, D) → (B, L, D).
 
-    Tensors keep channels last; the kernels take (B, E, L) views of them, so nothing is transposed in memory.
+    Tensors keep channels last; the kernels take (B, E, L) views of them, so nothing is transposed in memory. Without
+    ``projections`` there is only :meth:`scan`, for a second direction that shares the projections of the first.
     """
 
-    def __init__(self, width: int, state: int = 16, conv: int = 4, expand: int = 2) -> None:
+    def __init__(self, width: int, state: int = 16, conv: int = 4, expand: int = 2, projections: bool = True) -> None:
         super().__init__()
         inner = expand * width
         self.state, self.rank = state, math.ceil(width / 16)
-        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
+        if projections:
+            self.in_proj = nn.Linear(width, 2 * inner, bias=False)
         self.conv1d = nn.Conv1d(inner, inner, conv, groups=inner)
         self.x_proj = nn.Linear(inner, self.rank + 2 * state, bias=False)
         self.dt_proj = nn.Linear(self.rank, inner)
         self.A_log = nn.Parameter(torch.arange(1, state + 1, dtype=torch.float32).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
-        self.out_proj = nn.Linear(inner, width, bias=False)
+        if projections:
+            self.out_proj = nn.Linear(inner, width, bias=False)
         self.A_log._no_weight_decay = self.D._no_weight_decay = True  # type: ignore[attr-defined]
         nn.init.uniform_(self.dt_proj.weight, -(self.rank**-0.5), self.rank**-0.5)
         with torch.no_grad():  # softplus(bias) is log-uniform in [0.001, 0.1]
@@ -36,8 +39,13 @@ class Mamba(nn.Module):
             self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))
 
     def forward(self, x: Tensor) -> Tensor:
-        u, z = self.in_proj(x).transpose(1, 2).chunk(2, dim=1)  # (B, E, L) each
+        return self.out_proj(self.scan(self.in_proj(x)))
+
+    def scan(self, projected: Tensor) -> Tensor:
+        """What lies between the projections: (B, L, 2 E) → (B, L, E)."""
+        u, z = projected.transpose(1, 2).chunk(2, dim=1)  # (B, E, L) each
         u = causal_conv1d(u, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu")
+        assert isinstance(u, Tensor)
         delta, B, C = self.x_proj(u.transpose(1, 2)).split([self.rank, self.state, self.state], dim=-1)
         y = selective_scan(
             u,
@@ -50,4 +58,5 @@ class Mamba(nn.Module):
             delta_bias=self.dt_proj.bias,
             delta_softplus=True,
         )
-        return self.out_proj(y.transpose(1, 2))
+        assert isinstance(y, Tensor)
+        return y.transpose(1, 2)

@@ -1,0 +1,52 @@
+"""What Caduceus and HyenaDNA share: one token a letter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from harness.adapter import Batch
+from harness.data import Window, letter_table, letters
+from harness.errors import BadData, CheckpointMismatch
+
+MASK, PAD, UNKNOWN = 3, 4, 6
+BASES = slice(7, 11)  # A, C, G, T
+VOCABULARY = 16  # [CLS] [SEP] [BOS] [MASK] [PAD] reserved [UNK] A C G T N, filled up to a multiple of 8
+COMPLEMENT = (0, 1, 2, 3, 4, 5, 6, 10, 9, 8, 7, 11, 12, 13, 14, 15)
+
+_FILL = "-"
+TOKENS = letter_table({"A": 7, "C": 8, "G": 9, "T": 10, "N": 11, _FILL: PAD}, default=UNKNOWN).astype("uint8")
+
+
+def collate(windows: Sequence[Window], max_length: int | None = None) -> Batch:
+    """``tokens`` uint8 (B, longest), [PAD] on the right, and ``lengths`` (B,). No special tokens, as upstream fine-tunes.
+
+    Raises:
+        BadData: a window is longer than ``max_length``.
+    """
+    lengths = torch.tensor([len(window) for window in windows])
+    if max_length is not None and int(lengths.max()) > max_length:
+        raise BadData(f"window of {int(lengths.max())} nt: this model reads at most {max_length}; nothing was cut")
+    return {"tokens": torch.from_numpy(TOKENS[letters(list(windows), _FILL)]), "lengths": lengths}
+
+
+def equal_lengths(batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
+    """Which rows (bool, B) have one length, and their tokens (rows, that length), unpadded; all lengths in turn."""
+    for length in batch["lengths"].unique().tolist():
+        rows = batch["lengths"] == length
+        yield rows, batch["tokens"][rows, :length].long()
+
+
+def check_vocabulary(embedding: Tensor | None, file: Path) -> None:
+    """Refuse an embedding (tokens, D) for another alphabet.
+
+    Raises:
+        CheckpointMismatch: it has another number of tokens.
+    """
+    if embedding is not None and len(embedding) != VOCABULARY:
+        raise CheckpointMismatch(
+            f"checkpoint {file}: a vocabulary of {len(embedding)} tokens, expected {VOCABULARY} for single letters"
+        )

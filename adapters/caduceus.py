@@ -1,0 +1,215 @@
+"""Caduceus (Schiff et al. 2024, arXiv:2403.03234): Mamba in both directions of both strands of DNA.
+
+Two variants with the same weights' names. ``ph`` (post-hoc) reads one strand and learns the other from augmented data;
+``ps`` (parameter sharing) carries both strands through every block and is equivariant under reverse complement.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.adapter import Adapter, Batch, MaskedModel
+from harness.card import ModelCard
+from harness.checkpoint import load_tensors, read_config, read_tensors, rename, weight_file
+from harness.data import Window
+from harness.errors import CheckpointMismatch, UserError
+from harness.recipe import Recipe
+
+from ._characters import BASES, COMPLEMENT, MASK, VOCABULARY, check_vocabulary, collate, equal_lengths
+from ._mamba import Mamba
+
+VARIANTS = ("ps", "ph")
+# Numbers that a mixer reads at once in evaluation on a CPU. Its temporaries are four times as large: 8 MiB stay in the cache,
+# and large batches run 1.5 times as fast as in one piece.
+PIECE = 2**19
+SIZES = {"tiny": (2, 32), "base": (16, 256)}  # blocks, width
+
+# The official files' names → ours. What comes to share a name is tied; safetensors files hold it once, .bin files each time.
+OFFICIAL_NAMES = (
+    (r"^caduceus\.", ""),
+    (r"^backbone\.", ""),
+    (r"^embeddings\.word_embeddings\.(?:embedding\.)?", "embed."),
+    (r"^(?:embed|lm_head)\.complement_map$", "complement_map"),
+    (r"^lm_head\.(?:lm_head\.)?weight$", "embed.weight"),
+    (r"\.mixer\.submodule\.", ".mixer."),
+    (r"\.mamba_rev\.(in|out)_proj\.", r".mamba_fwd.\1_proj."),
+)
+# All that upstream has ever released; the switches for anything else are not implemented.
+RELEASED = {"bidirectional": True, "bidirectional_strategy": "add", "bidirectional_weight_tie": True, "rms_norm": True}
+
+
+class BiMamba(nn.Module):
+    """One Mamba for each direction, with the projections in common; their outputs add up (§4.1 of the paper).
+
+    Upstream projects in and out once a direction; with shared matrices once is enough.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mamba_fwd = Mamba(width)
+        self.mamba_rev = Mamba(width, projections=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, L, D)
+        if x.device.type != "cpu" or torch.is_grad_enabled():
+            return self.mix(x)
+        return torch.cat([self.mix(rows) for rows in x.split(max(1, PIECE // x[0].numel()))])
+
+    def mix(self, x: Tensor) -> Tensor:
+        projected = self.mamba_fwd.in_proj(x)
+        there, back = self.mamba_fwd.scan(projected), self.mamba_rev.scan(projected.flip(1)).flip(1)
+        return self.mamba_fwd.out_proj(there + back)
+
+
+class Block(nn.Module):
+    """A norm and a mixer; the residual stream is its caller's."""
+
+    def __init__(self, width: int, epsilon: float) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(width, eps=epsilon)
+        self.mixer = BiMamba(width)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, L, D)
+        return self.mixer(self.norm(x))
+
+
+class Caduceus(Adapter, MaskedModel):
+    """Embedding: the mean over all positions and over both strands (width D), the same for a window and its reverse complement.
+
+    For ``ps`` a linear head on it gives the average of upstream's two scores, one for each half of its channels. For
+    ``ph`` it is upstream's averaging of x and RC(x), here in training too (there, training draws one of the two); with
+    ``rc_average`` off, only the strand given is read, at half the cost. Upstream's [SEP] at the end is left out, as in its
+    own fine-tuning. There is no attention mask: windows of one length run together, never padded.
+    """
+
+    name: ClassVar[str] = "caduceus"
+    card = ModelCard(
+        summary="Mamba in both directions of both strands",
+        paper="Schiff et al. 2024, arXiv:2403.03234",
+        licence="Apache-2.0",
+        alphabet="ACGTN",
+        parameters="7.7 M; other sizes 0.5 to 7.7 M",
+        checkpoint="kuleshov-group/caduceus-ps_seqlen-131k_d_model-256_n_layer-16",
+        revision="d89eeb853136ea64da7feb3d0c8e909771b17ae6",
+        files=("config.json", "model.safetensors"),
+        sha256={"model.safetensors": "a3e6976fe90460ff5d90d371b457d0263dc65e156ea5651b4a452e98228daef2"},
+    )
+    # Genomic Benchmarks, §5.2 and the released scripts: learning rate of 1e-3 and 2e-3, batch of 128 and 256 tried each.
+    recipe = Recipe(
+        epochs=10,
+        batch_size=128,
+        learning_rate=1e-3,
+        weight_decay=0.1,
+        warmup=0.01,
+        schedule="cosine",
+        dropout=0.0,
+    )
+    lora_targets: ClassVar[tuple[str, ...]] = ("in_proj", "x_proj", "out_proj")  # dt_proj's weight goes into the scan itself
+
+    def __init__(self, blocks: int, width: int, variant: str = "ps", rc_average: bool = True, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        self.variant, self.both_strands, self.embedding_dim = variant, rc_average or variant == "ps", width
+        self.embed = nn.Embedding(VOCABULARY, width)
+        self.layers = nn.ModuleList(Block(width, epsilon) for _ in range(blocks))
+        self.norm_f = nn.RMSNorm(width, eps=epsilon)
+        self.register_buffer("complement_map", torch.tensor(COMPLEMENT), persistent=variant == "ps")  # as in the official files
+        nn.init.normal_(self.embed.weight, std=0.02)
+        for layer in self.layers:  # the residual stream adds up `blocks` of them
+            with torch.no_grad():
+                layer.mixer.mamba_fwd.out_proj.weight /= math.sqrt(blocks)  # type: ignore[union-attr, operator]
+
+    @classmethod
+    def from_checkpoint(
+        cls, checkpoint: Path | None = None, *, size: str = "base", variant: str = "", rc_average: bool = True
+    ) -> Self:
+        if variant not in ("", *VARIANTS):
+            raise UserError(f"option variant={variant!r}: choose one of {', '.join(VARIANTS)}")
+        if checkpoint is None:
+            if size not in SIZES:
+                raise UserError(f"size {size!r}: caduceus comes as {', '.join(SIZES)}")
+            return cls(*SIZES[size], variant or "ps", rc_average)
+        file = weight_file(checkpoint)
+        config = read_config(file, ("caduceus",))
+        tensors = rename(read_tensors(file), OFFICIAL_NAMES, file)
+        check_vocabulary(tensors.get("embed.weight"), file)
+        found = "ps" if "complement_map" in tensors else "ph"
+        if variant not in ("", found):
+            raise UserError(f"option variant={variant!r}: {file} holds caduceus-{found}; leave the option out")
+        _check_config(config, found, file)
+        blocks, width = SIZES["base"]
+        if "embed.weight" in tensors:
+            width = tensors["embed.weight"].shape[1]
+            blocks = len({name.split(".")[1] for name in tensors if name.startswith("layers.")})
+        model = cls(blocks, width, found, rc_average, config.get("norm_epsilon", 1e-5))
+        audit = load_tensors(model, tensors, file)
+        facts = {"variant": found, "vocabulary": VOCABULARY, "tied_weights": "intact"}
+        model.audit = replace(audit, facts=facts)
+        return model
+
+    def collate(self, windows: Sequence[Window]) -> Batch:
+        return collate(windows)
+
+    def forward(self, batch: Batch) -> Tensor:
+        embeddings = torch.empty(len(batch["tokens"]), self.embedding_dim, device=batch["tokens"].device)
+        for rows, tokens in equal_lengths(batch):
+            embeddings[rows] = self.encode(tokens, self.both_strands).mean(dim=(0, 2)).to(embeddings.dtype)
+        return embeddings
+
+    def encode(self, tokens: Tensor, both_strands: bool = False) -> Tensor:
+        """Last hidden states (S, B, L, D) of token ids (B, L), which are all read, [PAD] too.
+
+        S is 1, or 2 for ``ps`` and with ``both_strands``: the second strand is written 5'→3' as well, so upstream's channels
+        [D:] are ``states[1].flip(1, 2)``.
+        """
+        strands = [tokens]
+        if both_strands or self.variant == "ps":
+            strands.append(self.complement_map[tokens.flip(1)])  # type: ignore[index]
+        x = self.embed(torch.stack(strands))
+        for layer in self.layers:
+            # The released ps weights were trained with a fused norm that hands each half of the channels to the other
+            # strand before every block; an equivariance test cannot tell, the outputs can.
+            if self.variant == "ps":
+                x = x.flip(0, 2, 3)
+            x = x + layer(x.flatten(0, 1)).view_as(x)
+        return self.norm_f(x)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Scores (B, L, 16) of all tokens from :meth:`encode`'s states; ps adds those of the other strand's complement."""
+        scores = F.linear(states[0], self.embed.weight)
+        if self.variant == "ps":
+            scores = scores + F.linear(states[1].flip(1), self.embed.weight[self.complement_map])  # type: ignore[index]
+        return scores
+
+    def collate_masked(self, windows: Sequence[Window], positions: Sequence[int]) -> Batch:
+        batch = collate(windows)
+        batch["positions"] = torch.tensor(positions)
+        batch["tokens"][torch.arange(len(windows)), batch["positions"]] = MASK  # [MASK] is its own complement
+        return batch
+
+    def base_log_probabilities(self, batch: Batch) -> Tensor:
+        """As the language model was trained: ps reads both strands by nature, ph only the one given."""
+        result = torch.empty(len(batch["tokens"]), 4, device=batch["tokens"].device)
+        for rows, tokens in equal_lengths(batch):
+            states = self.encode(tokens)
+            with torch.autocast(states.device.type, enabled=False):
+                scores = self.logits(states.float())
+            at = batch["positions"][rows]
+            result[rows] = scores[torch.arange(len(at), device=at.device), at, BASES].log_softmax(dim=-1)
+        return result
+
+
+def _check_config(config: dict, found: str, file: Path) -> None:
+    """Refuse a config that contradicts the tensors or asks for what was never released."""
+    expected = dict(RELEASED, rcps=found == "ps")
+    if found == "ps":
+        expected["fused_add_norm"] = True  # it decides the order of channels, see Caduceus.encode
+    for name, value in expected.items():
+        if config.get(name, value) != value:
+            raise CheckpointMismatch(f"{file.parent / 'config.json'}: {name} {config[name]!r}; these weights need {value!r}")

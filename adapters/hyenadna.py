@@ -1,0 +1,225 @@
+"""HyenaDNA (Nguyen et al. 2023, arXiv:2306.15794): causal long convolutions, the Hyena operator of Poli et al. 2023."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from harness.adapter import Adapter, Batch
+from harness.card import ModelCard
+from harness.checkpoint import load_tensors, read_config, read_tensors, rename, weight_file
+from harness.data import Window
+from harness.errors import UserError
+from harness.recipe import Recipe
+
+from ..kernels.causal_conv1d import causal_conv1d
+from ._characters import VOCABULARY, check_vocabulary, collate
+
+POOLINGS = ("mean", "last")
+
+# The official files' names → ours: `hyena.backbone.` in the hub's files, `model.backbone.` in the authors'; `.layer` where
+# they checkpointed gradients. One frequency vector serves all sines of a filter; safetensors files hold it once.
+OFFICIAL_NAMES = (
+    (r"^(?:\w+\.)*?backbone\.", ""),
+    (r"\.(mixer|mlp)\.layer\.", r".\1."),
+    (r"^embeddings\.word_embeddings\.", "embed."),
+    (r"\.filter_fn\.(?:pos_emb|modulation|implicit_filter\.\d+)\.(z|t|deltas|freq)$", r".filter_fn.\1"),
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a model. ``places`` is how many positions its filters are made for, ``order`` the width of their MLP with
+    ``order_layers`` hidden layers, ``features`` what it is told of a position."""
+
+    blocks: int = 2
+    width: int = 128
+    inner: int = 512
+    places: int = 1026
+    order: int = 64
+    order_layers: int = 3
+    features: int = 5
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Shape:
+        """The shape of a file's tensors (our names), or the default one where they are another model's."""
+        needed = ("embed.weight", "layers.0.mlp.fc1.weight", "layers.0.mixer.filter_fn.z")
+        mlp = sorted(name for name in tensors if re.match(r"layers\.0\.mixer\.filter_fn\.implicit_filter\.\d+\.weight", name))
+        if not mlp or any(name not in tensors for name in needed):
+            return cls()
+        embed, fc1, z = (tensors[name].shape for name in needed)
+        blocks = len({name.split(".")[1] for name in tensors if name.startswith("layers.")})
+        return cls(blocks, embed[1], fc1[0], z[1], tensors[mlp[0]].shape[0], len(mlp) - 1, z[2])
+
+
+SIZES = {"tiny": Shape(width=32, inner=128), "base": Shape()}
+
+
+def long_convolution(x: Tensor, kernel: Tensor) -> Tensor:
+    """Causal convolution of x (B, D, L) with a kernel (D, L) as long, by FFT: out_t = sum_s kernel_s x_(t-s)."""
+    length = x.shape[-1]
+    size = 1 << (2 * length - 1).bit_length()  # room for no wrap-around; a power of two suits every FFT
+    return torch.fft.irfft(torch.fft.rfft(x, n=size) * torch.fft.rfft(kernel, n=size), n=size)[..., :length]
+
+
+class Filter(nn.Module):
+    """A convolution kernel as a function of position: an MLP with sines, times an exponential window (Poli et al. 2023, §3.3)."""
+
+    def __init__(self, shape: Shape, frequency: float = 10.0, shift: float = 0.05) -> None:
+        super().__init__()
+        self.shift = shift
+        # What the MLP is told: time from 0 to 1, then cosines and sines. Fixed, as in upstream's fine-tuning.
+        bands = (shape.features - 1) // 2
+        t = torch.linspace(0, 1, shape.places)[:, None]
+        angle = torch.arange(shape.places)[:, None] * (2 * math.pi / shape.places) * torch.linspace(1e-4, bands - 1, bands)
+        self.register_buffer("t", t[None])  # (1, places, 1)
+        self.register_buffer("z", torch.cat([t, angle.cos(), -angle.sin()], dim=1)[None])  # (1, places, features)
+        widths = [shape.features] + shape.order_layers * [shape.order]
+        layers = [nn.Linear(*pair) for pair in itertools.pairwise(widths)] + [nn.Linear(shape.order, shape.width, bias=False)]
+        self.implicit_filter = nn.ModuleDict({str(2 * number): layer for number, layer in enumerate(layers)})  # sines between
+        self.freq = nn.Parameter(torch.full((1, shape.order), frequency))
+        slowest, fastest = math.log(1e-2) / 1.5, math.log(1e-2) / 0.3
+        self.register_buffer("deltas", torch.linspace(slowest, fastest, shape.width)[None, None])
+        self.bias = nn.Parameter(torch.randn(shape.width))
+
+    def forward(self, length: int) -> Tensor:
+        """The kernel (D, length), in float32: a rounded position would be another position to a sine."""
+        *hidden, last = self.implicit_filter.values()
+        x = self.z[0, :length]  # type: ignore[index]
+        with torch.autocast(x.device.type, enabled=False):
+            for layer in hidden:
+                x = torch.sin(self.freq * layer(x))
+            window = torch.exp(-self.t[0, :length] * self.deltas[0].abs()) + self.shift  # type: ignore[index, operator]
+            return (last(x) * window).T
+
+
+class Hyena(nn.Module):
+    """Order-2 Hyena operator, (B, L, D) → the same: out(q · h * (k · v)), with q, k and v after a short convolution."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        width = shape.width
+        self.in_proj = nn.Linear(width, 3 * width)
+        self.short_filter = nn.Conv1d(3 * width, 3 * width, 3, groups=3 * width)
+        self.filter_fn = Filter(shape)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        projected = self.in_proj(x).transpose(1, 2)  # (B, 3 D, L), a view of channel-last memory as the kernel likes it
+        mixed = causal_conv1d(projected, self.short_filter.weight[:, 0], self.short_filter.bias)
+        assert isinstance(mixed, Tensor)
+        q, k, v = mixed.float().chunk(3, dim=1)
+        v = v * k
+        v = long_convolution(v, self.filter_fn(v.shape[-1])) + v * self.filter_fn.bias[:, None]
+        return self.out_proj((v * q).transpose(1, 2))
+
+
+class Block(nn.Module):
+    """Hyena and an MLP, each behind a LayerNorm and beside a residual."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(shape.width), nn.LayerNorm(shape.width)
+        self.mixer = Hyena(shape)
+        self.mlp = nn.ModuleDict({"fc1": nn.Linear(shape.width, shape.inner), "fc2": nn.Linear(shape.inner, shape.width)})
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, L, D)
+        x = x + self.mixer(self.norm1(x))
+        return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x)), approximate="tanh"))
+
+
+class HyenaDNA(Adapter):
+    """Embedding: the mean of the last hidden states over the window (``pooling`` "mean", upstream's Genomic Benchmarks
+    head), or the state of its last position, the only one that has read it all ("last", its Hugging Face classifier).
+
+    No special tokens, as upstream fine-tunes. The model is causal, so padding goes to the right, where nothing sees it;
+    upstream pads on the left, and every state reads those pads first.
+    """
+
+    name: ClassVar[str] = "hyenadna"
+    card = ModelCard(
+        summary="causal long convolutions with implicit filters",
+        paper="Nguyen et al. 2023, arXiv:2306.15794",
+        licence="BSD-3-Clause",
+        alphabet="ACGTN",
+        parameters="0.4 M; other sizes to 6.6 M",
+        max_length=1026,
+        checkpoint="LongSafari/hyenadna-tiny-1k-seqlen-hf",
+        revision="e8c1effa8673814e257e627d2e1eda9ea5a373f6",
+        files=("config.json", "model.safetensors"),
+    )
+    # Genomic Benchmarks, the authors' configs/experiment/hg38/genomic_benchmark.yaml.
+    recipe = Recipe(
+        epochs=100,
+        batch_size=128,
+        learning_rate=6e-4,
+        weight_decay=0.1,
+        warmup=0.01,
+        schedule="cosine",
+        dropout=0.0,
+    )
+    lora_targets: ClassVar[tuple[str, ...]] = ("in_proj", "out_proj", "fc1", "fc2")
+
+    def __init__(self, shape: Shape, pooling: str = "mean") -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise UserError(f"option pooling={pooling!r}: choose one of {', '.join(POOLINGS)}")
+        self.pooling, self.embedding_dim, self.max_length = pooling, shape.width, shape.places
+        self.embed = nn.Embedding(VOCABULARY, shape.width)
+        self.dropout = nn.Dropout(0.1)
+        self.layers = nn.ModuleList(Block(shape) for _ in range(shape.blocks))
+        self.ln_f = nn.LayerNorm(shape.width)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                onto_residual = name.endswith(("out_proj", "fc2"))  # which adds up two of them a block
+                nn.init.normal_(module.weight, std=0.02 / (math.sqrt(2 * len(self.layers)) if onto_residual else 1))
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+            if isinstance(module, Filter):
+                for parameter in module.parameters():
+                    parameter._no_weight_decay = True  # type: ignore[attr-defined]
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Path | None = None, *, size: str = "base", pooling: str = "mean") -> Self:
+        if checkpoint is None:
+            if size not in SIZES:
+                raise UserError(f"size {size!r}: hyenadna comes as {', '.join(SIZES)}")
+            return cls(SIZES[size], pooling)
+        file = weight_file(checkpoint)
+        config = read_config(file, ("hyenadna",))  # all sizes are those of the tensors
+        tensors = rename(read_tensors(file), OFFICIAL_NAMES, file)
+        check_vocabulary(tensors.get("embed.weight"), file)
+        model = cls(Shape.of(tensors), pooling)
+        model.ln_f.eps = config.get("layer_norm_epsilon", model.ln_f.eps)
+        audit = load_tensors(model, tensors, file)
+        model.audit = replace(audit, facts={"vocabulary": VOCABULARY, "tied_weights": "intact", "places": model.max_length})
+        return model
+
+    def collate(self, windows: Sequence[Window]) -> Batch:
+        return collate(windows, self.max_length)
+
+    def forward(self, batch: Batch) -> Tensor:
+        states, lengths = self.encode(batch["tokens"].long()), batch["lengths"]
+        if self.pooling == "last":
+            return states[torch.arange(len(states), device=states.device), lengths - 1]
+        read = (torch.arange(states.shape[1], device=states.device) < lengths[:, None]).unsqueeze(-1)  # (B, L, 1)
+        return states.masked_fill(~read, 0).sum(dim=1) / lengths[:, None]
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """Last hidden states (B, L, D) of token ids (B, L)."""
+        x = self.dropout(self.embed(tokens))
+        for layer in self.layers:
+            x = layer(x)
+        return self.ln_f(x)
