@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.adapter import LoadAudit
-from harness.checkpoint import load_tensors, read_tensors
-from harness.errors import BadData, CheckpointMismatch, DataMissing, UserError
+from harness.checkpoint import load_tensors, read_config, read_tensors
+from harness.errors import CheckpointMismatch, DataMissing, UserError
 
 WORDS = "bert.embeddings.word_embeddings.weight"
 DECODER = "cls.predictions.decoder.weight"
@@ -50,17 +49,12 @@ class Shape:
             BadData: it is not JSON.
             CheckpointMismatch: it describes another family of models.
         """
-        file = weights.with_name("config.json")
+        config = read_config(weights, ("bert",))
+        if not config:
+            raise DataMissing(f"checkpoint {weights}: its config.json must lie beside it")
         try:
-            config = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise DataMissing(f"checkpoint {weights}: its config.json must lie beside it") from None
-        except ValueError as error:
-            raise BadData(f"{file}: not JSON ({error}); fetch it again") from None
-        family = config.get("model_type", "bert")  # the oldest files do not say
-        try:
-            if family != "bert" or config.get("hidden_act") != "gelu":
-                raise KeyError
+            if config.get("hidden_act") != "gelu":
+                raise KeyError("hidden_act")
             return cls(
                 layers=config["num_hidden_layers"],
                 width=config["hidden_size"],
@@ -73,9 +67,9 @@ class Shape:
                 dropout=config.get("hidden_dropout_prob", 0.1),
                 attention_dropout=config.get("attention_probs_dropout_prob", 0.1),
             )
-        except KeyError:
-            found = f"model_type {family!r}, hidden_act {config.get('hidden_act')!r}"
-            raise CheckpointMismatch(f"{file}: {found}: expected a BERT with gelu; 0 tensors were loaded") from None
+        except KeyError as error:
+            setting = f"{error.args[0]} {config.get(error.args[0])!r}"
+            raise CheckpointMismatch(f"checkpoint {weights}: {setting} in its config.json is no BERT's with gelu") from None
 
 
 class Transform(nn.Module):

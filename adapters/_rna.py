@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.adapter import Adapter, Batch, MaskedModel
-from harness.checkpoint import load_tensors, weight_file
+from harness.checkpoint import load_tensors, read_config, weight_file
 from harness.data import Window, letter_table, letters
 from harness.errors import BadData, CheckpointMismatch, DataMissing, UserError
 
@@ -268,16 +267,6 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def renamed(tensors: Mapping[str, Tensor], names: Sequence[tuple[str, str]]) -> dict[str, Tensor]:
-    """The tensors under the names that follow from substituting every pattern in turn."""
-    ours = {}
-    for name, tensor in tensors.items():
-        for pattern, replacement in names:
-            name = re.sub(pattern, replacement, name)
-        ours[name] = tensor
-    return ours
-
-
 def measured(shape: Shape, tensors: Mapping[str, Tensor], file: Path, heads: int | None = None) -> Shape:
     """``shape`` with the sizes that the tensors have; ``heads`` from the file's own config, else as wide as published.
 
@@ -339,23 +328,13 @@ def read_vocabulary(file: Path, rows: int, published: Vocabulary, sizes: Sequenc
     )
 
 
-def read_config(file: Path, families: Sequence[str]) -> dict[str, Any]:
+def read_shape_config(file: Path, families: Sequence[str]) -> dict[str, Any]:
     """The config.json beside the weights, {} without one.
 
     Raises:
         CheckpointMismatch: it is another model's, or has an activation that is not implemented.
-        BadData: it is not JSON.
     """
-    path = file.parent / "config.json"
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadData(f"{path}: not JSON ({error}); fetch it again") from None
-    family = config.get("model_type", families[0])
-    if family not in families:
-        raise CheckpointMismatch(f"checkpoint {file}: config.json is of the family {family!r}; expected {' or '.join(families)}")
+    config = read_config(file, families)
     activation = config.get("hidden_act", "gelu")
     if activation not in ACTIVATIONS:
         raise CheckpointMismatch(f"checkpoint {file}: config.json has hidden_act {activation!r}; known: {', '.join(ACTIVATIONS)}")

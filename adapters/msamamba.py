@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Self
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from harness.adapter import Adapter, Batch
 from harness.card import ModelCard
-from harness.checkpoint import load_tensors, read_tensors, weight_file
+from harness.checkpoint import load_tensors, read_tensors, rename, weight_file
 from harness.data import Window, letter_table
 from harness.errors import BadData, UserError
 from harness.recipe import Recipe
@@ -166,7 +165,7 @@ class MSAMamba(Adapter):
                 raise UserError(f"size {size!r}: msamamba comes as {', '.join(SIZES)}")
             return cls(*SIZES[size], layout or "column", pooling or "mean", mask_rows)
         file = weight_file(checkpoint)
-        tensors = {_our_name(name): tensor for name, tensor in read_tensors(file).items()}
+        tensors = rename(read_tensors(file), OFFICIAL_NAMES, file)
         blocks, width = OFFICIAL
         if "embed.weight" in tensors:
             width = tensors["embed.weight"].shape[-1]
@@ -225,12 +224,6 @@ class MSAMamba(Adapter):
             return None
         order = torch.rand(B, S - 1, device=x.device).argsort(dim=1) + 1
         return F.pad(order[:, :kept], (1, 0)).sort(dim=1).values
-
-
-def _our_name(name: str) -> str:
-    for pattern, replacement in OFFICIAL_NAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
 
 
 def _rows(window: Window) -> np.ndarray:

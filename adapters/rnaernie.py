@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from harness.card import ModelCard
-from harness.checkpoint import read_tensors
+from harness.checkpoint import read_tensors, rename
 from harness.data import Window
 from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.recipe import Recipe
 
-from ._rna import BERT_NAMES, RNAModel, Shape, Vocabulary, find_weights, measured, read_config, read_vocabulary, renamed
+from ._rna import BERT_NAMES, RNAModel, Shape, Vocabulary, find_weights, measured, read_shape_config, read_vocabulary
 
 PADDLE_COMMAND = (
     "python -c \"import numpy, paddle; w = paddle.load('model_state.pdparams', return_numpy=True); "
@@ -167,10 +167,10 @@ class RNAErnie(RNAModel):
         theirs = read_arrays(file)
         layout = recognise(theirs, layout, file)
         known = LAYOUTS[layout]
-        tensors = renamed(theirs, PADDLE_NAMES if layout == "paddle" else BERT_NAMES)
+        tensors = rename(theirs, PADDLE_NAMES if layout == "paddle" else BERT_NAMES, file)
         if layout == "paddle":
             tensors = {name: tensor.T.contiguous() if is_linear(name, LINEAR) else tensor for name, tensor in tensors.items()}
-        config = read_paddle_config(file) if layout == "paddle" else read_config(file, known.families)
+        config = read_paddle_config(file) if layout == "paddle" else read_shape_config(file, known.families)
         shape = measured(known.base, tensors, file, heads=config.get("num_attention_heads"))
         shape = replace(shape, activation=config.get("hidden_act", shape.activation), eps=config.get("layer_norm_eps", shape.eps))
         vocabulary = read_vocabulary(file, shape.vocabulary, known.vocabulary, known.sizes)
@@ -246,7 +246,7 @@ def read_paddle_config(file: Path) -> dict[str, Any]:
     """
     path = file.parent / "model_config.json"
     if not path.is_file():
-        return read_config(file, LAYOUTS["paddle"].families)
+        return read_shape_config(file, LAYOUTS["paddle"].families)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         nested = [part for part in config.get("init_args", ()) if isinstance(part, dict)]

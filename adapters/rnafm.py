@@ -8,11 +8,11 @@ from typing import ClassVar, Self
 import torch
 
 from harness.card import ModelCard
-from harness.checkpoint import read_tensors
+from harness.checkpoint import read_tensors, rename
 from harness.errors import CheckpointMismatch, UserError
 from harness.recipe import Recipe
 
-from ._rna import BERT_NAMES, RNAModel, Shape, Vocabulary, find_weights, measured, read_config, read_vocabulary, renamed
+from ._rna import BERT_NAMES, RNAModel, Shape, Vocabulary, find_weights, measured, read_shape_config, read_vocabulary
 
 OFFICIAL = Vocabulary(25, pad=1, start=0, end=2, mask=24, bases=(4, 5, 6, 7), other=18)
 MULTIMOLECULE = Vocabulary(28, pad=0, start=1, end=2, mask=4, bases=(6, 7, 8, 9), other=10)
@@ -78,9 +78,9 @@ class RNAFM(RNAModel):
         file = find_weights(checkpoint, "RNA-FM_pretrained.pth")
         theirs = read_tensors(file)
         if any("embed_tokens" in name for name in theirs):
-            layout, tensors = "official", renamed(theirs, OFFICIAL_NAMES)
+            layout, tensors = "official", rename(theirs, OFFICIAL_NAMES, file)
         elif any(name.startswith(("model.", "rnafm.")) for name in theirs):
-            layout, tensors = "multimolecule", renamed(theirs, BERT_NAMES)
+            layout, tensors = "multimolecule", rename(theirs, BERT_NAMES, file)
         else:
             raise CheckpointMismatch(
                 f"checkpoint {file}: 0 of {len(theirs)} tensors are named as in RNA-FM; one is {min(theirs)}"
@@ -94,7 +94,7 @@ class RNAFM(RNAModel):
                 shape = measured(BASE, tensors, file, heads=contacts.numel() // shape.layers)
             vocabulary = official_vocabulary(file, shape.vocabulary)
         else:
-            config = read_config(file, ("rnafm",))
+            config = read_shape_config(file, ("rnafm",))
             shape = measured(BASE, tensors, file, heads=config.get("num_attention_heads"))
             vocabulary = read_vocabulary(file, shape.vocabulary, MULTIMOLECULE, MULTIMOLECULE_SIZES)
             if config.get("layer_norm_eps", shape.eps) != shape.eps:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +59,44 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise BadData(f"checkpoint {file}: expected a state_dict (names to tensors); save model.state_dict()")
     return dict(state)
+
+
+def read_config(file: Path, families: Sequence[str], name: str = "config.json") -> dict[str, Any]:
+    """The configuration beside a weight file; empty where there is none.
+
+    Raises:
+        BadData: it is not a JSON object.
+        CheckpointMismatch: its ``model_type`` is none of ``families``.
+    """
+    path = file.with_name(name)
+    if not path.is_file():
+        return {}
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadData(f"{path}: not JSON ({error}); fetch it again") from None
+    if not isinstance(config, dict):
+        raise BadData(f"{path}: expected a JSON object; fetch it again")
+    family = config.get("model_type", families[0])  # the oldest files do not say
+    if family not in families:
+        raise CheckpointMismatch(f"{path}: model_type {family!r}, expected {' or '.join(families)}; 0 tensors were loaded")
+    return config
+
+
+def rename(tensors: Mapping[str, Tensor], names: Sequence[tuple[str, str]], file: Path) -> dict[str, Tensor]:
+    """Tensors under the names that a series of ``re.sub`` makes. Those that come to share a name were tied upstream.
+
+    Raises:
+        CheckpointMismatch: tied tensors differ, so their tie was broken.
+    """
+    renamed: dict[str, Tensor] = {}
+    for original, tensor in tensors.items():
+        name = original
+        for pattern, replacement in names:
+            name = re.sub(pattern, replacement, name)
+        if not torch.equal(renamed.setdefault(name, tensor), tensor):
+            raise CheckpointMismatch(f"checkpoint {file}: {original} should be tied to {name}, but their values differ")
+    return renamed
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> LoadAudit:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from harness.data import Example, Window
+from harness.weights import weights_home
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
+WEIGHTS = weights_home()  # read before a fixture hides this machine's folders
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +28,14 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"needs {SHARED}, which holds real data and upstream outputs")
     return SHARED
+
+
+def published(hub_id: str) -> Path:
+    """The folder of published weights that `harness weights get` made on this machine, else the test is skipped."""
+    folders = sorted((WEIGHTS / hub_id.replace("/", "--")).glob("*/"))
+    if not folders:
+        pytest.skip(f"needs the published weights {hub_id}: `harness weights get` puts them into {WEIGHTS}")
+    return folders[-1]
 
 
 def random_windows(count: int, length: int | tuple[int, int] = 40, seed: int = 0) -> list[Window]:

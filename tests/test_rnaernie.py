@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from test_rnafm import GOLDEN, SHARED, Evil, check_lora_targets, check_masked_in
 
 from harness import registry
 from harness.adapters import _rna, rnaernie
+from harness.checkpoint import rename
 from harness.data import Window
 from harness.errors import BadData, CheckpointMismatch, UserError
 
@@ -62,7 +64,7 @@ class TestLayouts:
         tensors = load_file(folder / "model.safetensors")
         port = {name.replace("bert.", "model.", 1): tensor for name, tensor in tensors.items()}
         save_file(port, folder / "model.safetensors")
-        with pytest.raises(CheckpointMismatch, match="of the family 'bert'; expected rnaernie"):
+        with pytest.raises(CheckpointMismatch, match="model_type 'bert', expected rnaernie"):
             load("rnaernie", folder)
         (folder / "config.json").unlink()
         with pytest.raises(CheckpointMismatch, match="11 tokens; expected 26 or 28"):
@@ -71,7 +73,7 @@ class TestLayouts:
     def test_other_models_are_refused_with_counts(self, tmp_path):
         with pytest.raises(CheckpointMismatch, match="0 of 46 tensors are named as in any layout of rnaernie"):
             load("rnaernie", GOLDEN / "rnafm/checkpoint/RNA-FM_pretrained.pth")
-        with pytest.raises(CheckpointMismatch, match="of the family 'rnafm'; expected rnaernie"):
+        with pytest.raises(CheckpointMismatch, match="model_type 'rnafm', expected rnaernie"):
             load("rnaernie", GOLDEN / "rnafm_multimolecule/checkpoint")
         folder = copy_of("rnafm_multimolecule", tmp_path)
         (folder / "config.json").unlink()
@@ -265,7 +267,7 @@ def trained():
 def store(model, file, transposed: bool):
     """The model's weights under the port's names; ``transposed`` as the port's converter once left them."""
     ours = model.state_dict()
-    tensors = {name: ours[_rna.renamed({name: torch.empty(0)}, _rna.BERT_NAMES).popitem()[0]] for name in PORT_NAMES}
+    tensors = {name: ours[rename({name: torch.empty(0)}, _rna.BERT_NAMES, Path()).popitem()[0]] for name in PORT_NAMES}
     for name, tensor in tensors.items():
         square = any(
             part in name

@@ -183,7 +183,7 @@ class TestFile:
     def test_other_models_are_refused_with_counts(self, tmp_path):
         with pytest.raises(CheckpointMismatch, match="0 of 42 tensors are named as in RNA-FM"):
             load("rnafm", GOLDEN / "rnaernie/checkpoint")
-        with pytest.raises(CheckpointMismatch, match="of the family 'rnaernie'; expected rnafm"):
+        with pytest.raises(CheckpointMismatch, match="model_type 'rnaernie', expected rnafm"):
             load("rnafm", GOLDEN / "rnaernie_multimolecule/checkpoint")
         (tmp_path / "one").mkdir()
         shutil.copy(GOLDEN / "rnaernie_multimolecule/checkpoint/model.safetensors", tmp_path / "one")
