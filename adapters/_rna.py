@@ -48,7 +48,8 @@ BERT_NAMES = (
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The token ids that a window needs. ``bases`` are those of A, C, G and U (or T), ``other`` that of N."""
+    """The token ids that a window needs. ``bases`` are those of A, C, G and U (or T), ``other`` that of N,
+    which is the unknown token where the model does not know N."""
 
     size: int
     pad: int
@@ -57,6 +58,7 @@ class Vocabulary:
     mask: int
     bases: tuple[int, int, int, int]
     other: int
+    knows_n: bool = True
 
     def table(self) -> np.ndarray:
         """A (256,) look-up from the engine's letters to ids: the T of a window is the model's U where it has one."""
@@ -200,7 +202,8 @@ class RNAModel(Adapter, MaskedModel):
 
     def unknown_tokens(self, batch: Batch) -> tuple[int, int]:
         ids = batch["input_ids"]
-        return int((ids == self.vocabulary.other).sum()), int((ids != self.vocabulary.pad).sum())
+        unknown = 0 if self.vocabulary.knows_n else int((ids == self.vocabulary.other).sum())
+        return unknown, int((ids != self.vocabulary.pad).sum())
 
     def forward(self, batch: Batch) -> Tensor:
         ids = batch["input_ids"]
@@ -325,6 +328,7 @@ def read_vocabulary(file: Path, rows: int, published: Vocabulary, sizes: Sequenc
         mask=index("<mask>", "[MASK]"),
         bases=(index("A"), index("C"), index("G"), index("U", "T")),
         other=index("N", "<unk>", "[UNK]"),
+        knows_n="N" in tokens,
     )
 
 

@@ -116,6 +116,7 @@ class Caduceus(Adapter, MaskedModel):
     def __init__(self, blocks: int, width: int, variant: str = "ps", rc_average: bool = True, epsilon: float = 1e-5) -> None:
         super().__init__()
         self.variant, self.both_strands, self.embedding_dim = variant, rc_average or variant == "ps", width
+        self.reverse_complement_invariant = self.both_strands
         self.embed = nn.Embedding(VOCABULARY, width)
         self.layers = nn.ModuleList(Block(width, epsilon) for _ in range(blocks))
         self.norm_f = nn.RMSNorm(width, eps=epsilon)

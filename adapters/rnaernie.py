@@ -61,7 +61,7 @@ LAYOUTS = {
     "paddle": Layout(
         prefixes=("ernie.",),
         base=PAPER,
-        vocabulary=Vocabulary(39, pad=0, start=2, end=3, mask=4, bases=(35, 37, 38, 36), other=1),
+        vocabulary=Vocabulary(39, pad=0, start=2, end=3, mask=4, bases=(35, 37, 38, 36), other=1, knows_n=False),
         sizes=(39,),
         families=("ernie",),
         pooler=True,

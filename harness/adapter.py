@@ -41,13 +41,15 @@ class Adapter(nn.Module, ABC):
     window in nucleotides (None: unlimited), ``embedding_dim`` the width D of what :meth:`forward` returns, ``audit``
     what was loaded from a checkpoint (None: random initialisation). A model without trainable weights of its own has a
     ``recipe`` with ``tune="probe"``. ``lora_targets`` are the name endings of the linear layers that LoRA adapts. Weights
-    that an embedding does not need (a language-model head) have ``requires_grad`` off.
+    that an embedding does not need (a language-model head) have ``requires_grad`` off. ``reverse_complement_invariant``
+    claims that a window and its reverse complement have the same embedding.
     """
 
     name: ClassVar[str]
     card: ClassVar[ModelCard]
     recipe: ClassVar[Recipe]
     lora_targets: ClassVar[tuple[str, ...]] = ()
+    reverse_complement_invariant: bool = False
     max_length: int | None = None
     embedding_dim: int
     audit: LoadAudit | None = None

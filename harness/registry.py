@@ -126,14 +126,14 @@ def adapter_class(name: str) -> type[Adapter]:
     found = [
         item
         for item in vars(module).values()
-        if isinstance(item, type)
-        and issubclass(item, Adapter)
-        and not inspect.isabstract(item)
-        and item.__module__ == module.__name__
+        if isinstance(item, type) and issubclass(item, Adapter) and item.__module__ == module.__name__
     ]
-    if len(found) != 1:
-        raise UserError(f"{name}: expected one Adapter in the file, found {len(found)}")
-    return found[0]
+    whole = [item for item in found if not inspect.isabstract(item)]
+    if len(whole) != 1:
+        partial = [f"{item.__name__} lacks {', '.join(sorted(item.__abstractmethods__))}" for item in found if item not in whole]
+        hint = f" ({'; '.join(partial)})" if partial else ""
+        raise UserError(f"{name}: expected one Adapter in the file, found {len(whole)}{hint}")
+    return whole[0]
 
 
 def _module_from(path: Path) -> ModuleType:

@@ -33,6 +33,7 @@ from harness.train import fit, predict, probe
 if TYPE_CHECKING:
     from harness.screen import Screen
 
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 ONE_ROW = "no alignment at hand: each window is read as an alignment of one row"
 
 
@@ -234,8 +235,8 @@ def _typed_options(adapter: type[Adapter], options: Mapping[str, str]) -> dict[s
         if name not in known:
             raise registry.unknown(f"option of {adapter.name}", name, known or ["none: it has no options"])
         try:
-            typed[name] = hints[name](text)
-        except ValueError:
+            typed[name] = _BOOLEANS[text.lower()] if hints[name] is bool else hints[name](text)
+        except (KeyError, ValueError):
             raise UserError(f"option {name}={text!r}: expected a {hints[name].__name__}") from None
     return typed
 
@@ -276,6 +277,8 @@ def _check(adapter: Adapter, request: Request, splits: Splits) -> None:
     Raises:
         UserError: a window longer than the model takes, or fine-tuning a model without weights.
     """
+    if request.checkpoint is not None and adapter.audit is None:
+        raise UserError(f"checkpoint {str(request.checkpoint)!r}: {adapter.name} loads no weights; leave --checkpoint out")
     longest = max(
         len(window) for part in (splits.train, splits.validation, splits.test) for example in part for window in example.windows
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from harness.data import Example
 
@@ -37,12 +38,27 @@ class Splits:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """The reference data that a run brings for tasks that are made of loci.
+
+    ``species`` selects the alignment's rows (see :func:`harness.alignments.open_alignment`); ``context`` is the window's
+    length in nucleotides.
+    """
+
+    genome: Path | None = None
+    alignment: Path | None = None
+    species: str = ""
+    context: int = 128
+
+
+@dataclass(frozen=True)
 class Task:
     """One question put to every model.
 
     ``classes`` is ordered, so a label is an index that never depends on a folder listing. ``load`` takes the name of a
     split rule, one of ``split_rules`` (the first is the default); the runner never re-splits. ``sample`` is the simulated
-    stand-in that is used, and named as such, while ``sources`` are not on this machine.
+    stand-in that is used, and named as such, while ``sources`` are not on this machine. ``bind``, of tasks that read a
+    genome or an alignment, gives the task with that reference data; unbound, they use their defaults.
     """
 
     name: str
@@ -57,6 +73,7 @@ class Task:
     main_metric: str = "accuracy"
     licence: str = "not stated"
     citation: str = ""
+    bind: Callable[[Reference], Task] | None = None
 
     @property
     def simulated(self) -> bool:

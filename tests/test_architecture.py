@@ -22,9 +22,10 @@ RANK = {
             ("data",),
             ("card", "recipe", "task"),
             ("adapter", "sources", "readers"),
-            ("cache", "checkpoint", "classifier", "hardware", "metrics", "weights"),
+            ("genome",),
+            ("alignments", "cache", "checkpoint", "classifier", "hardware", "metrics", "weights"),
             ("registry", "results", "train"),
-            ("tables", "screen"),
+            ("contract", "screen", "tables", "template"),
             ("run",),
             ("cli",),
         )
@@ -34,7 +35,7 @@ RANK = {
 # What a file of each folder may import from the package; siblings are free.
 ALLOWED = {
     "adapters": {"adapter", "card", "checkpoint", "data", "errors", "recipe", "kernels", "adapters"},
-    "tasks": {"data", "errors", "readers", "sources", "task", "tasks"},
+    "tasks": {"alignments", "data", "errors", "genome", "readers", "sources", "task", "tasks"},
     "kernels": {"kernels"},
 }
 

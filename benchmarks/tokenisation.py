@@ -1,6 +1,6 @@
 """How fast windows become token ids, as ratios of times measured side by side in this process.
 
-    python benchmarks/tokenizers.py [--windows N] [--length N] [--rounds N]
+    python benchmarks/tokenisation.py [--windows N] [--length N] [--rounds N]
 
 "upstream's way" is what DNABERT's fine-tuning script does for each window: k-mer text joined by spaces, split again at every
 special token and at white space, a dictionary look-up per k-mer in a method call each, lists padded one by one. "dictionary"
