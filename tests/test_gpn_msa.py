@@ -1,0 +1,349 @@
+"""GPN-MSA against outputs of its authors' code, its symmetries, its use of the alignment, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_windows
+from safetensors.torch import load_file
+from torch import nn
+
+from harness.adapters.gpn_msa import GPNMSA, TOKENS, rotate, sinusoids
+from harness.data import Window, reverse_complement
+from harness.errors import BadData, CheckpointMismatch, UserError
+from harness.weights import locate
+
+GOLDEN = Path(__file__).parent / "golden/gpn_msa"
+SHARED = Path(__file__).parents[2] / "shared"
+OFFICIAL = locate("songlab/gpn-msa-sapiens", None)  # read before a fixture hides this machine's folders
+HIDDEN, LOGITS, RTOL = 5e-5, 1e-4, 1e-4
+COMPLEMENT = np.arange(256, dtype=np.uint8)
+COMPLEMENT[list(b"ACGTacgt")] = list(b"TGCAtgca")
+
+
+def load(folder: Path = GOLDEN / "checkpoint", **options) -> GPNMSA:
+    return GPNMSA.from_checkpoint(folder, **options).eval()
+
+
+def embed(model, windows) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(model.collate(windows))
+
+
+def aligned(window: Window, species: int = 9, seed: int = 0) -> Window:
+    """The window on top of noisy copies of itself with gaps."""
+    rng = np.random.default_rng(seed)
+    rows = np.tile(np.frombuffer(window.sequence.encode(), np.uint8), (1 + species, 1))
+    noise = rng.random(rows.shape) < 0.3
+    noise[0] = False
+    rows = np.where(noise, rng.choice(np.frombuffer(b"ACGT-", np.uint8), rows.shape), rows)
+    return Window(window.sequence, alignment=rows.astype(np.uint8))
+
+
+def turned(window: Window) -> Window:
+    """The other strand: positions turned round, every row complemented, the order of the species kept."""
+    rows = None if window.alignment is None else COMPLEMENT[window.alignment[:, ::-1]]
+    return Window(reverse_complement(window.sequence), alignment=rows)
+
+
+def window_of(columns: list[str], alone: bool = False) -> Window:
+    """A case's strings, one a position, as a window; of the sequence, letters that no window may hold become N."""
+    rows = np.array([list(column.encode()) for column in columns], np.uint8).T.copy()
+    sequence = "".join(letter if letter in "ACGT" else "N" for letter in rows[0].tobytes().decode().upper())
+    rows[0] = np.frombuffer(sequence.encode(), np.uint8)
+    return Window(sequence, alignment=None if alone else rows)
+
+
+def cases(folder: Path):
+    """(name, windows, masked position or None, arrays by name) of every case."""
+    stored = np.load(folder / "arrays.npz")
+    for case in json.loads((folder / "cases.json").read_text())["cases"]:
+        arrays = {name: stored[key] for name, key in case["arrays"].items()}
+        groups = case.get("msa_rows", [])
+        groups = [groups] if groups and isinstance(groups[0], str) else groups
+        windows = [window_of(columns, "aux_features" not in arrays) for columns in groups]
+        yield case["name"], windows, case.get("mask_pos"), arrays
+
+
+def check_parity(model: GPNMSA, folder: Path) -> int:
+    """Ids, every stored hidden state and logits of all cases, on both strands; how many cases there were."""
+    count = 0
+    for name, windows, mask, arrays in cases(folder):
+        count += 1
+        if not windows:
+            check_score(model, arrays)
+            continue
+        for strand in ("", "rc_"):
+            here = [turned(window) for window in windows] if strand else windows
+            at = len(here[0]) - 1 - mask if strand and mask is not None else mask
+            batch = model.collate(here) if at is None else model.collate_masked(here, [at] * len(here))
+            tokens = batch["tokens"]
+            np.testing.assert_array_equal(tokens[..., 0], arrays[f"{strand}input_ids"], err_msg=name)
+            if f"{strand}aux_features" in arrays:
+                np.testing.assert_array_equal(tokens[..., 1:], arrays[f"{strand}aux_features"], err_msg=name)
+            with torch.inference_mode():
+                ours = {"hidden_state_0": model.columns(tokens), "last_hidden_state": model.encode(tokens)}
+                table = model.positions[: tokens.shape[1]]
+                ours["hidden_state_1"] = model.layers[0](ours["hidden_state_0"], table)
+                ours["logits"] = model.lm_head(ours["last_hidden_state"])
+            for key, tensor in ours.items():
+                if strand + key in arrays:
+                    atol = LOGITS if key == "logits" else HIDDEN
+                    np.testing.assert_allclose(tensor, arrays[strand + key], atol=atol, rtol=RTOL, err_msg=f"{name} {key}")
+    return count
+
+
+def check_score(model: GPNMSA, arrays) -> None:
+    """Upstream's variant scores, as differences of our log-probabilities."""
+    columns = np.concatenate([arrays["input_ids"][..., None], arrays["aux_features"]], axis=-1)
+    letters = np.frombuffer(b"-ACGT?", np.uint8)[columns.astype(int)]
+    windows = [window_of([row.tobytes().decode() for row in rows]) for rows in letters]
+    with torch.inference_mode():
+        found = model.base_log_probabilities(model.collate_masked(windows, [64] * len(windows)))
+    rows = np.arange(len(windows))
+    ref, alt = arrays["ref_fwd"].astype(int) - 1, arrays["alt_fwd"].astype(int) - 1
+    np.testing.assert_allclose(found[rows, alt] - found[rows, ref], arrays["llr"], atol=LOGITS, rtol=RTOL)
+
+
+class TestParity:
+    def test_trimmed_outputs(self):
+        assert check_parity(load(), GOLDEN) == 6
+
+    @pytest.mark.parametrize("folder", ["checkpoint", "checkpoint_safetensors"])
+    def test_all_outputs(self, folder):
+        if not SHARED.is_dir():
+            pytest.skip(f"needs {SHARED}, which holds all outputs; the trimmed ones are tested above")
+        model = load(SHARED / "parity/gpn_msa" / folder)
+        assert check_parity(model, SHARED / "parity/gpn_msa") == 13
+        assert model.max_length == 1536
+
+    def test_letters_are_read_as_upstream_reads_them(self):
+        expected = dict.fromkeys("-NnRYU*. X", 0) | dict(zip("ACGTacgt", [1, 2, 3, 4] * 2))
+        assert {letter: TOKENS[ord(letter)] for letter in expected} == expected
+
+    def test_rotation_turns_neighbouring_pairs(self):
+        """As products of complex numbers, where only the distance of two positions matters."""
+        q, k = torch.randn(2, 1, 1, 5, 8)
+        table = sinusoids(5, 8)
+        found = rotate(q, table) @ rotate(k, table).transpose(-1, -2)
+        pairs = [torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous()) for x in (q, k)]
+        angles = torch.arange(5)[:, None] * 10000 ** (-torch.arange(4) / 4)
+        spun = [x * torch.polar(torch.ones_like(angles), angles) for x in pairs]
+        torch.testing.assert_close(found, (spun[0] @ spun[1].transpose(-1, -2).conj()).real)
+
+    def test_bf16_stays_near(self):
+        model, window = load(), aligned(random_windows(1, 100)[0])
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            rounded = model(model.collate([window]))
+        assert (rounded - embed(model, [window])).abs().max() < 0.05
+
+
+class TestFile:
+    def test_audit(self):
+        audit = load().audit
+        assert (audit.matched, audit.expected, audit.unused, audit.warnings) == (39, 39, (), ())
+        assert audit.facts["species"] == 9
+        assert audit.facts["input_channels"] == "6 + 5 x 9 of 64"
+        assert audit.facts["positions"] == "sinusoid"
+
+    def test_without_a_config_the_species_are_said_or_assumed(self, tmp_path):
+        shutil.copy(GOLDEN / "checkpoint/model.safetensors", tmp_path)
+        with pytest.raises(CheckpointMismatch, match="89 species and 4 heads do not fit a width of 64"):
+            load(tmp_path)
+        window = aligned(random_windows(1)[0])
+        assert torch.equal(embed(load(tmp_path, species=9), [window]), embed(load(), [window]))
+        wide = GPNMSA.from_checkpoint(size="tiny")
+        official = {theirs: wide.state_dict()[ours] for ours, theirs in official_names(wide).items()}
+        torch.save(official, tmp_path / "wide.bin")
+        assert load(tmp_path / "wide.bin").audit.warnings == (
+            "no config.json beside wide.bin: 89 species are assumed, as published; --option species=N",
+        )
+
+    def test_other_models_are_refused(self, tmp_path):
+        state = load_file(GOLDEN / "checkpoint/model.safetensors")
+        folder = copy_of_checkpoint(tmp_path / "norm", {**state, "model.encoder.ln_f.weight": torch.ones(64)})
+        with pytest.raises(CheckpointMismatch, match=r"model\.encoder\.ln_f\.weight belong to another architecture"):
+            load(folder)
+        folder = copy_of_checkpoint(tmp_path / "bias", {**state, "cls.predictions.decoder.bias": torch.ones(6)})
+        with pytest.raises(CheckpointMismatch, match="should be tied"):
+            load(folder)
+        part = {name: tensor for name, tensor in state.items() if "layer.1." not in name}
+        with pytest.raises(CheckpointMismatch, match="23 of 39 tensors match"):
+            load(copy_of_checkpoint(tmp_path / "part", part))
+        del state["model.encoder.layer.1.attention.self.key.bias"]
+        with pytest.raises(CheckpointMismatch, match="38 of 39 tensors match"):
+            load(copy_of_checkpoint(tmp_path / "key", state))
+        bert = {"bert.embeddings.word_embeddings.weight": torch.ones(6, 4)}
+        with pytest.raises(CheckpointMismatch, match="0 of 199 tensors match"):
+            load(copy_of_checkpoint(tmp_path / "bert", bert))
+        changes = (
+            ({"model_type": "bert"}, "model_type 'bert'"),
+            ({"rotary_value": True}, "rotary_value True; implemented is False"),
+            ({"n_aux_features": 44}, "n_aux_features 44 is no multiple of 5"),
+            ({"n_aux_features": 100}, "20 species and 4 heads do not fit a width of 64"),
+        )
+        for number, (change, message) in enumerate(changes):
+            with pytest.raises(CheckpointMismatch, match=message):
+                load(copy_of_checkpoint(tmp_path / str(number), None, **change))
+
+    def test_published_size(self):
+        with torch.device("meta"):
+            model = GPNMSA.from_checkpoint()
+        assert len(official_names(model)) + 1 == 200  # the bias of the head has two names
+        numbers = sum(tensor.numel() for tensor in model.state_dict().values())
+        assert math.isclose(4 * numbers, 343_063_273, rel_tol=1e-3)  # bytes of the published file
+        assert GPNMSA.card.max_length == model.max_length
+        assert not any(parameter.requires_grad for parameter in model.lm_head.parameters())
+        linear = [name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        assert all(linear.count(target) == 12 for target in GPNMSA.lora_targets)
+
+
+class TestAlignment:
+    def test_other_numbers_of_rows_are_refused(self):
+        model, (one, other) = load(), random_windows(2)
+        with pytest.raises(BadData, match="alignment of 6 rows: this gpn_msa reads 10, the sequence and 9 species"):
+            model.collate([aligned(one, 5)])
+        with pytest.raises(BadData, match="alignments of 4 and 6 rows"):
+            model.collate([aligned(one, 5), aligned(other, 3)])
+        with pytest.raises(BadData, match="window of 129 nt: gpn_msa reads at most 128"):
+            model.collate([Window("A" * 129)])
+
+    def test_from_scratch_any_number_fits_up_to_the_width(self):
+        model, window = GPNMSA.from_checkpoint(size="tiny"), random_windows(1)[0]
+        assert model.collate([aligned(window, 101)])["tokens"].shape == (1, 40, 102)
+        assert model.collate([aligned(window, 2)])["tokens"].shape == (1, 40, 3)
+        with pytest.raises(BadData, match="alignment of 103 rows: a width of 512 has channels for 102"):
+            model.collate([aligned(window, 102)])
+        with pytest.raises(BadData, match="alignment of 4 rows: this gpn_msa reads 3"):
+            GPNMSA.from_checkpoint(size="tiny", species=2).collate([aligned(window, 3)])
+        with pytest.raises(UserError, match="option species=102: a width of 512 has channels for 1 to 101"):
+            GPNMSA.from_checkpoint(size="tiny", species=102)
+        with pytest.raises(UserError, match=r"option species=8: .* was trained with 9"):
+            load(species=8)
+
+    def test_a_window_alone_is_not_a_window_among_gaps(self):
+        """And keeps its embedding beside windows that have alignments."""
+        model, (one, other) = load(), random_windows(2)
+        rows = np.full((10, 40), ord("-"), np.uint8)
+        rows[0] = np.frombuffer(one.sequence.encode(), np.uint8)
+        alone, gaps = embed(model, [one]), embed(model, [Window(one.sequence, alignment=rows)])
+        assert (alone - gaps).abs().max() > 0.01
+        torch.testing.assert_close(embed(model, [one, aligned(other)])[:1], alone, rtol=0, atol=1e-5)
+
+    def test_predictions_need_the_alignment(self):
+        """Shuffled along the positions or blanked, the species' rows give other probabilities and another embedding."""
+        model, intact = load(), aligned(random_windows(1, 64)[0])
+        order = np.random.default_rng(0).permutation(64)
+        shuffled, blanked = intact.alignment.copy(), intact.alignment.copy()
+        shuffled[1:], blanked[1:] = shuffled[1:, order], ord("-")
+        windows = [intact, *(Window(intact.sequence, alignment=rows) for rows in (shuffled, blanked))]
+        with torch.inference_mode():
+            answers = model.base_log_probabilities(model.collate_masked(windows, [30] * 3))
+        for values in (answers, embed(model, windows)):
+            assert (values[0] - values[1]).abs().max() > 0.01
+            assert (values[0] - values[2]).abs().max() > 0.01
+
+    def test_rows_left_out_are_gaps(self):
+        window = aligned(random_windows(1)[0])
+        rows = window.alignment.copy()
+        rows[[4, 6, 7, 8]] = ord("-")
+        model = load(rows="1-3, 5,9")
+        assert torch.equal(model.collate([window])["tokens"], load().collate([Window(window.sequence, alignment=rows)])["tokens"])
+        assert (model.collate([Window("ACG"), window])["tokens"][0, :3, 1:] == 255).all()  # absent, not gaps
+        for wrong in ("0", "3-1", "10", "1,,2", "x"):
+            with pytest.raises(UserError, match="expected numbers and ranges from 1 to 9"):
+                load(rows=wrong)
+
+
+class TestEmbedding:
+    def test_is_the_mean_of_the_centre_over_both_strands(self):
+        model = load()
+        for length, cut in ((128, 14), (64, 7), (100, 10), (9, 0)):
+            window = aligned(random_windows(1, length)[0])
+            means = []
+            for strand in (window, turned(window)):
+                with torch.inference_mode():
+                    states = model.encode(model.collate([strand])["tokens"])
+                means.append(states[:, cut : length - cut].mean(dim=1))
+            torch.testing.assert_close(embed(model, [window]), (means[0] + means[1]) / 2, rtol=1e-5, atol=1e-5)
+
+    def test_both_strands_of_an_alignment_have_one_embedding_and_complementary_bases(self):
+        model, windows = load(), [aligned(window) for window in random_windows(3, (20, 90))]
+        other = [turned(window) for window in windows]
+        torch.testing.assert_close(embed(model, other), embed(model, windows), rtol=0, atol=1e-5)
+        with torch.inference_mode():
+            found = model.base_log_probabilities(model.collate_masked(windows, [3] * 3))
+            there = model.base_log_probabilities(model.collate_masked(other, [len(window) - 4 for window in windows]))
+        torch.testing.assert_close(there.flip(1), found, rtol=0, atol=1e-5)
+
+    def test_batches_of_many_lengths(self):
+        model, windows = load(), [aligned(window) for window in random_windows(5, (10, 60))]
+        alone = torch.cat([embed(model, [window]) for window in windows])
+        torch.testing.assert_close(embed(model, windows), alone, rtol=0, atol=1e-5)
+
+    def test_masking_hides_the_base_and_nothing_else(self):
+        model, window = load(), aligned(random_windows(1)[0])
+        before, after = (batch["tokens"] for batch in (model.collate([window]), model.collate_masked([window], [7])))
+        assert after[0, 7, 0] == 5
+        assert (before != after).sum() == 1
+        for position in (40, -1):
+            with pytest.raises(BadData, match=f"position {position}: the window has 40 nt"):
+                model.collate_masked([window], [position])
+
+
+@pytest.mark.weights
+def test_published_weights_give_published_logits():
+    """chr6:31575665-31575793 (hg38) with position 76 masked, forward strand: figures of the authors' example notebook."""
+    path = OFFICIAL.parent / "chr6_31575665_31575793.npy"
+    if not OFFICIAL.is_dir() or not path.is_file():
+        pytest.skip(f"needs the weights in {OFFICIAL} and these columns of songlab/multiz100way's 89.zarr, (90, 128), in {path}")
+    rows = np.ascontiguousarray(np.load(path).view(np.uint8))
+    sequence = rows[0].tobytes().decode().upper()
+    rows[0] = np.frombuffer(sequence.encode(), np.uint8)
+    model = load(OFFICIAL)
+    assert (model.audit.matched, model.audit.facts["species"]) == (199, 89)
+    with torch.inference_mode():
+        tokens = model.collate_masked([Window(sequence, alignment=rows)], [76])["tokens"]
+        logits = model.lm_head(model.encode(tokens))[0, 76, 1:5]
+    np.testing.assert_allclose(logits, [6.0621, -1.5262, -0.6878, -0.5625], atol=2e-2)  # on a GPU upstream runs in fp16
+
+
+def official_names(model: GPNMSA) -> dict[str, str]:
+    """Our names → the official file's."""
+    ours = {
+        ".attention_norm.": ".attention.output.LayerNorm.",
+        ".mlp_norm.": ".output.LayerNorm.",
+        ".out.": ".attention.output.dense.",
+        ".up.": ".intermediate.dense.",
+        ".down.": ".output.dense.",
+        "lm_head.dense.": "cls.predictions.transform.dense.",
+        "lm_head.norm.": "cls.predictions.transform.LayerNorm.",
+        "lm_head.decoder.": "cls.predictions.decoder.",
+        "layers.": "model.encoder.layer.",
+    }
+    ours |= {f".{name}.": f".attention.self.{name}." for name in ("query", "key", "value")}
+    names = {}
+    for name in model.state_dict():
+        theirs = "model.encoder.embed_positions.weight" if name == "positions" else name
+        for part, replacement in ours.items():
+            theirs = theirs if name == "positions" else theirs.replace(part, replacement)
+        names[name] = theirs
+    return names
+
+
+def copy_of_checkpoint(folder: Path, state: dict | None, **config) -> Path:
+    """The golden checkpoint with other tensors, as a torch file, or some values of its config.json replaced."""
+    folder.mkdir()
+    if state is None:
+        shutil.copy(GOLDEN / "checkpoint/model.safetensors", folder)
+    else:
+        torch.save(state, folder / "pytorch_model.bin")
+    settings = json.loads((GOLDEN / "checkpoint/config.json").read_text()) | config
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
