@@ -1,4 +1,4 @@
-"""What Caduceus and HyenaDNA share: one token a letter."""
+"""What models of single letters share: the tokens, and running windows of one length together."""
 
 from __future__ import annotations
 

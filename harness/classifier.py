@@ -16,7 +16,8 @@ from harness.recipe import Recipe
 class Classifier(nn.Module):
     """``adapter``'s embedding of each of an example's windows, concatenated, through a head: logits (B, classes).
 
-    ``windows`` is how many windows an example has: 1, or 2 for a variant (reference, alternate).
+    ``windows`` is how many windows an example has: 1, or 2 for a variant (reference, alternate). A probe's head is linear
+    whatever the recipe says, for it becomes the logistic regression.
     """
 
     def __init__(self, adapter: Adapter, classes: int, recipe: Recipe, windows: int = 1) -> None:
@@ -25,7 +26,7 @@ class Classifier(nn.Module):
             add_lora(adapter, recipe)
         self.adapter, self.windows = adapter, windows
         width = windows * adapter.embedding_dim
-        pooler = [nn.Linear(width, width), nn.Tanh()] if recipe.head == "tanh" else []
+        pooler = [nn.Linear(width, width), nn.Tanh()] if recipe.head == "tanh" and recipe.tune != "probe" else []
         self.head = nn.Sequential(*pooler, nn.Dropout(recipe.dropout), nn.Linear(width, classes))
 
     def collate(self, examples: Sequence[Example]) -> Batch:

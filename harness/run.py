@@ -162,7 +162,7 @@ def _fit_and_score(
     begun, compiled = time.perf_counter(), compilation.seconds
     with screen.training(f"{record['model']['name']} on {request.task.name}"):
         if recipe.tune == "probe":
-            cache = _embedding_cache(request, record) if any(classifier.adapter.parameters()) else None
+            cache = _embedding_cache(request, record) if next(classifier.adapter.parameters(), None) is not None else None
             fitted = probe(classifier, splits.train, splits.validation, recipe, accelerator, precision=precision, cache=cache)
         else:
             fitted = fit(

@@ -107,6 +107,17 @@ class TestRun:
         assert "recorded already" in again.stderr
         assert len(results.read_all(tmp_path / "a")) == 1
 
+    def test_probe_embeds_each_window_once(self, harness, tmp_path):
+        command = ("run", "--model", "msamamba", "--task", "QKI", "--init", "random:tiny", "--tune", "probe", "--quiet")
+        cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+        for folder in ("a", "b"):
+            done = harness(*command, "--results", folder, **cache)
+            assert done.returncode == 0, done.stderr
+        one, other = (results.read_all(tmp_path / folder)[0] for folder in ("a", "b"))
+        assert one.metrics == other.metrics
+        assert one.model["parameters"]["trainable"] < 100
+        assert len(list((tmp_path / "cache").rglob("*.npy"))) == 2
+
     def test_own_files_and_all_floors(self, harness, tmp_path):
         write_fasta(tmp_path / "pos.fa", 1)
         write_fasta(tmp_path / "neg.fa", 0)
@@ -203,6 +214,7 @@ class TestBadInput:
             (("--model", "cnn", "--task", "QKI", "--init", "random:huge"), ("size 'huge'", "tiny")),
             (("--model", "msamamba", "--task", "QKI", "--option", "layot=column"), ("did you mean layout",)),
             (("--model", "msamamba", "--task", "QKI", "--option", "mask_rows=half"), ("mask_rows='half'", "float")),
+            (("--model", "caduceus", "--task", "QKI", *FAST, "--option", "rc_average=maybe"), ("rc_average='maybe'", "bool")),
             (("--model", "msamamba", "--task", "QKI", "--checkpoint", "none.pt"), ("none.pt", "no such file")),
             (("--model", "./none.py", "--task", "QKI"), ("none.py", "no such file")),
         ],

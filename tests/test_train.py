@@ -151,7 +151,7 @@ class TestProbe:
         from sklearn.linear_model import LogisticRegression
 
         examples, held_out = motif_examples(120), motif_examples(60, seed=1)
-        recipe = Recipe(tune="probe", dropout=0.0)
+        recipe = registry.adapter_class(name).recipe.override(tune="probe")
         classifier = build(name, recipe).eval()
         fitted = train.probe(classifier, examples, held_out, recipe, ACCELERATOR)
         chosen = min(fitted.history, key=lambda entry: entry["validation_log_loss"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -27,8 +28,8 @@ class Hub(BaseHTTPRequestHandler):
     """As much of the hub's protocol as a download needs: /owner/name/resolve/revision/file, with its headers."""
 
     content = b"weights" * 1000
-    broken: set[str] = set()
-    asked: list[str] = []
+    broken: ClassVar[set[str]] = set()
+    asked: ClassVar[list[str]] = []
 
     def do_HEAD(self):
         self.answer(body=False)

@@ -1,0 +1,57 @@
+"""The README's code runs, and its example adapter keeps the contract."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from conftest import ROOT
+from test_cli import harness  # noqa: F401 (a fixture)
+
+from harness import contract, registry, results
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(marker: str) -> str:
+    """The fenced block behind a comment in the README."""
+    found = re.search(rf"<!-- {re.escape(marker)} -->\n```\w*\n(.*?)```", README, re.DOTALL)
+    assert found, f"README.md has no block behind <!-- {marker} -->"
+    return found[1]
+
+
+@pytest.fixture
+def example(tmp_path):
+    path = tmp_path / "bag_of_bases.py"
+    path.write_text(block("example: bag_of_bases.py"))
+    return path
+
+
+def test_example_is_short(example):
+    code = [line for line in example.read_text().splitlines() if line.strip()]
+    body = [line for line in code if not line.startswith(("import", "from"))]
+    assert len(body) <= 25
+
+
+def test_example_runs(example, harness):  # noqa: F811
+    done = harness("run", "--model", "./bag_of_bases.py", "--task", "QKI", "--epochs", "1")
+    assert done.returncode == 0, done.stderr
+    (record,) = results.read_all(example.parent / "results")
+    assert record.model["name"] == "bag_of_bases"
+
+
+def test_example_keeps_the_contract(example):
+    assert [verdict for verdict in contract.check(str(example)) if verdict.state == "violated"] == []
+
+
+def test_commands_are_those_of_the_command_line(harness):  # noqa: F811
+    text = harness("run", "--help").stdout + harness("--help").stdout + harness("data", "--help").stdout
+    for option in set(re.findall(r"(?<=\s)--[a-z-]+", block("command: run"))):
+        assert option in text
+
+
+def test_every_model_and_task_is_in_the_readme():
+    for name in registry.model_files():
+        assert f"`{name}`" in README, f"{name} is not in the README"
+    for name in registry.tasks():
+        assert f"`{name}`" in README, f"{name} is not in the README"
