@@ -6,7 +6,9 @@ import argparse
 import json
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,19 @@ from harness.adapter import LoadAudit
 from harness.errors import BadData, CheckpointMismatch, DataMissing
 from harness.sources import sha256
 
+_partial: ContextVar[bool] = ContextVar("partial_weights", default=False)
+
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+@contextmanager
+def partial_weights(allowed: bool = True) -> Iterator[None]:
+    """While it lasts, a checkpoint may lack tensors; a run must record that it asked for this."""
+    token = _partial.set(allowed)
+    try:
+        yield
+    finally:
+        _partial.reset(token)
 
 
 def weight_file(checkpoint: Path) -> Path:
@@ -102,18 +116,23 @@ def rename(tensors: Mapping[str, Tensor], names: Sequence[tuple[str, str]], file
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> LoadAudit:
     """Copy ``tensors``, named as in ``module.state_dict()``, into the module: all that it expects, or nothing.
 
+    Within :func:`partial_weights` what matches is copied, and the audit's warning says how much stayed random.
+
     Raises:
         CheckpointMismatch: a tensor that the module expects is missing or has another shape.
     """
     expected = module.state_dict()
     missing = tuple(name for name in expected if name not in tensors or tensors[name].shape != expected[name].shape)
     matched = len(expected) - len(missing)
-    if missing:
+    if missing and not (_partial.get() and matched):
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
         raise CheckpointMismatch(
             f"checkpoint {file}: {matched} of {len(expected)} tensors match {type(module).__name__}; "
             f"not there, or of another shape: {shown}"
         )
-    module.load_state_dict({name: tensors[name] for name in expected})
+    module.load_state_dict({name: tensors[name] for name in expected if name not in missing}, strict=not missing)
     unused = tuple(sorted(set(tensors) - set(expected)))
-    return LoadAudit(str(file), sha256(file), len(expected), matched, missing, unused)
+    warnings = (
+        (f"partial weights: {len(missing)} of {len(expected)} tensors are not in the file and stay random",) if missing else ()
+    )
+    return LoadAudit(str(file), sha256(file), len(expected), matched, missing, unused, warnings=warnings)

@@ -84,6 +84,9 @@ def run(
     option: Annotated[
         list[str] | None, typer.Option(help="An option of the model, name=value; may be given several times.")
     ] = None,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Load a checkpoint that lacks tensors; recorded.")
+    ] = False,
     tune: Annotated[
         str | None,
         typer.Option(help="full: all weights; lora: low-rank additions; probe: the head only.", rich_help_panel=TRAINING),
@@ -138,6 +141,7 @@ def run(
         init=init,
         options=_pairs(option or []),
         settings=settings,
+        allow_partial=allow_partial,
         device=device,
         results_dir=results,
         allow_sample=not no_sample,

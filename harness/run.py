@@ -20,6 +20,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from harness import hardware, registry, results, sources, weights
 from harness.adapter import Adapter
 from harness.cache import EmbeddingCache
+from harness.checkpoint import partial_weights
 from harness.classifier import Classifier
 from harness.data import Example
 from harness.errors import DataMissing, HarnessError, UserError
@@ -49,6 +50,7 @@ class Request:
     checkpoint: Path | None = None
     size: str = "base"
     options: Mapping[str, Any] = field(default_factory=dict)
+    allow_partial: bool = False
 
 
 def run_all(
@@ -61,6 +63,7 @@ def run_all(
     init: str | None = None,
     options: Mapping[str, str] | None = None,
     settings: Mapping[str, Any] | None = None,
+    allow_partial: bool = False,
     device: str = "auto",
     results_dir: Path = Path("results"),
     allow_sample: bool = True,
@@ -85,7 +88,7 @@ def run_all(
         typed = _typed_options(adapter, options or {})
         files = _weights(adapter, checkpoint, init)
         requests += [
-            Request(name, item, split or item.split_rules[0], seed, recipe, files, size, typed)
+            Request(name, item, split or item.split_rules[0], seed, recipe, files, size, typed, allow_partial)
             for item in found
             for seed in seeds
         ]
@@ -112,7 +115,10 @@ def run(request: Request, splits: Splits, accelerator: Accelerator, results_dir:
     precision = hardware.pick_precision(request.recipe.precision, device)
     with torch.random.fork_rng():
         torch.manual_seed(request.seed)
-        adapter = registry.adapter_class(request.model).from_checkpoint(request.checkpoint, size=request.size, **request.options)
+        with partial_weights(request.allow_partial):
+            adapter = registry.adapter_class(request.model).from_checkpoint(
+                request.checkpoint, size=request.size, **request.options
+            )
         _check(adapter, request, splits)
         record = _blank_record(request, splits, adapter, device, precision, accelerator.num_processes)
         earlier = None if force else results.find(results_dir, record["task"]["name"], record["model"]["name"], record["run_id"])
@@ -304,7 +310,7 @@ def _blank_record(
             files=splits.files,
             model=adapter.name,
             size=request.size,
-            options=request.options,
+            options={**request.options, "allow_partial": True} if request.allow_partial else request.options,
             checkpoint=audit and audit.sha256,
             recipe=recipe,
             seed=request.seed,
@@ -332,6 +338,7 @@ def _blank_record(
             "size": request.size,
             "options": request.options,
             "audit": audit and asdict(audit),
+            "allow_partial": request.allow_partial,
             "notes": [
                 *(audit.warnings if audit else ()),
                 *([ONE_ROW] if adapter.card.reads == "alignment" and sequence_only else []),

@@ -14,9 +14,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT, motif_examples
 
-from harness import results
+from harness import registry, results
 
 FAST = ("--init", "random:tiny", "--epochs", "1")
 
@@ -117,6 +118,19 @@ class TestRun:
         assert one.metrics == other.metrics
         assert one.model["parameters"]["trainable"] < 100
         assert len(list((tmp_path / "cache").rglob("*.npy"))) == 2
+
+    def test_a_checkpoint_that_lacks_tensors_needs_the_user_to_say_so(self, harness, tmp_path):
+        state = registry.adapter_class("msamamba").from_checkpoint(size="tiny").state_dict()
+        del state["layers.1.norm3.scale"]
+        torch.save(state, tmp_path / "part.pt")
+        command = ("run", "--model", "msamamba", "--task", "QKI", "--epochs", "1", "--checkpoint", "part.pt")
+        refused(harness(*command), "layers.1.norm3.scale", "tensors match")
+        done = harness(*command, "--allow-partial")
+        assert done.returncode == 0, done.stderr
+        assert "partial weights: 1 of" in done.stderr
+        (record,) = results.read_all(tmp_path / "results")
+        assert record.model["audit"]["missing"] == ["layers.1.norm3.scale"]
+        assert record.model["allow_partial"]
 
     def test_own_files_and_all_floors(self, harness, tmp_path):
         write_fasta(tmp_path / "pos.fa", 1)
