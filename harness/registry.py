@@ -176,3 +176,8 @@ def find_tasks(name: str) -> list[Task]:
 def task_from_files(paths: Sequence[Path]) -> Task:
     """The task that the user's own files make; see ``tasks/files.py``."""
     return importlib.import_module("harness.tasks.files").from_files(paths)
+
+
+def task_from_variants(path: Path) -> Task:
+    """The task that the user's own file of variants makes; see ``tasks/variants.py``."""
+    return importlib.import_module("harness.tasks.variants").from_variants(path)

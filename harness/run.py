@@ -28,7 +28,7 @@ from harness.kernels import compilation
 from harness.metrics import collapsed, scores
 from harness.recipe import Recipe
 from harness.results import Predictions, RunRecord
-from harness.task import Splits, Task
+from harness.task import Reference, Splits, Task
 from harness.train import fit, predict, probe
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def run_all(
     *,
     seeds: Sequence[int] = (0,),
     split: str | None = None,
+    reference: Reference | None = None,
     checkpoint: str | None = None,
     init: str | None = None,
     options: Mapping[str, str] | None = None,
@@ -80,7 +81,7 @@ def run_all(
     """
     results.check_writable(results_dir)
     size = _random_size(init, checkpoint)
-    found = [_available(task, split, allow_sample) for task in _named(task)]
+    found = [_available(task, split, allow_sample) for task in _named(task, reference)]
     requests = []
     for name in registry.model_names(model):
         adapter = registry.adapter_class(name)
@@ -197,8 +198,27 @@ def _fit_and_score(
     return Predictions(tuple(example.id for example in splits.test), labels, probabilities, request.task.classes)
 
 
-def _named(words: Sequence[str]) -> list[Task]:
-    """The tasks that the words of ``--task`` name: files where they look like paths, else a task or a family."""
+def _named(words: Sequence[str], reference: Reference | None) -> list[Task]:
+    """The tasks that the words of ``--task`` name, with the reference data that the run brings.
+
+    ``variants:FILE`` is a file of variants; what looks like a path is a file of windows; else a task or a family.
+
+    Raises:
+        UserError: reference data for a task that reads none.
+    """
+    found = _unbound(words)
+    if reference is None:
+        return found
+    for task in found:
+        if task.bind is None:
+            raise UserError(f"{task.name} reads no genome and no alignment; leave --genome, --msa, --species and --context out")
+    return [task.bind(reference) for task in found if task.bind is not None]
+
+
+def _unbound(words: Sequence[str]) -> list[Task]:
+    kind, _, path = words[0].partition(":")
+    if kind == "variants" and path:
+        return [registry.task_from_variants(Path(path))]
     if len(words) > 1 or "/" in words[0] or Path(words[0]).suffix or Path(words[0]).is_file():
         return [registry.task_from_files([Path(word) for word in words])]
     return registry.find_tasks(words[0])

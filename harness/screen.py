@@ -107,7 +107,7 @@ class Screen:
         lines = [f"{name:<18}{record.metrics[name]:.4f}" for name in PANEL_METRICS if record.metrics.get(name) is not None]
         best = record.task.get("best_accuracy")
         if best is not None:
-            lines.insert(1, f"{'best possible':<18}{best:.4f}   simulated data: says nothing about real binding sites")
+            lines.insert(1, f"{'best possible':<18}{best:.4f}   simulated data: says nothing about the real task")
         lines += [f"! {flag}" for flag in record.flags]
         lines.append(f"record            {folder}")
         if self.out.is_terminal and not self.quiet:

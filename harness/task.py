@@ -11,7 +11,10 @@ from harness.data import Example
 
 @dataclass(frozen=True)
 class Source:
-    """A public file. ``path`` is where it lies below the data folder; ``size`` is in bytes."""
+    """A public file. ``path`` is where it lies below the data folder; ``size`` is in bytes.
+
+    ``sha256`` is empty where the publisher moves the file; each record then has the one of the file that was read.
+    """
 
     url: str
     sha256: str

@@ -140,7 +140,8 @@ def _fit(
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             now = time.perf_counter()
-            if now - reported > 0.5 or step == steps_per_epoch:
+            alone = accelerator.num_processes == 1  # several must stop at the same step, or the others wait for ever
+            if (alone and now - reported > 0.5) or step == steps_per_epoch:
                 reported = now
                 mean_loss = total.item() / step
                 if not math.isfinite(mean_loss):
