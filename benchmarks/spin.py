@@ -1,9 +1,9 @@
-"""How much a training step suffers when other programs want the cores, with torch's long OpenMP spins and with short ones.
+"""How much two runs on one machine hinder each other, with torch's long OpenMP spins and with short ones.
 
     python benchmarks/spin.py
 
-For each GOMP_SPINCOUNT (unset: libgomp's own, hundreds of thousands; 1000: what the `harness` command sets) a fresh process
-times MSAMamba's training step (batch 16, 101 nt), alone and beside one busy process per core. Prints medians and ratios.
+For each GOMP_SPINCOUNT (unset: libgomp's own, hundreds of thousands; 1000: what the `harness` command sets) fresh processes
+time MSAMamba's training step (batch 16, 101 nt), one alone and two at once. Prints medians over rounds, and their ratios.
 """
 
 import os
@@ -27,37 +27,26 @@ for _ in range(20):
     seconds.append(time.perf_counter() - begun)
 print(sorted(seconds[5:])[len(seconds[5:]) // 2])
 """
-BUSY = "while True: pass"
 
 
-def step_seconds(spins: str | None) -> float:
+def step_seconds(spins: str | None, at_once: int) -> float:
+    """Median step of the slowest of ``at_once`` processes."""
     environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
     if spins is not None:
         environment["GOMP_SPINCOUNT"] = spins
-    done = subprocess.run([sys.executable, "-c", STEP], env=environment, capture_output=True, text=True, check=True)
-    return float(done.stdout)
+    command = [sys.executable, "-c", STEP]
+    running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(at_once)]
+    return max(float(process.communicate()[0]) for process in running)
 
 
-def measure(rounds: int = 3) -> dict[str, float]:
-    times: dict[str, list[float]] = {}
-    for _ in range(rounds):
-        for name, spins in (("unset", None), ("1000", "1000")):
-            times.setdefault(name, []).append(step_seconds(spins))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def main() -> None:
-    idle = measure()
-    busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(os.cpu_count() or 1)]
-    try:
-        loaded = measure()
-    finally:
-        for process in busy:
-            process.kill()
-    print(f"{'GOMP_SPINCOUNT':<16}{'alone':>10}{'beside busy processes':>24}")
-    for name in idle:
-        print(f"{name:<16}{idle[name] * 1e3:>7.0f} ms{loaded[name] * 1e3:>21.0f} ms")
-    print(f"unset / 1000: alone {idle['unset'] / idle['1000']:.2f}, beside busy processes {loaded['unset'] / loaded['1000']:.2f}")
+def main(rounds: int = 3) -> None:
+    print(f"{'GOMP_SPINCOUNT':<16}{'one alone':>12}{'two at once':>14}")
+    medians = {}
+    for name, spins in (("unset", None), ("1000", "1000")):
+        medians[name] = [statistics.median(step_seconds(spins, at_once) for _ in range(rounds)) for at_once in (1, 2)]
+        print(f"{name:<16}{medians[name][0] * 1e3:>9.0f} ms{medians[name][1] * 1e3:>11.0f} ms", flush=True)
+    ratios = [slow / fast for slow, fast in zip(medians["unset"], medians["1000"], strict=True)]
+    print(f"{'unset / 1000':<16}{ratios[0]:>12.2f}{ratios[1]:>14.2f}")
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ def main() -> None:
     """Entry point: expected failures become one line and an exit code (2: a user's mistake, 1: a failed run)."""
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
-    # torch's idle OpenMP threads spin. Where other programs want the cores too, long spins slow a training step tenfold;
-    # short ones cost nothing measurable on an idle machine (benchmarks/spin.py). Must be set before torch is imported.
+    # torch's idle OpenMP threads spin, and two runs on one machine then slow each other down severalfold; short spins cost
+    # nothing measurable (benchmarks/spin.py). Must be set before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         app(arguments, prog_name="harness")
@@ -234,7 +234,7 @@ def data_get(name: DataName = "all", quiet: Quiet = False) -> None:
     for number, source in enumerate(sources, start=1):
         with screen.download(f"{source.path} ({number}/{len(sources)})") as progress:
             fetch(source, progress)
-    screen.say(f"{len(sources)} files are in {data_home()}, checksums verified")
+    screen.say(f"{len(sources)} files are in {data_home()}, each compared with its published checksum where there is one")
 
 
 @data_app.command("path")

@@ -239,9 +239,14 @@ def _available(task: Task, split: str | None, allow_sample: bool) -> Task:
     if task.sample is None or not allow_sample or split is not None:
         raise DataMissing(
             f"{task.name}: {len(absent)} of {len(task.sources)} files are not in {sources.data_home()}; "
-            f"`harness data get {task.name}` downloads them"
+            f"`harness data get {_data_name(task)}` downloads them"
         )
     return task.sample
+
+
+def _data_name(task: Task) -> str:
+    """What `harness data get` calls the task's data: without its context (``clinvar@512``) and ``(sample)``."""
+    return task.name.removesuffix(" (sample)").partition("@")[0]
 
 
 def _typed_options(adapter: type[Adapter], options: Mapping[str, str]) -> dict[str, Any]:
@@ -414,13 +419,13 @@ def _describe(task: Task, split: str, splits: Splits) -> str:
     sizes = " / ".join(f"{len(part):,}" for part in parts)
     text = f"{task.name}: {sizes} windows (train / validation / test, split {split!r}) of {length} nt"
     if task.simulated:
-        real = task.name.removesuffix(" (sample)")
+        real = _data_name(task)
         text += (
             f"\n  SIMULATED data, not measured: {real} has not been downloaded (`harness data get {real}`); "
             f"best possible accuracy {splits.best_accuracy:.4f}"
         )
     changed = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in splits.changes.items() if count)
-    return text + (f"\n  letters: {changed}" if changed else "")
+    return text + (f"\n  counted: {changed}" if changed else "")
 
 
 def _describe_run(request: Request, record: Mapping[str, Any]) -> str:

@@ -1,0 +1,503 @@
+"""Variant tasks: what becomes of each row of a file, how parts are held out, the real BRCA1 set, and the simulated sample."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.alignments import build_store
+from harness.errors import BadData, DataMissing, UserError
+from harness.task import Reference, Splits
+from harness.tasks import _evolve, _variant_files, variants
+from harness.tasks._evolve import CONSERVED, FREE, FREQUENCIES, Evolution
+from harness.tasks.variants import BLOCK, block, from_variants, tasks
+
+pytest.importorskip("pyfaidx", reason="needs the extra `variants`")
+
+CHROMOSOMES = [str(number) for number in range(1, 8)]
+LENGTH = 4 * BLOCK
+EVOLUTION = Evolution(rate=0.2, stretch=20, swapped=0.1, seed=3)
+HEADER = "chrom\tpos\tref\talt\tlabel\n"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def contigs() -> dict[str, str]:
+    rng = np.random.default_rng(0)
+    return {name: "".join(rng.choice(list("ACGT"), LENGTH)) for name in CHROMOSOMES}
+
+
+@pytest.fixture
+def genome(contigs, tmp_path) -> Path:
+    path = tmp_path / "genome.fa"
+    path.write_text("".join(f">chr{name}\n{letters}\n" for name, letters in contigs.items()))
+    return path
+
+
+def rows(contigs: dict[str, str], positions: range = range(20, LENGTH - 20, 97)) -> list[tuple[str, int, str, str, int]]:
+    """Variants (1-based) with alternating labels."""
+    return [
+        (name, position, letters[position - 1], "CGTA"["ACGT".index(letters[position - 1])], (number + int(name)) % 2)
+        for name, letters in contigs.items()
+        for number, position in enumerate(positions)
+    ]
+
+
+def tsv(path: Path, lines: list) -> Path:
+    path.write_text(HEADER + "".join("\t".join(map(str, line)) + "\n" for line in lines))
+    return path
+
+
+def parts(splits: Splits):
+    return {"train": splits.train, "validation": splits.validation, "test": splits.test}
+
+
+def everything(splits: Splits):
+    return [example for part in parts(splits).values() for example in part]
+
+
+# --- windows ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("context", [1, 2, 7, 128])
+def test_two_windows_around_the_variant(context, contigs, genome, tmp_path):
+    task = from_variants(tsv(tmp_path / "v.tsv", rows(contigs))).bind(Reference(genome, context=context))
+    assert task.name == ("v.tsv" if context == 128 else f"v.tsv@{context}")
+    assert (task.family, task.classes, task.main_metric) == ("variants", ("benign", "pathogenic"), "auroc")
+    splits = task.load("chromosome")
+    examples = everything(splits)
+    assert {example.id: example.label for example in examples} == {
+        f"{name}:{position}:{ref}:{alt}": label for name, position, ref, alt, label in rows(contigs)
+    }
+    for example in examples[::50]:
+        name, position, ref, alt = example.id.split(":")
+        reference, alternate = example.windows
+        assert len(reference) == len(alternate) == context
+        start = int(position) - 1 - context // 2
+        assert reference.locus == alternate.locus
+        assert reference.locus is not None
+        assert (reference.locus.chromosome, reference.locus.start) == (name, start)
+        padded = "N" * 200 + contigs[name] + "N" * 200
+        assert reference.sequence == padded[200 + start : 200 + start + context]
+        assert reference.sequence[context // 2] == ref
+        assert alternate.sequence[context // 2] == alt
+        assert [a == b for a, b in zip(reference.sequence, alternate.sequence, strict=True)].count(False) == 1
+        assert reference.alignment is None
+    off = splits.changes.get("outside_genome", 0)
+    assert off == sum(example.windows[0].sequence.count("N") for example in examples)
+    assert (off > 0) == (context == 128)
+
+
+def test_the_alternate_changes_row_0_only(contigs, genome, tmp_path):
+    rng = np.random.default_rng(1)
+    fastas = []
+    for name, letters in contigs.items():
+        other = "".join(rng.choice(list("ACGT-"), LENGTH))
+        fastas.append(tmp_path / f"{name}.fa")
+        fastas[-1].write_text(f">me chr{name}:0-{LENGTH}\n{letters}\n>you\n{other}\n>gone\n{'-' * LENGTH}\n")
+    store = build_store(fastas, tmp_path / "store")
+    own = from_variants(tsv(tmp_path / "v.tsv", rows(contigs)))
+    splits = own.bind(Reference(genome, store, context=64)).load("chromosome")
+    for example in everything(splits)[::40]:
+        reference, alternate = example.windows
+        assert reference.alignment is not None
+        assert alternate.alignment is not None
+        assert reference.alignment.shape == (3, 64)
+        different = np.argwhere(reference.alignment != alternate.alignment)
+        assert different.tolist() == [[0, 32]]
+    assert [len(part) for part in parts(splits).values()] == [
+        len(part) for part in parts(own.bind(Reference(genome)).load("chromosome")).values()
+    ]
+    alone = own.bind(Reference(alignment=store, context=64)).load("chromosome")  # the target row stands in for the genome
+    assert [e.windows[1].sequence for e in everything(alone)] == [e.windows[1].sequence for e in everything(splits)]
+    pair = own.bind(Reference(genome, store, "you", context=64)).load("chromosome")
+    assert pair.train[0].windows[0].alignment is not None
+    assert len(pair.train[0].windows[0].alignment) == 2
+    assert len(set(map(str, (splits.files, alone.files, pair.files)))) == 3
+    again = pickle.loads(pickle.dumps(splits))
+    assert (again.test[3].windows[1].alignment == splits.test[3].windows[1].alignment).all()
+    assert splits.test[-1].id == splits.test[len(splits.test) - 1].id
+    assert [example.id for example in splits.test[2:5]] == [splits.test[index].id for index in (2, 3, 4)]
+    with pytest.raises(IndexError):
+        splits.test[len(splits.test)]
+
+
+def test_columns_beyond_memory_wait_in_a_file(contigs, genome, tmp_path, monkeypatch):
+    monkeypatch.setattr(variants, "IN_MEMORY", 10)
+    room = variants._room((3, 2, 4))
+    assert isinstance(room, np.memmap)
+    room[:] = 7
+    assert room.sum() == 7 * 24
+
+
+# --- what a file may hold -----------------------------------------------------------------------------------------------
+
+
+def test_what_is_dropped_is_counted(contigs, genome, tmp_path):
+    good = rows(contigs)
+    name, position, ref, alt, label = good[0]
+    extra = [
+        good[1],  # a duplicate
+        (*good[2][:4], 1 - good[2][4]),  # of the other label
+        (name, position, ref, f"{alt},N", label),
+        (name, position, ref, ref + alt, label),
+        (name, position, ref * 2, alt, label),
+        (name, position, ref, "<DEL>", label),
+        ("1", 1500, next(iter(set("ACGT") - {contigs["1"][1499]})), contigs["1"][1499], 1),
+        ("GL000192.1", 3, "A", "C", 1),
+    ]
+    task = from_variants(tsv(tmp_path / "v.tsv", [*good, *extra])).bind(Reference(genome))
+    splits = task.load("chromosome")
+    assert len(everything(splits)) == len(good) - 1
+    changes = dict(splits.changes)
+    assert changes.pop("outside_genome") > 0
+    assert changes == {
+        "duplicates": 1, "conflicting": 2, "multi_allelic": 1, "not_snv": 3, "reference_mismatch": 1, "off_genome": 1
+    }  # fmt: skip
+
+
+def same(path: Path, lines: list, genome: Path) -> None:
+    splits = from_variants(path).bind(Reference(genome)).load("chromosome")
+    assert sorted((e.id, e.label) for e in everything(splits)) == sorted((f"{c}:{p}:{r}:{a}", y) for c, p, r, a, y in lines)
+
+
+def test_tables_and_vcf_files_give_the_same(contigs, genome, tmp_path):
+    lines = rows(contigs, range(100, LENGTH, 201))
+    header = "ID,CHROM,POS,REF,ALT,Label\n"
+    text = header + "".join(f'"a,b",chr{c},{p}.0,{r.lower()},{a},{bool(y)}\n' for c, p, r, a, y in lines)
+    (tmp_path / "v.csv.gz").write_bytes(gzip.compress(text.replace("\n", "\r\n").encode()))
+    same(tmp_path / "v.csv.gz", lines, genome)
+    word = {0: "Likely_benign", 1: "Pathogenic/Likely_pathogenic|risk_factor"}
+    text = "##fileformat=VCFv4.2\n#CHROM\tPOS\tID\tREF\tALT\tQUAL\tFILTER\tINFO\n"
+    text += "".join(f"chr{c}\t{p}\trs1\t{r}\t{a}\t.\t.\tAF=0.1;CLNSIG={word[y]};X\n" for c, p, r, a, y in lines)
+    (tmp_path / "v.vcf").write_text(text + "1\t7\trs2\tA\tC\t.\t.\tCLNSIG=Uncertain_significance\n")
+    same(tmp_path / "v.vcf", lines, genome)
+    assert from_variants(tmp_path / "v.vcf").bind(Reference(genome)).load("chromosome").changes["unlabelled"] == 1
+    text = "".join(f"{c}\t{p}\t{('Common', 'Pathogenic')[y]}_{p}\t{r}\t{a}\n" for c, p, r, a, y in lines)
+    (tmp_path / "bare.vcf.gz").write_bytes(gzip.compress(text.encode()))
+    same(tmp_path / "bare.vcf.gz", lines, genome)
+
+
+def test_parquet(contigs, genome, tmp_path):
+    pytest.importorskip("pyarrow", reason="needs the extra `variants`")
+    import pandas as pd
+
+    lines = rows(contigs, range(100, LENGTH, 201))
+    table = pd.DataFrame(lines, columns=["chrom", "pos", "ref", "alt", "label"]).astype({"label": bool})
+    table.to_parquet(tmp_path / "v.parquet")
+    same(tmp_path / "v.parquet", lines, genome)
+    (tmp_path / "v.parquet").write_bytes((tmp_path / "v.parquet").read_bytes()[:-50])
+    with pytest.raises(BadData, match=r"v\.parquet: not a readable parquet file"):
+        from_variants(tmp_path / "v.parquet")
+
+
+def test_parquet_without_its_package(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UserError, match=r"a parquet file needs the package pyarrow: pip install 'gfm-harness\[variants\]'"):
+        from_variants(tmp_path / "v.parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("v.vcf", "1\t5\t.\tA\n", r"v\.vcf, line 1: .* is no VCF record: CHROM POS ID REF ALT …, separated by tabs"),
+        ("v.vcf", "#c\n1 5 . A C\n", r"v\.vcf, line 2: '1 5 \. A C' is no VCF record"),
+        ("v.vcf", "1\tfive\tCommon_1\tA\tC\n", r"v\.vcf, line 1: '1' 'five' 'A' 'C' is no variant"),
+        ("v.vcf", "1\t0\tCommon_1\tA\tC\n", r"v\.vcf, line 1: '1' '0' 'A' 'C' is no variant"),
+        ("v.vcf", "1\t5\tCommon_1\tA\tC\n1\t6\trs\tA\tC\n", r"the variants that could be used are benign only; both"),
+        ("v.vcf", "##fileformat\n", r"the variants that could be used are nothing only"),
+        ("v.tsv", HEADER + "1\t5\tA\tC\t2\n", r"v\.tsv, line 2: label '2'; expected 0 or 1"),
+        ("v.tsv", HEADER + "\n1\t5\tA\n", r"v\.tsv, line 3: 3 fields, fewer than the header names"),
+        ("v.tsv", "chrom\tpos\tref\talt\n", r"v\.tsv: no column named label or .*; found chrom, pos, ref, alt"),
+        ("v.xls", "", r"v\.xls: expected a VCF, CSV, TSV or parquet file with chrom, pos \(1-based\), ref, alt, label"),
+        ("v.csv", "", r"v\.csv: the file is empty"),
+    ],
+)
+def test_files_that_make_no_task(name, text, message, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(BadData, match=message):
+        from_variants(tmp_path / name)
+
+
+def test_files_that_are_not_here(tmp_path):
+    for name in ("no.vcf", "no.tsv"):
+        with pytest.raises(BadData, match=rf"{name}: no such file; expected a VCF"):
+            from_variants(tmp_path / name)
+
+
+# --- wrong reference data -----------------------------------------------------------------------------------------------
+
+
+def test_another_assembly_is_refused(contigs, genome, tmp_path):
+    shifted = {name: letters[1:] for name, letters in contigs.items()}
+    path = tsv(tmp_path / "v.tsv", rows(shifted))
+    with pytest.raises(
+        BadData, match=r"v\.tsv, genome genome\.fa: \d+ of 294 variants \(7\d\.\d%\) have another reference allele there"
+    ):
+        from_variants(path).bind(Reference(genome)).load("chromosome")
+    lines = [*rows(contigs), *[("1", LENGTH + number, "A", "C", 1) for number in range(1, 9)]]
+    with pytest.raises(BadData, match=r"8 of 302 variants \(2\.6%\) lie where it has no letter: is it only a part\?"):
+        from_variants(tsv(path, lines)).bind(Reference(genome)).load("chromosome")
+    lines = [*rows(contigs), *[("9", number, "A", "C", 1) for number in range(1, 9)]]
+    with pytest.raises(
+        BadData, match=r"8 of 302 variants are on chromosomes that .*genome\.fa lacks, such as '9' \(it holds 1, 2"
+    ):
+        from_variants(tsv(path, lines)).bind(Reference(genome)).load("chromosome")
+
+
+def test_an_alignment_whose_target_is_another_row(contigs, genome, tmp_path):
+    fastas = []
+    for name, letters in contigs.items():
+        fastas.append(tmp_path / f"{name}.fa")
+        fastas[-1].write_text(f">you chr{name}:0-{LENGTH}\n{letters[::-1]}\n>me\n{letters}\n")
+    store = build_store(fastas, tmp_path / "store")
+    task = from_variants(tsv(tmp_path / "v.tsv", rows(contigs)))
+    with pytest.raises(BadData, match=r"store: row 0 \(you\) differs from the genome genome\.fa at 7\d\.\d% of the positions"):
+        task.bind(Reference(genome, store)).load("chromosome")
+    part = build_store(fastas[0], tmp_path / "part")
+    with pytest.raises(BadData, match=r"part: no chromosome '2'; it holds 1"):
+        task.bind(Reference(genome, part)).load("chromosome")
+
+
+def test_references_that_are_refused(contigs, tmp_path):
+    task = from_variants(tsv(tmp_path / "v.tsv", rows(contigs)))
+    for bind in (task.bind, tasks()[0].bind):
+        with pytest.raises(UserError, match="context 0: a window has at least 1 nucleotide"):
+            bind(Reference(context=0))
+    with pytest.raises(UserError, match=r"v\.tsv: no genome; give one with --genome, or put it in .*hg38\.2bit"):
+        task.load("chromosome")
+
+
+# --- splits ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", ["chromosome", "position"])
+def test_no_group_is_cut(rule, contigs, genome, tmp_path):
+    task = from_variants(tsv(tmp_path / "v.tsv", rows(contigs, range(20, LENGTH - 20, 13)))).bind(Reference(genome))
+    assert task.split_rules == ("chromosome", "position")
+    splits = pickle.loads(pickle.dumps(task)).load(rule)
+    groups = {}
+    for name, part in parts(splits).items():
+        assert {example.label for example in part} == {0, 1}
+        groups[name] = {block(example.id) if rule == "position" else example.id.split(":")[0] for example in part}
+        share = len(part) / len(everything(splits))
+        assert share == pytest.approx(0.6 if name == "train" else 0.2, abs=0.15)
+    assert not groups["train"] & groups["test"]
+    assert not groups["train"] & groups["validation"]
+    assert not groups["validation"] & groups["test"]
+    wide = task.bind(Reference(genome, context=512)).load(rule)  # one split for every context
+    assert [example.id for example in wide.test] == [example.id for example in splits.test]
+
+
+def test_splits_that_cannot_be(contigs, genome, tmp_path):
+    few = {name: contigs[name] for name in CHROMOSOMES[:3]}
+    task = from_variants(tsv(tmp_path / "v.tsv", rows(few)))
+    assert task.split_rules == ("position",)
+    one_block = tsv(tmp_path / "w.tsv", rows({"1": contigs["1"]}, range(100, 900, 7)))
+    with pytest.raises(BadData, match=r"w\.tsv: 57 benign and 58 pathogenic variants on 1 blocks of 1,024 positions; each needs"):
+        from_variants(one_block).bind(Reference(genome)).load("position")
+    apart = [(*line[:4], int(line[0] == "1")) for line in rows(contigs)]
+    with pytest.raises(
+        BadData, match=r"u\.tsv: split 'chromosome' leaves .* with benign variants only \(chromosomes .*--split position"
+    ):
+        from_variants(tsv(tmp_path / "u.tsv", apart)).bind(Reference(genome)).load("chromosome")
+
+
+# --- the real ones ------------------------------------------------------------------------------------------------------
+
+
+def test_brca1(shared):
+    folder = shared / "data/variants"
+    task = from_variants(folder / "clinvar_brca1_missense.hg38.tsv")
+    reference = Reference(
+        folder / "hg38_chr17_42424999_43600000.fa.gz", folder / "brca1_locus_msa.hg38_chr17_43044294_43125483.fasta.gz"
+    )
+    splits = task.bind(reference).load("position")
+    assert splits.changes == {"columns_without_species": 25_108}  # no reference allele differs, nothing is dropped
+    assert Counter(example.label for example in everything(splits)) == {0: 406, 1: 232}
+    assert {example.windows[0].alignment.shape for example in splits.test} == {(73, 128)}
+    for part in parts(splits).values():
+        assert {example.label for example in part} == {0, 1}
+    bare = task.bind(replace(reference, alignment=None, context=512)).load("position")
+    assert [example.id for example in bare.test] == [example.id for example in splits.test]
+    assert bare.train[0].windows[0].alignment is None
+
+
+def test_files_as_published(shared):
+    folder = shared / "data/variants"
+    assert from_variants(folder / "clinvar_vs_common_missense.hg38.vcf").summary.startswith("2,000 single-nucleotide variants")
+    task = from_variants(folder / "clinvar_with_published_scores.csv.gz")
+    assert task.summary.startswith("999 single-nucleotide variants")
+    part = from_variants(folder / "clinvar_vs_common_missense.hg38.vcf").bind(
+        Reference(folder / "hg38_chr17_42424999_43600000.fa.gz")
+    )
+    with pytest.raises(BadData, match=r"1,869 of 2,000 variants are on chromosomes that .* lacks, such as '1' \(it holds 17\)"):
+        part.load("chromosome")
+
+
+# --- the public sets ----------------------------------------------------------------------------------------------------
+
+
+def test_clinvar_and_omim(contigs, genome, tmp_path, monkeypatch):
+    clinvar, omim = tasks()
+    assert (clinvar.name, omim.name) == ("clinvar", "omim")
+    for task in (clinvar, omim):
+        assert task.split_rules == ("chromosome", "position")
+        assert [source.path for source in task.sources] == [f"variants/{task.name}.parquet", "genomes/hg38.2bit"]
+        assert task.sample is not None
+        assert task.sample.summary.startswith("SIMULATED, not real variants")
+        with pytest.raises(DataMissing, match=rf"{task.name}: .*{task.name}\.parquet is missing; `harness data get {task.name}`"):
+            task.load("chromosome")
+    bound = clinvar.bind(Reference(genome))
+    assert [source.path for source in bound.sources] == ["variants/clinvar.parquet"]
+    assert bound.sample is None  # whoever brings a genome does not mean the sample
+    longer = clinvar.bind(Reference(context=512))
+    assert (longer.name, longer.sample.name) == ("clinvar@512", "clinvar@512 (sample)")
+    # As if downloaded; read as a table, so that this needs no pyarrow.
+    monkeypatch.setattr(_variant_files, "_parquet", _variant_files._table)
+    home = tmp_path / "data" / "variants"
+    home.mkdir(parents=True)
+    tsv(home / "clinvar.parquet", rows(contigs))
+    splits = bound.load("chromosome")
+    assert len(everything(splits)) == len(rows(contigs))
+    assert next(iter(splits.files)) == "clinvar.parquet"
+    assert all(len(digest) == 64 for digest in splits.files.values())
+
+
+def test_listing_stays_light():
+    code = (
+        "import sys; import harness.tasks.variants as v; v.tasks();"
+        "print(*sorted({'numpy', 'pandas', 'sklearn', 'Bio', 'torch', 'pyfaidx', 'zarr', 'urllib.request'} & set(sys.modules)))"
+    )
+    root = Path(__file__).parents[1]
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root).stdout.split() == []
+
+
+# --- the sample -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "best", "digest"),
+    [
+        ("clinvar", 0.949, "f3a41a549a756a70add0f74b345e323716511a03cf214de11e2e08bfe785697a"),
+        ("omim", 0.898, "16b4729aeaa7f42eb8dbce9cb29a7a6d0c5cde0c40c68dd3d3e5ee0789f5fea3"),
+    ],
+)
+def test_the_sample_is_the_same_everywhere(name, best, digest):
+    (task,) = (task for task in tasks() if task.name == name)
+    splits = task.sample.load("chromosome")
+    assert [len(part) for part in parts(splits).values()] == [720, 240, 240]
+    assert splits.best_accuracy == pytest.approx(best, abs=0.001)
+    assert list(splits.files.values()) == [digest]
+    held = [{example.id.split(":")[0] for example in part} for part in parts(splits).values()]
+    assert held == [{f"sim{n}" for n in range(1, 7)}, {"sim7", "sim8"}, {"sim9", "sim10"}]
+    assert len({example.id for example in everything(splits)}) == 1200
+    window = splits.train[0].windows[0]
+    assert window.locus is None
+    assert window.alignment is not None
+    assert window.alignment.shape == (90, 128)
+
+
+@pytest.fixture(scope="module")
+def drawn() -> _evolve.Drawn:
+    return _evolve.draw(EVOLUTION, 1500, 24)
+
+
+def test_the_bayes_rule_is_as_accurate_as_it_says(drawn):
+    p = _evolve.posterior(EVOLUTION, drawn.alignments)
+    assert ((p > 0.5) == drawn.labels).mean() == pytest.approx((abs(p - 0.5) + 0.5).mean(), abs=0.02)
+    for low in np.arange(0.1, 0.9, 0.2):  # calibrated
+        some = (p >= low) & (p < low + 0.2)
+        if some.sum() > 50:
+            assert drawn.labels[some].mean() == pytest.approx(p[some].mean(), abs=0.12)
+
+
+def test_the_draw(drawn):
+    assert np.isin(drawn.alignments[:, 0], list(b"ACGT")).all()  # the target is never missing
+    assert 0.02 < (drawn.alignments == ord("-")).mean() < 0.3
+    assert drawn.labels.mean() == pytest.approx(0.5, abs=0.05)
+    assert (drawn.alternates != drawn.alignments[:, 0, 12]).all()
+    same = (drawn.alignments == drawn.alignments[:, :1]).mean(axis=(0, 2))
+    assert same[1:30].mean() > same[60:].mean() + 0.05  # rows are in the order of their kinship to row 0
+
+
+def test_the_tree():
+    tree = _evolve.tree(EVOLUTION.seed)
+    assert len(tree.leaves) == len(set(tree.leaves)) == 90
+    for leaf in tree.leaves:
+        height, node = 0.0, leaf
+        while node > 0:
+            height, node = height + tree.lengths[node], tree.parents[node]
+        assert height == pytest.approx(_evolve.DEPTH)
+
+
+@pytest.mark.parametrize("state", [FREE, CONSERVED])
+def test_transitions(state):
+    """They compose (Chapman-Kolmogorov), keep the frequencies, are reversible and substitute at the stated rate."""
+    p = np.array(FREQUENCIES[state])
+    a, b, both = (_evolve._transitions(EVOLUTION, state, length) for length in (0.3, 0.5, 0.8))
+    np.testing.assert_allclose(a @ b, both)
+    np.testing.assert_allclose(p @ a, p)
+    np.testing.assert_allclose(p[:, None] * a, (p[:, None] * a).T)
+    tiny = _evolve._transitions(EVOLUTION, state, 1e-6)
+    expected = EVOLUTION.rate if state == CONSERVED else 1.0
+    assert 1 - (p * np.diag(tiny)).sum() == pytest.approx(expected * 1e-6, rel=1e-3)
+    assert a[0, 2] > a[0, 1]  # transitions are more frequent than transversions
+
+
+def test_letters_follow_the_transitions():
+    states = np.repeat([[FREE], [CONSERVED]], 40_000, axis=1)
+    for start in range(4):
+        letters = np.full(states.shape, start, np.uint8)
+        found = _evolve._along(EVOLUTION, states, letters, 0.4, _evolve._Uniform(start))
+        for state in (FREE, CONSERVED):
+            shares = np.bincount(found[state], minlength=4) / 40_000
+            np.testing.assert_allclose(shares, _evolve._transitions(EVOLUTION, state, 0.4)[start], atol=0.01)
+
+
+def test_likelihood_against_the_sum_over_all_histories(monkeypatch):
+    """Felsenstein's recursion against its definition: every letter at every inner node of a tree of three leaves."""
+    from itertools import product
+
+    tree = _evolve.Tree((-1, 0, 0, 1, 1), (0.0, 0.2, 0.5, 0.3, 0.3), (3, 4, 2))
+    monkeypatch.setattr(_evolve, "tree", lambda seed: tree)
+    for column in (b"ACA", b"GG-", b"T-C"):
+        found = _evolve._column_likelihoods(EVOLUTION, np.frombuffer(column, np.uint8).reshape(1, 3, 1))[0, 0]
+        for state in (FREE, CONSERVED):
+            step = [_evolve._transitions(EVOLUTION, state, length) for length in tree.lengths]
+            known = {node: "ACGT".find(chr(letter)) for node, letter in zip(tree.leaves, column, strict=True)}
+            total = 0.0
+            for history in product(range(4), repeat=5):
+                if all(letter in (-1, history[node]) for node, letter in known.items()):
+                    term = FREQUENCIES[state][history[0]]
+                    for node in range(1, 5):
+                        term *= step[node][history[tree.parents[node]], history[node]]
+                    total += term
+            assert np.exp(found[state]) == pytest.approx(total)
+
+
+def test_the_centre_against_the_sum_over_all_paths():
+    """The forward-backward recursion against its definition: every path of hidden states."""
+    from itertools import pairwise, product
+
+    logs = np.log(np.random.default_rng(0).random((2, 6, 2)))
+    found = _evolve._centre(EVOLUTION, logs)
+    turn = 1 / EVOLUTION.stretch
+    for window, p in zip(np.exp(logs), found, strict=True):
+        weight = Counter()
+        for path in product((FREE, CONSERVED), repeat=6):
+            chance = np.prod([turn if a != b else 1 - turn for a, b in pairwise(path)])
+            weight[path[3]] += chance * np.prod([window[place, state] for place, state in enumerate(path)])
+        assert p == pytest.approx(weight[CONSERVED] / weight.total())
