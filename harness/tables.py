@@ -105,7 +105,7 @@ def model_label(record: RunRecord) -> str:
         facts.append(model["checkpoint"]["name"])
     elif tune == "probe" and usual != "probe":
         facts.append("untrained")
-    elif model["card"]["checkpoint"]:
+    elif model["card"]["checkpoint"] or model["card"]["get"]:
         facts.append("from scratch")
     if tune != usual:
         facts.append(tune)
