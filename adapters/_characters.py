@@ -30,7 +30,7 @@ def collate(windows: Sequence[Window], max_length: int | None = None) -> Batch:
     lengths = torch.tensor([len(window) for window in windows])
     if max_length is not None and int(lengths.max()) > max_length:
         raise BadData(f"window of {int(lengths.max())} nt: this model reads at most {max_length}; nothing was cut")
-    return {"tokens": torch.from_numpy(TOKENS[letters(list(windows), _FILL)]), "lengths": lengths}
+    return {"tokens": torch.from_numpy(TOKENS[letters(windows, _FILL)]), "lengths": lengths}
 
 
 def equal_lengths(batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:

@@ -246,7 +246,7 @@ class KmerBert(Adapter, MaskedModel, ABC):
         if self.max_length is not None and nucleotides.max() > self.max_length:
             remedy = f"{self.name} takes at most {self.max_length}; --option long=chunks cuts longer ones into pieces"
             raise BadData(f"window of {nucleotides.max()} nt: {remedy}")
-        ids = kmer_tokens(letters(list(windows)), self.k)
+        ids = kmer_tokens(letters(windows), self.k)
         pieces = max(-(-ids.shape[1] // self.piece), 1)
         inside = ids.shape[1] if pieces == 1 else self.piece
         if pieces > 1:
@@ -323,7 +323,7 @@ class KmerBert(Adapter, MaskedModel, ABC):
             tokens[rows[there], place[start[there]]] = MASK
         scored = (at - self.k // 2).clip(0, kmers - 1)
         offset = at - scored
-        around = _digits(letters(list(windows)))[rows[:, None], scored[:, None] + np.arange(self.k)]
+        around = _digits(letters(windows))[rows[:, None], scored[:, None] + np.arange(self.k)]
         around[rows, offset] = ANY
         extra = {"scored": place[scored], "offset": offset, "around": around}
         return {**batch, **{name: torch.from_numpy(value) for name, value in extra.items()}}

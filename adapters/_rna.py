@@ -14,9 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.adapter import Adapter, Batch, MaskedModel
-from harness.checkpoint import load_tensors, read_config, weight_file
+from harness.checkpoint import load_tensors, read_config
 from harness.data import Window, letter_table, letters
-from harness.errors import BadData, CheckpointMismatch, DataMissing, UserError
+from harness.errors import BadData, CheckpointMismatch, UserError
+
+from ._bert import initialise
 
 BASES = "ACGT"
 PADDING = "."  # fills short rows of a batch before the look-up; never a letter of a window
@@ -182,7 +184,7 @@ class RNAModel(Adapter, MaskedModel):
         self.encoder = Encoder(shape, vocabulary.pad)
         self.pooler = nn.Linear(shape.width, shape.width) if pooler else None
         self.lm_head = MaskHead(shape) if head else None
-        self.apply(_initialise)
+        self.apply(initialise)
         unused = [*self.encoder.layers[self.layer :], self.lm_head, self.pooler if pooling != "pooler" else None]
         unused += [self.encoder.final_norm] if self.layer < shape.layers else []
         for module in unused:
@@ -196,7 +198,7 @@ class RNAModel(Adapter, MaskedModel):
         vocabulary = self.vocabulary
         ids = np.full((len(windows), longest + 2), vocabulary.pad, np.int64)
         ids[:, 0] = vocabulary.start
-        ids[:, 1:-1] = vocabulary.table()[letters(list(windows), fill=PADDING)]
+        ids[:, 1:-1] = vocabulary.table()[letters(windows, fill=PADDING)]
         ids[np.arange(len(windows)), [len(window) + 1 for window in windows]] = vocabulary.end
         return {"input_ids": torch.from_numpy(ids)}
 
@@ -260,14 +262,6 @@ class RNAModel(Adapter, MaskedModel):
 
 def _same(decoder: Tensor, tokens: Tensor) -> str:
     return "intact" if torch.equal(decoder, tokens) else "broken: the file's decoder differs; the token embeddings are used"
-
-
-def _initialise(module: nn.Module) -> None:
-    """As BERT: normal weights of deviation 0.02, biases at zero."""
-    if isinstance(module, (nn.Linear, nn.Embedding)):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)
 
 
 def measured(shape: Shape, tensors: Mapping[str, Tensor], file: Path, heads: int | None = None) -> Shape:
@@ -343,18 +337,3 @@ def read_shape_config(file: Path, families: Sequence[str]) -> dict[str, Any]:
     if activation not in ACTIVATIONS:
         raise CheckpointMismatch(f"checkpoint {file}: config.json has hidden_act {activation!r}; known: {', '.join(ACTIVATIONS)}")
     return config
-
-
-def find_weights(checkpoint: Path, *names: str) -> Path:
-    """``checkpoint`` itself if it is a file, or the first of ``names`` or of the usual names in that folder.
-
-    Raises:
-        DataMissing: no such file.
-    """
-    for name in names:
-        if (checkpoint / name).is_file():
-            return checkpoint / name
-    try:
-        return weight_file(checkpoint)
-    except DataMissing as error:
-        raise DataMissing(f"{error}, or {', '.join(names)}") from None

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from harness.card import ModelCard
-from harness.checkpoint import read_tensors, rename
+from harness.checkpoint import read_tensors, rename, weight_file
 from harness.data import Window
 from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.recipe import Recipe
 
-from ._rna import BERT_NAMES, RNAModel, Shape, Vocabulary, find_weights, measured, read_shape_config, read_vocabulary
+from ._rna import BERT_NAMES, RNAModel, Shape, Vocabulary, measured, read_shape_config, read_vocabulary
 
 PADDLE_COMMAND = (
     "python -c \"import numpy, paddle; w = paddle.load('model_state.pdparams', return_numpy=True); "
@@ -163,7 +163,7 @@ class RNAErnie(RNAModel):
             shape = known.base if size == "base" else replace(known.base, layers=2, width=64, heads=4, mlp=128)
             return cls(shape, known.vocabulary, default_pooling(pooling, layer, known.pooler), layer, pooler=known.pooler)
 
-        file = find_weights(checkpoint, *PADDLE_FILES, "model_state.pdparams")
+        file = weight_file(checkpoint, *PADDLE_FILES, "model_state.pdparams")
         theirs = read_arrays(file)
         layout = recognise(theirs, layout, file)
         known = LAYOUTS[layout]

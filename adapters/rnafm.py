@@ -8,11 +8,11 @@ from typing import ClassVar, Self
 import torch
 
 from harness.card import ModelCard
-from harness.checkpoint import read_tensors, rename
+from harness.checkpoint import read_tensors, rename, weight_file
 from harness.errors import CheckpointMismatch, UserError
 from harness.recipe import Recipe
 
-from ._rna import BERT_NAMES, RNAModel, Shape, Vocabulary, find_weights, measured, read_shape_config, read_vocabulary
+from ._rna import BERT_NAMES, RNAModel, Shape, Vocabulary, measured, read_shape_config, read_vocabulary
 
 OFFICIAL = Vocabulary(25, pad=1, start=0, end=2, mask=24, bases=(4, 5, 6, 7), other=18)
 MULTIMOLECULE = Vocabulary(28, pad=0, start=1, end=2, mask=4, bases=(6, 7, 8, 9), other=10)
@@ -75,7 +75,7 @@ class RNAFM(RNAModel):
             if size not in SIZES:
                 raise UserError(f"size {size!r}: rnafm comes as {', '.join(SIZES)}")
             return cls(SIZES[size], OFFICIAL, pooling, layer)
-        file = find_weights(checkpoint, "RNA-FM_pretrained.pth")
+        file = weight_file(checkpoint, "RNA-FM_pretrained.pth")
         theirs = read_tensors(file)
         if any("embed_tokens" in name for name in theirs):
             layout, tensors = "official", rename(theirs, OFFICIAL_NAMES, file)

@@ -34,17 +34,17 @@ def partial_weights(allowed: bool = True) -> Iterator[None]:
         _partial.reset(token)
 
 
-def weight_file(checkpoint: Path) -> Path:
-    """The file with the weights: ``checkpoint`` itself, or the one in that folder under its usual name.
+def weight_file(checkpoint: Path, *names: str) -> Path:
+    """The file with the weights: ``checkpoint`` itself, or the first of ``names`` or of the usual names in that folder.
 
     Raises:
         DataMissing: no such file.
     """
-    candidates = [checkpoint, *(checkpoint / name for name in WEIGHT_FILES)]
-    for candidate in candidates:
+    names = (*names, *WEIGHT_FILES)
+    for candidate in (checkpoint, *(checkpoint / name for name in names)):
         if candidate.is_file():
             return candidate
-    raise DataMissing(f"checkpoint {str(checkpoint)!r}: no such file, nor a folder with {' or '.join(WEIGHT_FILES)}")
+    raise DataMissing(f"checkpoint {str(checkpoint)!r}: no such file, nor a folder with {' or '.join(names)}")
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:

@@ -82,6 +82,7 @@ def run_all(
     results.check_writable(results_dir)
     size = _random_size(init, checkpoint)
     found = [_available(task, split, allow_sample) for task in _named(task, reference)]
+    rules = [split or item.split_rules[0] for item in found]
     requests = []
     for name in registry.model_names(model):
         adapter = registry.adapter_class(name)
@@ -89,8 +90,8 @@ def run_all(
         typed = _typed_options(adapter, options or {})
         files = _weights(adapter, checkpoint, init)
         requests += [
-            Request(name, item, split or item.split_rules[0], seed, recipe, files, size, typed, allow_partial)
-            for item in found
+            Request(name, item, rule, seed, recipe, files, size, typed, allow_partial)
+            for item, rule in zip(found, rules, strict=True)
             for seed in seeds
         ]
     accelerator = _accelerator(hardware.pick_device(device))
@@ -98,9 +99,9 @@ def run_all(
         screen.quiet = True
     compilation.on_compile = screen.say
     records: list[RunRecord] = []
-    for item in found:
-        splits = item.load(split or item.split_rules[0])
-        screen.say(_describe(item, split or item.split_rules[0], splits))
+    for item, rule in zip(found, rules, strict=True):
+        splits = item.load(rule)
+        screen.say(_describe(item, rule, splits))
         records += [run(request, splits, accelerator, results_dir, force, screen) for request in requests if request.task is item]
     return records
 
