@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.adapter import Adapter, Batch
+from harness.adapter import IGNORED, Adapter, Batch, MaskedModel, Pretrainable
 from harness.card import ModelCard
 from harness.checkpoint import load_tensors, read_tensors, rename, weight_file
 from harness.data import Window, letter_table
@@ -19,11 +19,13 @@ from harness.errors import BadData, UserError
 from harness.recipe import Recipe
 
 from ._mamba import Mamba
+from ._masking import corrupt
 
 GAP, MASK = 0, 5
+BASES = slice(1, 5)  # A, C, G, T
 TOKENS = letter_table({"-": GAP, "A": 1, "C": 2, "G": 3, "T": 4, "?": MASK}, default=GAP)
 LAYOUTS = ("column", "raw_reshape")
-POOLINGS = ("mean", "last")
+POOLINGS = ("mean", "centre", "last")
 SIZES = {"tiny": (2, 32), "base": (3, 128)}  # blocks, width
 OFFICIAL = (3, 118)
 MAX_ROWS = 128
@@ -113,11 +115,12 @@ class Block(nn.Module):
         return torch.zeros_like(x, dtype=scanned.dtype).index_put(picked, scanned)
 
 
-class MSAMamba(Adapter):
+class MSAMamba(Adapter, MaskedModel, Pretrainable):
     """Embedding: the mean of the target row (0) over its positions, or, as the authors have it, the row's last position.
 
     ``pooling`` is ``last`` by default for official weights. From scratch it is ``mean``: a motif anywhere in the window
-    then reaches the classifier at once, while ``last`` spends its first epochs at chance, or never leaves it.
+    then reaches the classifier at once, while ``last`` spends its first epochs at chance, or never leaves it. ``centre`` is
+    the position in the middle of the window, where the tasks of variants have the variant.
 
     A window without an alignment is read as an alignment of one row. In training, ``mask_rows`` of the auxiliary rows
     are left out of every scan, drawn anew for each example and step (the paper's row-sparse training).
@@ -141,6 +144,9 @@ class MSAMamba(Adapter):
         schedule="cosine",
         head="tanh",
         dropout=0.25,
+    )
+    pretraining = Recipe(  # Algorithm 1 of the paper
+        learning_rate=3e-4, betas=(0.9, 0.95), weight_decay=1e-3, batch_size=12, warmup=0.1, schedule="cosine"
     )
     lora_targets = ("mixer.in_proj", "mixer.out_proj", "mlp.0", "mlp.2")
 
@@ -200,10 +206,32 @@ class MSAMamba(Adapter):
         return embeddings
 
     def _pool(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        if self.pooling == "last":
-            return self.encode(tokens, at=lengths - 1)[:, 0, 0]
+        if self.pooling != "mean":
+            return self.encode(tokens, at=lengths - 1 if self.pooling == "last" else lengths // 2)[:, 0, 0]
         inside = torch.arange(tokens.shape[-1], device=tokens.device) < lengths[:, None]
         return (self.encode(tokens)[:, 0] * inside.unsqueeze(-1)).sum(dim=1) / lengths[:, None]
+
+    def collate_masked(self, windows: Sequence[Window], positions: Sequence[int]) -> Batch:
+        """Only the target row is masked, as in pretraining."""
+        batch = self.collate(windows) | {"positions": torch.tensor(list(positions))}
+        batch["tokens"][torch.arange(len(windows)), 0, batch["positions"]] = MASK
+        return batch
+
+    def base_log_probabilities(self, batch: Batch) -> Tensor:
+        """(B, 4) over A, C, G and T alone, on the strand that was given."""
+        result = torch.empty(len(batch["tokens"]), 4, device=batch["tokens"].device)
+        for length in batch["lengths"].unique().tolist():
+            same = batch["lengths"] == length
+            hidden = self.encode(batch["tokens"][same, :, :length], at=batch["positions"][same])[:, 0, 0]
+            result[same] = self.lm_head(hidden).float()[:, BASES].log_softmax(dim=-1)
+        return result
+
+    def collate_pretraining(self, windows: Sequence[Window], rng: np.random.Generator) -> Batch:
+        batch = self.collate(windows)
+        return batch | {"targets": torch.from_numpy(corrupt(batch["tokens"][:, 0].numpy(), rng))}
+
+    def pretraining_logits(self, batch: Batch) -> Tensor:
+        return self.lm_head(self.encode(batch["tokens"])[:, 0][batch["targets"] != IGNORED])
 
     def encode(self, tokens: Tensor, at: Tensor | None = None) -> Tensor:
         """Hidden states (B, S, L, D) of token ids (B, S, L); with ``at`` (B,), only that column, (B, S, 1, D)."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 from torch import Tensor, nn
 
 from harness.card import ModelCard
@@ -15,6 +16,7 @@ from harness.data import Window
 from harness.recipe import Recipe
 
 Batch = dict[str, Tensor]
+IGNORED = -100  # the target of a position that is not asked for, as in torch's cross_entropy
 
 
 @dataclass(frozen=True)
@@ -89,3 +91,20 @@ class MaskedModel(ABC):
     @abstractmethod
     def base_log_probabilities(self, batch: Batch) -> Tensor:
         """Log-probabilities (B, 4) of A, C, G and T at the masked positions of a :meth:`collate_masked` batch."""
+
+
+class Pretrainable(ABC):
+    """A third, optional interface: models that ``harness pretrain`` trains on windows without labels, each by its own objective.
+
+    ``pretraining`` are the published settings: those of its optimiser and schedule; ``batch_size`` is in windows.
+    """
+
+    pretraining: ClassVar[Recipe]
+
+    @abstractmethod
+    def collate_pretraining(self, windows: Sequence[Window], rng: np.random.Generator) -> Batch:
+        """Like :meth:`Adapter.collate`, corrupted, with ``targets`` int64 (B, L): token ids to find at a window's positions, else IGNORED."""
+
+    @abstractmethod
+    def pretraining_logits(self, batch: Batch) -> Tensor:
+        """Logits (M, V) at the M positions of a :meth:`collate_pretraining` batch that have a target, row after row."""
