@@ -103,7 +103,7 @@ class Pretrainable(ABC):
 
     @abstractmethod
     def collate_pretraining(self, windows: Sequence[Window], rng: np.random.Generator) -> Batch:
-        """Like :meth:`Adapter.collate`, corrupted, with ``targets`` int64 (B, L): token ids to find at a window's positions, else IGNORED."""
+        """Like :meth:`Adapter.collate`, corrupted; ``targets`` int64 (B, L) are the token ids to find, IGNORED elsewhere."""
 
     @abstractmethod
     def pretraining_logits(self, batch: Batch) -> Tensor:
