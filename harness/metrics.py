@@ -9,6 +9,7 @@ predictions or all labels are one class; auroc and auprc are NaN (``null`` in a 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 ECE_BINS = 15
 SUM_TOLERANCE = 1e-4  # float32 rounding, no more
+LEVEL, REPLICATES = 0.95, 1000  # of a bootstrap interval
+FEWEST_BLOCKS = 5  # fewer tell nothing of the spread between them
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,44 @@ def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         "ece": _calibration_error(probabilities.max(axis=1), predicted == labels),
     }
     return {name: float(found[name]) for name in METRICS}
+
+
+def intervals(
+    probabilities: np.ndarray, labels: np.ndarray, blocks: Sequence[str], seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Percentile block-bootstrap intervals of auroc and auprc for two classes, at LEVEL; empty where they mean nothing.
+
+    Each of REPLICATES draws as many blocks as there are, with replacement; ``blocks`` (N,) names the one of each example.
+    Draws that leave out a class are left out. Nothing is given for more classes, one class in the labels, or fewer than
+    FEWEST_BLOCKS blocks. Cameron, Gelbach & Miller 2008 on resampling clusters.
+    """
+    import numpy as np
+
+    probabilities, labels = _checked(probabilities, labels)
+    names, member = np.unique(np.asarray(blocks), return_inverse=True)
+    if probabilities.shape[1] != 2 or len(np.unique(labels)) < 2 or len(names) < FEWEST_BLOCKS:
+        return {}
+    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), REPLICATES)
+    order = np.argsort(-probabilities[:, 1], kind="stable")
+    ranked = probabilities[order, 1]
+    ties = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # where each group of equal scores begins
+    found = np.array([_ranking(weights[member[order]], labels[order] == 1, ties) for weights in draws])
+    found = found[np.isfinite(found).all(axis=1)]
+    tails = (1 - LEVEL) / 2, (1 + LEVEL) / 2
+    return {name: tuple(np.quantile(column, tails)) for name, column in zip(("auroc", "auprc"), found.T)} if len(found) else {}
+
+
+def _ranking(weights: np.ndarray, positive: np.ndarray, ties: np.ndarray) -> tuple[float, float]:
+    """auroc and auprc of weighted examples, best first; ``ties`` are the starts of the groups of equal scores."""
+    import numpy as np
+
+    hits, misses = (np.add.reduceat(weights * which, ties, dtype=np.float64) for which in (positive, ~positive))
+    true, false = hits.cumsum(), misses.cumsum()
+    if not true[-1] or not false[-1]:
+        return np.nan, np.nan
+    auroc = (misses * (true - hits / 2)).sum() / (true[-1] * false[-1])
+    auprc = (hits * true / np.maximum(true + false, 1)).sum() / true[-1]  # a group without weight has no hits
+    return auroc, auprc
 
 
 def collapsed(probabilities: np.ndarray) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.errors import UserError
 
-TUNES = ("full", "lora", "probe")
+TUNES = ("full", "lora", "probe", "zero")
 SCHEDULES = ("cosine", "linear", "constant")
 HEADS = ("linear", "tanh")
 PRECISIONS = ("auto", "float32", "bf16")
@@ -19,7 +19,8 @@ class Recipe:
     """How a model is fitted to a task.
 
     ``tune``: ``full`` trains every weight with AdamW, ``lora`` low-rank additions to the layers that the adapter names
-    (Hu et al. 2021), ``probe`` none: it embeds each window once and fits a logistic regression.
+    (Hu et al. 2021), ``probe`` none: it embeds each window once and fits a logistic regression. ``zero`` fits nothing at
+    all: a masked model judges variants by the bases it expects.
     ``warmup`` is a share of all steps; ``patience`` counts evaluations (one an epoch) without a better validation
     log_loss; ``accumulation`` is in batches; ``clip`` is the largest gradient norm. ``head``: ``linear`` is dropout and
     a linear layer, ``tanh`` puts a pooler (linear, tanh) before them.

@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 RECORD, PREDICTIONS = "record.json", "predictions.csv"
+BLOCK = "block"  # the column of predictions whose examples come in blocks
 FINISHED, FAILED = "finished", "failed"
 COLLAPSED = "collapsed: every test example was put into one class"
 
@@ -53,6 +54,8 @@ class RunRecord:
     ``recipe``: every setting as asked for; what had to be changed on the way is in ``events``.
     ``environment``: versions, device (its type), device_name, precision (as computed), threads.
     ``timing``: seconds (load, compile, train, evaluate, total), examples_per_second, peak_memory_bytes.
+    ``intervals``: metric → (low, high), the block-bootstrap intervals of the test split, where its examples come in blocks.
+    ``alignment``: how far the predictions change without the alignment (see :mod:`harness.sensitivity`), where there is one.
     ``code``: :func:`code_fingerprint`. ``error`` tells why a run failed. ``created`` is UTC.
     """
 
@@ -66,6 +69,8 @@ class RunRecord:
     status: str = FINISHED
     error: str | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)
+    intervals: dict[str, list[float]] = field(default_factory=dict)
+    alignment: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     collapsed: bool = False
     events: list[str] = field(default_factory=list)
@@ -100,15 +105,21 @@ class RunRecord:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model said of the test split: ids (N), labels (N,) as indices of ``classes`` (K), probabilities (N, K)."""
+    """What a model said of the test split: ids (N), labels (N,) as indices of ``classes`` (K), probabilities (N, K).
+
+    ``blocks`` (N) names what each example is drawn with, empty where examples are independent.
+    """
 
     ids: tuple[str, ...]
     labels: np.ndarray
     probabilities: np.ndarray
     classes: tuple[str, ...]
+    blocks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape = (len(self.ids), len(self.classes))
+        if len(self.blocks) not in (0, len(self.ids)):
+            raise ValueError(f"{len(self.blocks)} blocks: expected {len(self.ids)}, one an example, or none")
         if self.labels.shape != shape[:1] or self.probabilities.shape != shape:
             found = f"labels {self.labels.shape}, probabilities {self.probabilities.shape}"
             raise ValueError(f"{found}: expected {shape[:1]}, {shape}")
@@ -222,7 +233,8 @@ def read(folder: Path) -> RunRecord:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:
             raise BadData(f"{path}: has schema {content['schema']}, this version reads {SCHEMA}; use the version that wrote it")
-        if missing := [item.name for item in fields(RunRecord) if item.name not in content]:
+        needed = [item.name for item in fields(RunRecord) if item.default is item.default_factory is MISSING]
+        if missing := [name for name in needed if name not in content]:
             raise ValueError(f"it lacks {', '.join(missing)}")
         return RunRecord(**content)
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -262,20 +274,27 @@ def read_predictions(folder: Path) -> Predictions:
     try:
         with open(path, newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
-        classes = tuple(name.removeprefix("probability_") for name in header[2:])
+        first = 3 if header[2] == BLOCK else 2
+        classes = tuple(name.removeprefix("probability_") for name in header[first:])
         labels = np.array([classes.index(row[1]) for row in rows], np.int64)
-        probabilities = np.array([[float(cell) for cell in row[2:]] for row in rows], np.float64)
-        return Predictions(tuple(row[0] for row in rows), labels, probabilities.reshape(len(rows), -1), classes)
+        probabilities = np.array([[float(cell) for cell in row[first:]] for row in rows], np.float64).reshape(len(rows), -1)
+        blocks = tuple(row[2] for row in rows) if first == 3 else ()
+        return Predictions(tuple(row[0] for row in rows), labels, probabilities, classes, blocks)
     except (OSError, ValueError, IndexError) as error:
         raise BadData(f"{path}: not readable predictions ({error}); delete the folder and run again") from None
 
 
-def recompute(folder: Path) -> dict[str, float]:
-    """Every metric, computed anew from a run's stored predictions."""
-    from harness.metrics import scores
+def recompute(folder: Path) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """Every metric and every interval, computed anew from a run's stored predictions."""
+    return judge(read_predictions(folder))
 
-    predictions = read_predictions(folder)
-    return scores(predictions.probabilities, predictions.labels)
+
+def judge(predictions: Predictions) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """The metrics of predictions, and the intervals of those that have some."""
+    from harness.metrics import intervals, scores
+
+    stated = predictions.probabilities, predictions.labels
+    return scores(*stated), intervals(*stated, predictions.blocks) if predictions.blocks else {}
 
 
 def _plain(value: Any) -> Any:
@@ -297,10 +316,13 @@ def _plain(value: Any) -> Any:
 def _write_predictions(predictions: Predictions, path: Path) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)  # else a "\r" in an id ends the line
-        writer.writerow(["id", "label", *(f"probability_{name}" for name in predictions.classes)])
-        rows = zip(predictions.ids, predictions.labels.tolist(), predictions.probabilities.tolist(), strict=True)
+        block = [BLOCK] if predictions.blocks else []
+        writer.writerow(["id", "label", *block, *(f"probability_{name}" for name in predictions.classes)])
+        words = zip(
+            predictions.ids, (predictions.classes[label] for label in predictions.labels), *block and [predictions.blocks]
+        )
         # csv writes floats by repr: the shortest text that reads back as the same bits.
-        writer.writerows([name, predictions.classes[label], *row] for name, label, row in rows)
+        writer.writerows([*row, *numbers] for row, numbers in zip(words, predictions.probabilities.tolist(), strict=True))
         _sync(file)
 
 

@@ -21,21 +21,24 @@ from harness import hardware, registry, results, sources, weights
 from harness.adapter import Adapter
 from harness.cache import EmbeddingCache
 from harness.checkpoint import partial_weights
-from harness.classifier import Classifier
+from harness.classifier import Classifier, ZeroShot
 from harness.data import Example
 from harness.errors import DataMissing, HarnessError, UserError
 from harness.kernels import compilation
-from harness.metrics import collapsed, scores
+from harness.metrics import collapsed
 from harness.recipe import Recipe
 from harness.results import Predictions, RunRecord
+from harness.sensitivity import alignment_sensitivity, insensitive
 from harness.task import Reference, Splits, Task
-from harness.train import fit, predict, probe
+from harness.train import Fit, fit, predict, probe
 
 if TYPE_CHECKING:
     from harness.screen import Screen
 
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 ONE_ROW = "no alignment at hand: each window is read as an alignment of one row"
+ZERO_SHOT = "zero-shot: p(reference) / (p(reference) + p(alternate)), never fitted to a label; judge it by auroc and auprc"
+UNUSED_ALIGNMENT = "the model does not use its alignment: its predictions are the same without it"
 
 
 @dataclass(frozen=True)
@@ -128,11 +131,10 @@ def run(request: Request, splits: Splits, accelerator: Accelerator, results_dir:
             screen.say("this very run is recorded already: same data, weights, settings, seed and code (--force runs it again)")
             screen.result(earlier, str(results_dir / earlier.folder))
             return earlier
-        classifier = Classifier(adapter, len(request.task.classes), request.recipe, len(splits.train[0].windows)).to(device)
+        classifier = _classifier(adapter, request, splits).to(device)
+        trained = _fitted_module(classifier, request.recipe)
         record["model"]["parameters"] = {
-            "trainable": sum(
-                item.numel() for item in _fitted_module(classifier, request.recipe).parameters() if item.requires_grad
-            ),
+            "trainable": sum(item.numel() for item in trained.parameters() if item.requires_grad) if trained else 0,
             "total": sum(item.numel() for item in classifier.parameters()),
         }
         screen.say(_describe_run(request, record))
@@ -159,7 +161,7 @@ def run(request: Request, splits: Splits, accelerator: Accelerator, results_dir:
 def _fit_and_score(
     request: Request,
     splits: Splits,
-    classifier: Classifier,
+    classifier: Classifier | ZeroShot,
     accelerator: Accelerator,
     precision: str,
     record: dict[str, Any],
@@ -169,7 +171,9 @@ def _fit_and_score(
     recipe, seconds = request.recipe, record["timing"]["seconds"]
     begun, compiled = time.perf_counter(), compilation.seconds
     with screen.training(f"{record['model']['name']} on {request.task.name}"):
-        if recipe.tune == "probe":
+        if isinstance(classifier, ZeroShot):
+            fitted = Fit(recipe)
+        elif recipe.tune == "probe":
             cache = _embedding_cache(request, record) if next(classifier.adapter.parameters(), None) is not None else None
             fitted = probe(classifier, splits.train, splits.validation, recipe, accelerator, precision=precision, cache=cache)
         else:
@@ -189,14 +193,25 @@ def _fit_and_score(
     seconds["evaluate"] = time.perf_counter() - begun
     seconds["compile"] = compilation.seconds - compiled  # part of train
     labels = np.array([example.label for example in splits.test])
+    ids = tuple(example.id for example in splits.test)
+    blocks = tuple(map(splits.block, ids)) if splits.block else ()
+    predictions = Predictions(ids, labels, probabilities, request.task.classes, blocks)
+    metrics, intervals = results.judge(predictions)
+    alignment: dict[str, Any] = {}
+    if classifier.adapter.card.reads == "alignment" and splits.test[0].windows[0].alignment is not None:
+        alignment = alignment_sensitivity(
+            splits.test, lambda examples: predict(classifier, examples, accelerator, precision=precision)
+        )
     record["timing"]["examples_per_second"] = fitted.examples_per_second
     record |= {
         "history": fitted.history,
-        "events": fitted.events,
-        "metrics": scores(probabilities, labels),
+        "events": [*fitted.events, *([UNUSED_ALIGNMENT] if insensitive(alignment) else [])],
+        "metrics": metrics,
+        "intervals": intervals,
+        "alignment": alignment,
         "collapsed": collapsed(probabilities),
     }
-    return Predictions(tuple(example.id for example in splits.test), labels, probabilities, request.task.classes)
+    return predictions
 
 
 def _named(words: Sequence[str], reference: Reference | None) -> list[Task]:
@@ -316,7 +331,7 @@ def _check(adapter: Adapter, request: Request, splits: Splits) -> None:
     )
     if adapter.max_length is not None and longest > adapter.max_length:
         raise UserError(f"{request.task.name}: windows of {longest} nt, but {adapter.name} takes at most {adapter.max_length}")
-    if request.recipe.tune != "probe" and not any(item.requires_grad for item in adapter.parameters()):
+    if request.recipe.tune in ("full", "lora") and not any(item.requires_grad for item in adapter.parameters()):
         raise UserError(f"tune {request.recipe.tune!r}: {adapter.name} has no weights to fine-tune; leave --tune out")
 
 
@@ -368,6 +383,7 @@ def _blank_record(
             "notes": [
                 *(audit.warnings if audit else ()),
                 *([ONE_ROW] if adapter.card.reads == "alignment" and sequence_only else []),
+                *([ZERO_SHOT] if request.recipe.tune == "zero" else []),
             ],
             "unknown_tokens": _unknown_share(adapter, splits.train),
         },
@@ -404,12 +420,29 @@ def _embedding_cache(request: Request, record: Mapping[str, Any]) -> EmbeddingCa
     return EmbeddingCache(results.digest([origin, hardware, weights, record["code"]]))
 
 
+def _classifier(adapter: Adapter, request: Request, splits: Splits) -> Classifier | ZeroShot:
+    """What the run fits and asks.
+
+    Raises:
+        UserError: zero-shot on another task than variants, or by a model that cannot.
+    """
+    windows, classes = len(splits.train[0].windows), len(request.task.classes)
+    if request.recipe.tune != "zero":
+        return Classifier(adapter, classes, request.recipe, windows)
+    if windows != 2 or classes != 2:
+        raise UserError(f"tune 'zero': {request.task.name} is no task of variants; use --tune full or probe")
+    return ZeroShot(adapter)
+
+
 def _class_counts(examples: Sequence[Example], classes: Sequence[str]) -> dict[str, int]:
     counts = Counter(example.label for example in examples)
     return {name: counts[label] for label, name in enumerate(classes)}
 
 
-def _fitted_module(classifier: Classifier, recipe: Recipe) -> torch.nn.Module:
+def _fitted_module(classifier: Classifier | ZeroShot, recipe: Recipe) -> torch.nn.Module | None:
+    """What the run trains; None for zero-shot."""
+    if isinstance(classifier, ZeroShot):
+        return None
     return classifier.head if recipe.tune == "probe" else classifier
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from harness.results import RunRecord
     from harness.train import Progress
 
-PANEL_METRICS = ("accuracy", "f1", "log_loss", "auroc", "mcc", "ece")
+PANEL_METRICS = ("accuracy", "f1", "log_loss", "auroc", "auprc", "mcc", "ece")
 
 
 class Screen:
@@ -104,10 +104,12 @@ class Screen:
         if not record.finished:
             self.out.print(f"{title}: failed: {str(record.error).splitlines()[0]}\n  record            {folder}", markup=False)
             return
-        lines = [f"{name:<18}{record.metrics[name]:.4f}" for name in PANEL_METRICS if record.metrics.get(name) is not None]
+        lines = [_score(record, name) for name in PANEL_METRICS if record.metrics.get(name) is not None]
         best = record.task.get("best_accuracy")
         if best is not None:
             lines.insert(1, f"{'best possible':<18}{best:.4f}   simulated data: says nothing about the real task")
+        if record.alignment:
+            lines.append(f"{'without alignment':<18}{_without_alignment(record)}")
         lines += [f"! {flag}" for flag in record.flags]
         lines.append(f"record            {folder}")
         if self.out.is_terminal and not self.quiet:
@@ -117,3 +119,20 @@ class Screen:
             self.out.print(Panel(Text("\n".join(lines)), title=title, expand=False))
         else:
             self.out.print("\n".join([title, *(f"  {line}" for line in lines)]), markup=False)
+
+
+def _score(record: RunRecord, name: str) -> str:
+    low, high = record.intervals.get(name, (None, None))
+    return f"{name:<18}{record.metrics[name]:.4f}" + (f"   [{low:.4f}, {high:.4f}]" if low is not None else "")
+
+
+def _without_alignment(record: RunRecord) -> str:
+    """What becomes of the predictions when the auxiliary rows are blanked or shuffled."""
+    intact = record.alignment["intact"]["auroc"]
+    ways = [
+        f"{name}: a probability changes by {found['mean_change']:.3f}"
+        + ("" if intact is None else f", auroc {intact:.3f} → {found['auroc']:.3f}")
+        for name in ("blanked", "shuffled")
+        for found in [record.alignment[name]]
+    ]
+    return "; ".join(ways)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-WIDE = ("accuracy", "f1", "log_loss")  # the tables kept in results/tables/
+WIDE = ("accuracy", "f1", "log_loss", "auroc", "auprc")  # the tables kept in results/tables/
 FORMATS = ("terminal", "markdown", "csv")
 KMER = "kmer (floor)"
 BEST = "best possible"
@@ -103,7 +103,7 @@ def model_label(record: RunRecord) -> str:
     facts = ["floor"] if model["card"]["floor"] else []
     if model["checkpoint"]:
         facts.append(model["checkpoint"]["name"])
-    elif tune == "probe" and usual != "probe":
+    elif tune in ("probe", "zero") and tune != usual:
         facts.append("untrained")
     elif model["card"]["checkpoint"] or model["card"]["get"]:
         facts.append("from scratch")
@@ -151,6 +151,8 @@ def wide(records: Iterable[RunRecord], metric: str, published: Iterable[Publishe
     for record in counted:
         if metric == "accuracy" and record.task.get("best_accuracy") is not None:
             grid.put(BEST, _column(record), f"{record.task['best_accuracy']:.4f}")
+    if any(metric in record.intervals for record in counted):
+        notes.append("[low, high]: 95 % block-bootstrap interval over the test split; of several seeds, the widest")
     if any(record.task["simulated"] for record in counted):
         notes.append("(sample): simulated data, which says nothing about the real set")
     return Table(
@@ -231,7 +233,7 @@ def print_table(results_dir: Path, metric: str, by: str, format: str) -> None:
 
 
 def write_tables(results_dir: Path) -> list[Path]:
-    """Write ``tables/{accuracy,f1,log_loss,summary}.csv`` of a results folder; returns their paths."""
+    """Write ``tables/`` of a results folder; returns their paths."""
     records, published = read_all(results_dir), read_published()
     folder = Path(results_dir) / "tables"
     folder.mkdir(parents=True, exist_ok=True)
@@ -335,6 +337,8 @@ def _cell(found: list[RunRecord], metric: str, where: str, grid: _Grid) -> tuple
         mean = statistics.fmean(values)
         sd = f"{statistics.stdev(values):.4f}" if len(values) > 1 else ""
         text = _spread(f"{mean:.4f}", sd, str(len(values)))
+        if limits := [run.intervals[metric] for run in newest if metric in run.intervals]:
+            text += f" [{min(low for low, _ in limits):.3f}, {max(high for _, high in limits):.3f}]"
     else:
         text = "failed" if len(failed) == len(newest) else "undefined"
     if seeds := [run.seed for run in newest if run.collapsed]:
@@ -389,6 +393,11 @@ def _summary_row(record: RunRecord, counted: bool) -> dict[str, Any]:
         "status": record.status,
         "counted": counted,
         **{name: record.metrics.get(name) for name in METRICS},
+        **{
+            f"{name}_{end}": limits[index]
+            for name, limits in record.intervals.items()
+            for index, end in enumerate(("low", "high"))
+        },
         "collapsed": record.collapsed,
         "best_accuracy": task.get("best_accuracy"),
         **{f"seconds_{name}": seconds for name, seconds in timing.get("seconds", {}).items()},

@@ -29,7 +29,8 @@ class Splits:
     ``files`` maps each file that was read to its sha256 (a simulated set names its generator and parameters, with the
     sha256 of what was drawn); ``changes`` counts the letters that normalisation changed, and repeated windows in a
     user's own files; ``best_accuracy`` is the expected accuracy of the Bayes rule on ``test``, known only where the
-    project itself drew the data.
+    project itself drew the data. ``block`` gives, by an example's id, what it is drawn with: intervals resample whole blocks.
+    None: examples are independent.
     """
 
     train: Sequence[Example]
@@ -38,6 +39,7 @@ class Splits:
     files: Mapping[str, str]
     changes: Mapping[str, int] = field(default_factory=dict)
     best_accuracy: float | None = None
+    block: Callable[[str], str] | None = None
 
 
 @dataclass(frozen=True)

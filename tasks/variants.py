@@ -50,7 +50,10 @@ FAMILY = "variants"
 CLASSES = ("benign", "pathogenic")
 CHROMOSOME, POSITION = "chromosome", "position"
 BLOCK = 1024  # nucleotides of a position block; fixed, so that every context has the same split
+GENE = 1_000_000  # nucleotides within which variants of held-out chromosomes depend on each other: those of a gene, mostly
 PARTS = 5  # a fifth for test, a fifth for validation
+# Where variants are few, a test split has a handful of blocks: the other four folds together with it test each variant once.
+POSITIONS = (POSITION, *(f"{POSITION}-{fold}" for fold in range(2, PARTS + 1)))
 MOST_MISMATCHES = 0.01
 IN_MEMORY = 2 << 30  # bytes of columns above which they wait in a temporary file
 
@@ -104,17 +107,17 @@ def from_variants(path: Path) -> Task:
     path = Path(path)
     changes: Counter[str] = Counter()
     variants = unique(read(path, changes), changes)
-    rules = (CHROMOSOME, POSITION) if len({variant.chromosome for variant in variants}) >= PARTS else (POSITION,)
+    rules = (CHROMOSOME, *POSITIONS) if len({variant.chromosome for variant in variants}) >= PARTS else POSITIONS
     if {variant.label for variant in variants} != {0, 1}:
         found = CLASSES[variants[0].label] if variants else "nothing"
         raise BadData(f"{path}: the variants that could be used are {found} only; both {' and '.join(CLASSES)} are needed")
     return _own(path, variants, +changes, rules, Reference())
 
 
-def block(example_id: str) -> str:
-    """The position block of an example, by its id: what is never cut by a split, and what intervals resample."""
+def block(example_id: str, length: int = BLOCK) -> str:
+    """The position block of an example, by its id."""
     chromosome, position, *_ = example_id.split(":")
-    return f"{chromosome}:{int(position) // BLOCK}"
+    return f"{chromosome}:{int(position) // length}"
 
 
 def _own(
@@ -143,7 +146,7 @@ def _task(name: str, reference: Reference) -> Task:
         summary=made.summary,
         classes=CLASSES,
         load=partial(_load_public, name, reference),
-        split_rules=(CHROMOSOME, POSITION),
+        split_rules=(CHROMOSOME, *POSITIONS),
         sources=_sources(name, reference),
         sample=None if _given(reference) else _sample(name, reference),
         assembly="hg38",
@@ -192,7 +195,7 @@ def _check_context(reference: Reference) -> None:
 
 
 def _load_public(name: str, reference: Reference, rule: str) -> Splits:
-    check_rule(rule, (CHROMOSOME, POSITION))
+    check_rule(rule, (CHROMOSOME, *POSITIONS))
     if absent := sources.missing(_sources(name, reference)):
         raise DataMissing(f"{name}: {sources.locate(absent[0])} is missing; `harness data get {name}` downloads it")
     path = sources.locate(SETS[name].source)
@@ -213,7 +216,15 @@ def _splits(
 ) -> Splits:
     variants, windows, files = _windows(path, variants, reference, changes)
     train, validation, test = (windows.take(part) for part in _parts(path, variants, rule))
-    return Splits(train, validation, test, files={label: sources.sha256(path)} | files, changes=+changes)
+    # A test split holds four or five chromosomes: too few to resample, so intervals resample stretches of them.
+    return Splits(
+        train,
+        validation,
+        test,
+        files={label: sources.sha256(path)} | files,
+        changes=+changes,
+        block=partial(block, length=GENE) if rule == CHROMOSOME else block,
+    )
 
 
 def _load_sample(name: str, evolution: Evolution, context: int, rule: str) -> Splits:
@@ -241,6 +252,7 @@ def _load_sample(name: str, evolution: Evolution, context: int, rule: str) -> Sp
         test,
         files={f"simulated {name}: {evolution}": digest.hexdigest()},
         best_accuracy=float(abs(p - 0.5).mean() + 0.5),
+        block=block,
     )
 
 
@@ -411,8 +423,8 @@ def _room(shape: tuple[int, ...]) -> np.ndarray:
 def _parts(path: Path, variants: Sequence[Variant], rule: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Indices of the train, validation and test variants: whole chromosomes or whole position blocks, 60/20/20, seed 42.
 
-    Scikit-learn's StratifiedGroupKFold deals the groups to five folds of about the same class balance; the first is for
-    test, the second for validation.
+    Scikit-learn's StratifiedGroupKFold deals the groups to five folds of about the same class balance; the rule's (by
+    default the first) is for test, the next for validation.
 
     Raises:
         BadData: too few groups or variants, or a part without both classes.
@@ -427,8 +439,9 @@ def _parts(path: Path, variants: Sequence[Variant], rule: str) -> tuple[np.ndarr
     if len(set(groups)) < PARTS or min(np.bincount(labels, minlength=2)) < PARTS:
         counts = " and ".join(f"{(labels == label).sum()} {name}" for label, name in enumerate(CLASSES))
         raise BadData(f"{path}: {counts} variants on {len(set(groups))} {kind}; each needs to be at least {PARTS}; {remedy}")
-    folds = StratifiedGroupKFold(PARTS, shuffle=True, random_state=SEED).split(labels, labels, groups)
-    test, validation = (fold for (_, fold), _ in zip(folds, range(2), strict=False))
+    folds = [fold for _, fold in StratifiedGroupKFold(PARTS, shuffle=True, random_state=SEED).split(labels, labels, groups)]
+    number = 0 if rule == CHROMOSOME else POSITIONS.index(rule)
+    test, validation = folds[number], folds[(number + 1) % PARTS]
     train = np.setdiff1d(np.arange(len(variants)), np.concatenate([test, validation]))
     for name, part in (("train", train), ("validation", validation), ("test", test)):
         if len(set(labels[part])) < 2:

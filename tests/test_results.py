@@ -63,7 +63,7 @@ def test_round_trip(tmp_path):
     assert read_all(tmp_path) == [written]
     assert find(tmp_path, "QKI (sample)", "kmer", written.run_id) == written
     assert find(tmp_path, "QKI (sample)", "kmer", "seed1-0123456789") is None
-    assert recompute(folder) == written.metrics
+    assert recompute(folder) == (written.metrics, {})
     first_line = (folder / "predictions.csv").read_text().splitlines()[1]
     assert first_line == '"a","bound",0.1,0.9'
 
@@ -191,6 +191,30 @@ def test_concurrent_runs(tmp_path):
     for process in processes:
         process.join()
     assert [found.seed for found in read_all(tmp_path)] == list(range(6))
+
+
+def test_predictions_in_blocks_keep_them_and_give_their_intervals(tmp_path):
+    rng = np.random.default_rng(0)
+    second = rng.random(60)
+    blocks = tuple(f"17:{number // 5}" for number in range(60))
+    predictions = Predictions(
+        tuple(map(str, range(60))), rng.integers(0, 2, 60), np.stack([1 - second, second], 1), ("a", "b"), blocks
+    )
+    folder = write(record(), predictions, tmp_path)
+    assert read_predictions(folder).blocks == blocks
+    metrics, intervals = recompute(folder)
+    low, high = intervals["auroc"]
+    assert low < metrics["auroc"] < high
+    with pytest.raises(ValueError, match="2 blocks: expected 3"):
+        replace(PREDICTIONS, blocks=("17:0", "17:1"))
+
+
+def test_records_from_before_a_field_was_added_are_read(tmp_path):
+    path = write(record(), PREDICTIONS, tmp_path) / "record.json"
+    content = json.loads(path.read_text())
+    del content["intervals"], content["alignment"]
+    path.write_text(json.dumps(content))
+    assert read(path.parent) == record(created=content["created"])
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,19 @@ def test_terminal_keeps_brackets():
     assert "[1]" in printed
 
 
+def test_intervals_stand_beside_the_score_and_are_the_widest_of_the_seeds():
+    records = [
+        record(accuracy=0.8, intervals={"accuracy": (0.75, 0.85)}),
+        record(accuracy=0.9, seed=1, intervals={"accuracy": (0.7, 0.95)}),
+    ]
+    table = tables.wide(records, "accuracy")
+    assert table.rows[0][1] == "0.8500 ± 0.0707 (n=2) [0.700, 0.950]"
+    assert any("block-bootstrap" in note for note in table.notes)
+    assert tables.wide(records[:1], "f1").notes == ()
+    row = tables.summary(records).iloc[0]
+    assert (row.accuracy_low, row.accuracy_high) == (0.75, 0.85)
+
+
 @pytest.fixture
 def results_dir(tmp_path):
     predictions = Predictions(("a",), np.array([1]), np.array([[0.1, 0.9]]), ("unbound", "bound"))
@@ -266,7 +279,7 @@ def results_dir(tmp_path):
 
 def test_write_tables(results_dir):
     paths = tables.write_tables(results_dir)
-    assert [path.name for path in paths] == ["accuracy.csv", "f1.csv", "log_loss.csv", "summary.csv"]
+    assert [path.name for path in paths] == [*(f"{name}.csv" for name in tables.WIDE), "summary.csv"]
     assert sorted((results_dir / "tables").iterdir()) == sorted(paths)
     wide_file = pd.read_csv(paths[0], comment="#").set_index("model")
     assert wide_file.loc["msamamba (from scratch)", "QKI"] == "0.8500 ± 0.0707 (n=2) ↓"

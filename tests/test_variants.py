@@ -286,7 +286,7 @@ def test_references_that_are_refused(contigs, tmp_path):
 @pytest.mark.parametrize("rule", ["chromosome", "position"])
 def test_no_group_is_cut(rule, contigs, genome, tmp_path):
     task = from_variants(tsv(tmp_path / "v.tsv", rows(contigs, range(20, LENGTH - 20, 13)))).bind(Reference(genome))
-    assert task.split_rules == ("chromosome", "position")
+    assert task.split_rules[:2] == ("chromosome", "position")
     splits = pickle.loads(pickle.dumps(task)).load(rule)
     groups = {}
     for name, part in parts(splits).items():
@@ -301,10 +301,24 @@ def test_no_group_is_cut(rule, contigs, genome, tmp_path):
     assert [example.id for example in wide.test] == [example.id for example in splits.test]
 
 
+def test_five_folds_test_each_variant_once(contigs, genome, tmp_path):
+    task = from_variants(tsv(tmp_path / "v.tsv", rows(contigs, range(20, LENGTH - 20, 13)))).bind(Reference(genome))
+    folds = [task.load(rule) for rule in task.split_rules if rule.startswith("position")]
+    tested = [example.id for fold in folds for example in fold.test]
+    assert len(folds) == 5
+    assert sorted(tested) == sorted(example.id for example in everything(folds[0]))
+    for fold in folds:
+        held_out, trained = ({block(example.id) for example in part} for part in (fold.test, fold.train))
+        assert not held_out & trained
+        assert {fold.block(example.id) for example in fold.test} == held_out  # what intervals resample
+    by_chromosome = task.load("chromosome")
+    assert len({by_chromosome.block(example.id) for example in by_chromosome.test}) < len(by_chromosome.test)
+
+
 def test_splits_that_cannot_be(contigs, genome, tmp_path):
     few = {name: contigs[name] for name in CHROMOSOMES[:3]}
     task = from_variants(tsv(tmp_path / "v.tsv", rows(few)))
-    assert task.split_rules == ("position",)
+    assert task.split_rules == ("position", "position-2", "position-3", "position-4", "position-5")
     one_block = tsv(tmp_path / "w.tsv", rows({"1": contigs["1"]}, range(100, 900, 7)))
     with pytest.raises(BadData, match=r"w\.tsv: 57 benign and 58 pathogenic variants on 1 blocks of 1,024 positions; each needs"):
         from_variants(one_block).bind(Reference(genome)).load("position")
@@ -354,7 +368,7 @@ def test_clinvar_and_omim(contigs, genome, tmp_path, monkeypatch):
     clinvar, omim = tasks()
     assert (clinvar.name, omim.name) == ("clinvar", "omim")
     for task in (clinvar, omim):
-        assert task.split_rules == ("chromosome", "position")
+        assert task.split_rules[:2] == ("chromosome", "position")
         assert [source.path for source in task.sources] == [f"variants/{task.name}.parquet", "genomes/hg38.2bit"]
         assert task.sample is not None
         assert task.sample.summary.startswith("SIMULATED, not real variants")
