@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.adapter import Adapter, Batch, MaskedModel
+from harness.adapter import IGNORED, Adapter, Batch, MaskedModel, Pretrainable
 from harness.card import ModelCard
 from harness.checkpoint import load_tensors, read_config, read_tensors, rename, weight_file
 from harness.data import Window, letter_table
@@ -25,6 +25,7 @@ from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.recipe import Recipe
 
 from ._characters import equal_lengths
+from ._masking import corrupt
 
 GAP, MASK = 0, 5
 ABSENT = 255  # no symbol, so no channel: a species that is not there at all, which the model tells from a gap
@@ -157,7 +158,7 @@ class MaskHead(nn.Module):
         return self.decoder(self.norm(F.gelu(self.dense(x))))
 
 
-class GPNMSA(Adapter, MaskedModel):
+class GPNMSA(Adapter, MaskedModel, Pretrainable):
     """Embedding: the mean of the last hidden states of the window's central 100/128, over both strands (width D).
 
     Upstream's, which takes the middle 100 of 128 positions; other lengths lose 7/64 at each end in the same way, windows
@@ -188,6 +189,8 @@ class GPNMSA(Adapter, MaskedModel):
     )
     # The authors score variants without training and publish no settings for fine-tuning; these are BERT's usual ones.
     recipe = Recipe(learning_rate=3e-5, batch_size=16, epochs=20, schedule="linear", warmup=0.1)
+    # Upstream's example of training: 2,048 windows of 128 nt a step, 1,000 of 30,000 steps of warm-up.
+    pretraining = Recipe(learning_rate=1e-4, weight_decay=0.01, batch_size=32, warmup=1 / 30, schedule="cosine")
     lora_targets = ("query", "value")
     reverse_complement_invariant = True
 
@@ -328,6 +331,18 @@ class GPNMSA(Adapter, MaskedModel):
             result[rows] = ((logits + turned.flip(1)) / 2).log_softmax(dim=-1)  # T G C A complements A C G T
         return result
 
+    def collate_pretraining(self, windows: Sequence[Window], rng: np.random.Generator) -> Batch:
+        """Masked bases of row 0 alone. Upstream also weighs positions by conservation and repeats, which is not done here."""
+        batch = self.collate(windows)
+        return batch | {"targets": torch.from_numpy(corrupt(batch["tokens"][..., 0].numpy(), rng))}
+
+    def pretraining_logits(self, batch: Batch) -> Tensor:
+        asked = batch["targets"] != IGNORED
+        states = torch.zeros(*asked.shape, self.embedding_dim, device=asked.device)
+        for rows, tokens in equal_lengths(batch):
+            states[rows, : tokens.shape[1]] = self.encode(tokens).to(states.dtype)
+        return self.lm_head(states[asked])
+
     def unknown_tokens(self, batch: Batch) -> tuple[int, int]:
         """N of the sequences, which is read as a gap; gaps of the other rows are what the model was trained on."""
         tokens = batch["tokens"][..., 0]
@@ -335,7 +350,12 @@ class GPNMSA(Adapter, MaskedModel):
 
 
 def _species(config: Mapping[str, Any], file: Path) -> int:
-    """How many species the config says, 0 without one; a config that asks for what was never released is refused."""
+    """How many species the config, or the record of `harness pretrain`, says; 0 without either.
+
+    A config that asks for what was never released is refused.
+    """
+    if not config:
+        return read_config(file, ("GPNRoFormer",), "pretrain.json").get("data", {}).get("rows", 1) - 1
     for name, value in RELEASED.items():
         if config.get(name, value) != value:
             raise CheckpointMismatch(f"{file.with_name('config.json')}: {name} {config[name]!r}; implemented is {value!r}")

@@ -26,7 +26,7 @@ import numpy as np
 from harness.data import AMBIGUITY_LETTERS, Locus
 from harness.errors import BadData, UserError
 from harness.genome import bare, cache_key, no_chromosome, optional, text_lines
-from harness.sources import cache_home
+from harness.sources import Progress, cache_home
 
 GAP = ord("-")
 EXPECTED = "an alignment: a store, zarr (folder or zip), MAF or aligned FASTA"
@@ -120,11 +120,12 @@ def open_alignment(path: Path, species: str = "") -> Alignment:
     return _select(opened, names) if names else opened
 
 
-def build_store(sources: Path | Sequence[Path], path: Path, species: str = "") -> Path:
+def build_store(sources: Path | Sequence[Path], path: Path, species: str = "", progress: Progress | None = None) -> Path:
     """Write alignments (any kind; such as UCSC's MAF of each chromosome) as one store, the fastest to read.
 
     The store is the folder ``path``, one byte a row and column; it appears whole or not at all. ``species`` as in
-    :func:`open_alignment`. Returns ``path``.
+    :func:`open_alignment`; ``progress`` is called with the bytes of columns so far, and those of all that the sources span.
+    Returns ``path``.
 
     Raises:
         BadData: a source that cannot be read, or sources of different targets.
@@ -135,7 +136,7 @@ def build_store(sources: Path | Sequence[Path], path: Path, species: str = "") -
         raise UserError(f"{path} exists; remove it or choose another name for the store")
     files = [Path(sources)] if isinstance(sources, str | Path) else [Path(source) for source in sources]
     parts = [_Maf(file) if _recognise(file) is _open_maf else _Opened(open_alignment(file)) for file in files]
-    _write_store(parts, path, _names(species))
+    _write_store(parts, path, _names(species), progress)
     return path
 
 
@@ -401,7 +402,7 @@ def _row(where: str, number: int, line: str) -> _Row:
         raise BadData(f"{where}: {line[:40]!r} is not 's species.chromosome start size strand length letters'; {_CUT}") from None
 
 
-def _write_store(parts: Sequence[_Maf | _Opened], path: Path, names: Sequence[str]) -> None:
+def _write_store(parts: Sequence[_Maf | _Opened], path: Path, names: Sequence[str], progress: Progress | None = None) -> None:
     species, extents = _union(parts)
     everything = Alignment(parts[0].path, tuple(species), extents, read=lambda *_: np.empty(0))
     species = list((_select(everything, names) if names else everything).species)
@@ -413,10 +414,14 @@ def _write_store(parts: Sequence[_Maf | _Opened], path: Path, names: Sequence[st
             name: np.lib.format.open_memmap(temporary / f"{name}.npy", "w+", np.uint8, (end - start, len(species)))
             for name, (start, end) in extents.items()
         }
+        done, total = 0, sum(array.size for array in arrays.values())
         for part in parts:
             for chromosome, start, rows, letters in part.blocks():
                 first = start - extents[chromosome][0]
                 _put(arrays[chromosome][first : first + len(letters)], [places.get(row, -1) for row in rows], letters)
+                done += len(letters) * len(species)
+                if progress is not None:
+                    progress(done, total)
         for array in arrays.values():
             array.flush()
         header = {"format": _FORMAT, "species": species, "chromosomes": extents, "sources": [part.path.name for part in parts]}

@@ -8,7 +8,8 @@ class ModelCard:
     """Facts about a model, shown by ``harness list models``.
 
     Write it as a literal: the list reads it out of the file's syntax tree, so that listing imports no model.
-    ``reads`` is ``sequence`` or ``alignment``; ``max_length`` is in nucleotides, None where unlimited. ``checkpoint`` is the
+    ``reads`` is ``sequence`` or ``alignment``, or ``score`` where a window's centre has a score by its locus or its column,
+    whatever stands around it; ``max_length`` is in nucleotides, None where unlimited. ``checkpoint`` is the
     hub id of the official weights, ``revision`` its pinned commit, ``files`` what of it is needed, ``sha256`` what is known
     of these; where a model is published elsewhere, ``checkpoint`` is None and ``get`` says where to find it. A ``floor`` is
     what any model must beat.

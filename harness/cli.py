@@ -25,9 +25,11 @@ app.add_typer(data_app, name="data")
 
 Results = Annotated[Path, typer.Option(help="Folder of records and tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
-DataName = Annotated[str, typer.Argument(help="A task (QKI), a family (rbp) or all.")]
+DataName = Annotated[
+    str, typer.Argument(help="A task (QKI), a family (rbp), all tasks (all), or a reference: hg38, phylop, phastcons.")
+]
 
-REFERENCE = "Reference data, for tasks of variants"
+REFERENCE = "Reference data, for tasks of variants and of loci"
 TRAINING, PLACE = "Fine-tuning (default: the model's published settings)", "Where and how it runs"
 
 
@@ -71,17 +73,16 @@ def root(
 @app.command()
 def run(
     model: Annotated[str, typer.Option(help="A model (see `harness list models`), `floors`, or a path to an adapter file.")],
-    task: Annotated[str, typer.Option(help="A task, a family of tasks, or your own file: a table, or FASTA.")],
+    task: Annotated[str, typer.Option(help="A task, a family of tasks, or your own file: a table, FASTA or BED.")],
     more_files: Annotated[
-        list[str] | None, typer.Argument(metavar="[FILE]", help="With --task pos.fa: the FASTA file of the negatives.")
+        list[str] | None, typer.Argument(metavar="[FILE]", help="With --task pos.fa or pos.bed: the file of the negatives.")
     ] = None,
-    genome: Annotated[Path | None, typer.Option(help="Variants: the genome, FASTA or 2bit.", rich_help_panel=REFERENCE)] = None,
+    genome: Annotated[Path | None, typer.Option(help="For variants and BED: FASTA or 2bit.", rich_help_panel=REFERENCE)] = None,
     msa: Annotated[
-        Path | None, typer.Option(help="Variants: an alignment (zarr, MAF, FASTA, store).", rich_help_panel=REFERENCE)
+        Path | None,
+        typer.Option(help="An alignment: zarr, MAF, FASTA or a store.", rich_help_panel=REFERENCE),
     ] = None,
-    species: Annotated[
-        str, typer.Option(help="Variants: rows of the alignment: 89, 99, names or a file.", rich_help_panel=REFERENCE)
-    ] = "",
+    species: Annotated[str, typer.Option(help="Rows of the alignment: 89, 99, names or a file.", rich_help_panel=REFERENCE)] = "",
     context: Annotated[
         int | None, typer.Option(help="Variants: window length in nucleotides (default 128).", rich_help_panel=REFERENCE)
     ] = None,
@@ -101,7 +102,10 @@ def run(
     ] = False,
     tune: Annotated[
         str | None,
-        typer.Option(help="full: all weights; lora: low-rank additions; probe: the head only.", rich_help_panel=TRAINING),
+        typer.Option(
+            help="full: all weights; lora: low-rank additions; probe: the head only; zero: nothing (variants).",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="At most so many epochs.", rich_help_panel=TRAINING)] = None,
     patience: Annotated[
@@ -179,6 +183,53 @@ def _pairs(options: list[str]) -> dict[str, str]:
     return dict(option.split("=", 1) for option in options)
 
 
+@app.command()
+def pretrain(
+    model: Annotated[str, typer.Option(help="A model that can be pretrained (msamamba, gpn_msa), or a path to an adapter file.")],
+    msa: Annotated[Path, typer.Option(help="The alignment to learn from (zarr, MAF, FASTA, store).")],
+    context: Annotated[int, typer.Option(help="Window length in nucleotides: 128, 512, 1024, …")] = 512,
+    species: Annotated[str, typer.Option(help="Rows of the alignment: 89, 99, names or a file.")] = "",
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1000,
+    tokens_per_step: Annotated[int, typer.Option(help="Letters of the target row an optimiser step sees.")] = 49_152,
+    batch_size: Annotated[int | None, typer.Option(help="Windows a batch; as many batches as a step's letters take.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations on held-out blocks, and saves.")] = 50,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    checkpoint: Annotated[str | None, typer.Option(help="Weights to go on from: a file, a folder, or a hub id.")] = None,
+    init: Annotated[str | None, typer.Option(help="random:base (default) or random:tiny.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the model, name=value (mask_rows=0.5); may be given several times.")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, float32 or bf16.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Folder to write (default: pretrained/, named by the settings).")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Start over what the folder holds.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model on an alignment by filling in masked bases; the same command goes on with an unfinished run."""
+    from harness.pretrain import pretrain as train
+    from harness.screen import Screen
+
+    train(
+        model,
+        msa,
+        species=species,
+        context=context,
+        steps=steps,
+        tokens_per_step=tokens_per_step,
+        evaluate_every=evaluate_every,
+        checkpoint=checkpoint,
+        init=init,
+        options=_pairs(option or []),
+        settings={"batch_size": batch_size, "learning_rate": learning_rate, "precision": precision},
+        seed=seed,
+        device=device,
+        out=out,
+        force=force,
+        screen=Screen(quiet),
+    )
+
+
 @list_app.command("models")
 def list_models() -> None:
     """Every model: what it reads, its size and length limit, licence and paper."""
@@ -225,12 +276,12 @@ def list_tasks() -> None:
 @data_app.command("get")
 def data_get(name: DataName = "all", quiet: Quiet = False) -> None:
     """Download data sets, with resume and checksum. What is here already is only checked."""
-    from harness.registry import find_tasks
+    from harness.registry import find_sources
     from harness.screen import Screen
     from harness.sources import data_home, fetch
 
     screen = Screen(quiet)
-    sources = [source for task in find_tasks(name) for source in task.sources]
+    sources = find_sources(name)
     for number, source in enumerate(sources, start=1):
         with screen.download(f"{source.path} ({number}/{len(sources)})") as progress:
             fetch(source, progress)
@@ -238,30 +289,49 @@ def data_get(name: DataName = "all", quiet: Quiet = False) -> None:
 
 
 @data_app.command("path")
-def data_path(name: Annotated[str | None, typer.Argument(help="A task, a family or all; none: the data folder.")] = None) -> None:
+def data_path(name: Annotated[str | None, typer.Argument(help="As for `get`; none: the data folder.")] = None) -> None:
     """Print where data lies, or would lie: set HARNESS_DATA to move it."""
-    from harness.registry import find_tasks
+    from harness.registry import find_sources
     from harness.sources import data_home, locate
 
     if name is None:
         print(data_home())
         return
-    for task in find_tasks(name):
-        for source in task.sources:
-            print(locate(source))
+    for source in find_sources(name):
+        print(locate(source))
 
 
 @data_app.command("verify")
 def data_verify(name: DataName = "all") -> None:
     """Compare every file with its published checksum; exit 1 if any is not intact."""
-    from harness.registry import find_tasks
+    from harness.registry import find_sources
     from harness.screen import Screen
     from harness.sources import USABLE, verify
 
-    sources = {source.path: source for task in find_tasks(name) for source in task.sources}
-    states = {path: verify(source) for path, source in sources.items()}
+    states = {source.path: verify(source) for source in find_sources(name)}
     Screen().table(["file", "state"], [[path, state] for path, state in states.items()])
     raise typer.Exit(0 if set(states.values()) <= set(USABLE) else 1)
+
+
+@data_app.command("build-msa")
+def data_build_msa(
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="MAF, aligned FASTA or zarr; many make one.")],
+    out: Annotated[Path, typer.Option(help="The folder to write, for `--msa`; must not exist.")],
+    species: Annotated[str, typer.Option(help="Rows to keep: 89, 99, names or a file; default all.")] = "",
+    quiet: Quiet = False,
+) -> None:
+    """Write alignments as one store: the form in which columns are read fastest."""
+    from harness.alignments import build_store, open_alignment
+    from harness.screen import Screen
+
+    screen = Screen(quiet)
+    with screen.download(f"writing {out}") as progress:
+        store = open_alignment(build_store(sources, out, species, progress))
+    columns = sum(end - start for start, end in store.extents.values())
+    size = sum(file.stat().st_size for file in out.iterdir())
+    screen.say(
+        f"{out}: {len(store.extents)} chromosomes, {columns:,} columns, {len(store.species)} rows with the target, {size:,} bytes"
+    )
 
 
 @weights_app.command("get")

@@ -60,13 +60,19 @@ class Candidate:
     size: str = "tiny"
 
     def embed(self, windows: Sequence[Window]) -> Tensor:
+        self._skip_scores()
         with torch.inference_mode():
             return self.adapter(self.adapter.collate(windows))
 
     def windows(self, *lengths: int) -> list[Window]:
         """Random windows of these lengths, with alignments of 3 rows where the model reads alignments."""
+        self._skip_scores()
         plain = random_windows(lengths)
         return [with_rows(window, 3) for window in plain] if self.adapter.card.reads == "alignment" else plain
+
+    def _skip_scores(self) -> None:
+        if self.adapter.card.reads == "score":
+            raise Skipped("a score of the window's centre, by locus or column: random windows have none")
 
 
 Clause = Callable[[Candidate], str | None]
@@ -99,8 +105,8 @@ def facts(model: Candidate) -> None:
         raise Violation(f"name {cls.name!r}, but the file is {file.name}")
     if registry.model_card(file) != cls.card:
         raise Violation(f"{file.name}: the card in the file is not the card of the class")
-    if cls.card.reads not in ("sequence", "alignment"):
-        raise Violation(f"card.reads {cls.card.reads!r}: expected sequence or alignment")
+    if cls.card.reads not in ("sequence", "alignment", "score"):
+        raise Violation(f"card.reads {cls.card.reads!r}: expected sequence, alignment or score")
     if "embedding" not in (cls.__doc__ or "").lower():
         raise Violation(f"the docstring of {cls.__name__} does not say what its embedding is; begin it with 'Embedding: the …'")
 
@@ -157,7 +163,7 @@ def no_trace(model: Candidate) -> None:
 def alignment_is_optional(model: Candidate) -> None:
     """a window without an alignment is read as an alignment of one row"""
     if model.adapter.card.reads != "alignment":
-        raise Skipped("the model reads sequences")
+        raise Skipped(f"the model reads {model.adapter.card.reads}s")
     _finite(model.embed(random_windows([40, 30])), "windows without alignments")
 
 

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 import harness
 from harness.card import ModelCard
 from harness.errors import UnknownName, UserError
-from harness.task import Task
+from harness.sources import REFERENCES
+from harness.task import Source, Task
 
 if TYPE_CHECKING:
     from harness.adapter import Adapter
@@ -171,6 +172,22 @@ def find_tasks(name: str) -> list[Task]:
     if not found:
         raise unknown("task", name, [*known, *dict.fromkeys(task.family for task in known.values())])
     return found
+
+
+def find_sources(name: str) -> list[Source]:
+    """The files of a task, of a family or of all tasks (see :func:`find_tasks`), or of one of the references; each once.
+
+    Raises:
+        UnknownName: none of these.
+    """
+    if name.lower() in REFERENCES:
+        return [REFERENCES[name.lower()]]
+    try:
+        found = find_tasks(name)
+    except UnknownName:
+        words = dict.fromkeys(word for task in tasks().values() for word in (task.name, task.family))
+        raise unknown("data set", name, [*words, *REFERENCES]) from None
+    return list(dict.fromkeys(source for task in found for source in task.sources))
 
 
 def task_from_files(paths: Sequence[Path]) -> Task:

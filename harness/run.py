@@ -83,14 +83,14 @@ def run_all(
         UserError: a mistake in what was asked for.
     """
     results.check_writable(results_dir)
-    size = _random_size(init, checkpoint)
+    size = random_size(init, checkpoint)
     found = [_available(task, split, allow_sample) for task in _named(task, reference)]
     rules = [split or item.split_rules[0] for item in found]
     requests = []
     for name in registry.model_names(model):
         adapter = registry.adapter_class(name)
         recipe = adapter.recipe.override(**(settings or {}))
-        typed = _typed_options(adapter, options or {})
+        typed = typed_options(adapter, options or {})
         files = _weights(adapter, checkpoint, init)
         requests += [
             Request(name, item, rule, seed, recipe, files, size, typed, allow_partial)
@@ -265,7 +265,7 @@ def _data_name(task: Task) -> str:
     return task.name.removesuffix(" (sample)").partition("@")[0]
 
 
-def _typed_options(adapter: type[Adapter], options: Mapping[str, str]) -> dict[str, Any]:
+def typed_options(adapter: type[Adapter], options: Mapping[str, str]) -> dict[str, Any]:
     """``--option name=value`` as the keyword arguments of the adapter's ``from_checkpoint``, converted to their types.
 
     Raises:
@@ -297,7 +297,7 @@ def _weights(adapter: type[Adapter], checkpoint: str | None, init: str | None) -
     return None
 
 
-def _random_size(init: str | None, checkpoint: str | None) -> str:
+def random_size(init: str | None, checkpoint: str | None) -> str:
     """The size that ``--init random:SIZE`` asks for.
 
     Raises:
@@ -464,17 +464,17 @@ def _describe(task: Task, split: str, splits: Splits) -> str:
 
 def _describe_run(request: Request, record: Mapping[str, Any]) -> str:
     model, environment, audit = record["model"], record["environment"], record["model"]["audit"]
-    origin = (
-        "random initialisation" if audit is None else f"{audit['matched']} of {audit['expected']} tensors from {audit['source']}"
-    )
+    reads_scores = model["card"]["reads"] == "score"
+    if audit is None:
+        origin = "no weights" if reads_scores else "random initialisation"
+    else:
+        origin = "scores" if reads_scores else f"{audit['matched']} of {audit['expected']} tensors"
+        origin += f" from {audit['source']}"
+    unknown = "windows have no score" if reads_scores else "tokens are unknown to the model"
     lines = [
         f"{model['name']}, seed {request.seed}: {origin}, {model['parameters']['trainable']:,} trainable parameters, "
         f"{environment['precision']} on {environment['device_name']}, {environment['threads']} threads",
-        *(
-            [f"{model['unknown_tokens']:.2%} of the training split's tokens are unknown to the model"]
-            if model["unknown_tokens"]
-            else []
-        ),
+        *([f"{model['unknown_tokens']:.2%} of the training split's {unknown}"] if model["unknown_tokens"] else []),
         *model["notes"],
     ]
     return "\n  ".join(lines)

@@ -36,6 +36,14 @@ TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 1 << 18
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
+# Reference data of the human genome by the name that `harness data get` knows; UCSC states no sha256.
+UCSC = "https://hgdownload.soe.ucsc.edu/goldenPath/hg38"
+REFERENCES = {
+    "hg38": Source(f"{UCSC}/bigZips/hg38.2bit", "", "genomes/hg38.2bit"),
+    "phylop": Source(f"{UCSC}/phyloP100way/hg38.phyloP100way.bw", "", "scores/hg38.phyloP100way.bw"),
+    "phastcons": Source(f"{UCSC}/phastCons100way/hg38.phastCons100way.bw", "", "scores/hg38.phastCons100way.bw"),
+}
+
 
 def data_home() -> Path:
     """The folder that holds every downloaded file; it need not exist."""

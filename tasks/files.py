@@ -1,26 +1,29 @@
-"""The user's own files as a task: two FASTA files, one FASTA file with classes in its headers, or one table."""
+"""The user's own files as a task: two FASTA or BED files, one FASTA file with classes in its headers, or one table."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from harness import readers, sources
-from harness.data import Example
+from harness.data import Example, Locus, Window
 from harness.errors import BadData, UserError
 from harness.readers import Record
-from harness.task import Splits, Task
+from harness.task import Reference, Splits, Task
 
+from . import _aligned, _bed
 from ._splits import check_rule, stratified
 
 PAIR = ("negative", "positive")
 FEWEST = 3  # windows of a class: one for each part
 ACCEPTED = (
-    "two FASTA files (positives first, negatives second), one CSV/TSV table with the columns sequence and label, "
-    "or one FASTA file with class:… in its headers"
+    "two FASTA files (positives first, negatives second), two BED files, one CSV/TSV table with the columns sequence and "
+    "label, or one FASTA file with class:… in its headers"
 )
 SPLIT_RULES = ("stratified",)
 
@@ -33,10 +36,13 @@ def tasks() -> tuple[Task, ...]:
 def from_files(paths: Sequence[Path]) -> Task:
     """The task that the user's files make, read and checked.
 
-    Classes are ("negative", "positive") for two FASTA files; otherwise the file's own labels, in numerical order if they
+    Classes are ("negative", "positive") for two files; otherwise the file's own labels, in numerical order if they
     are whole numbers and in alphabetical order if they are names. Split 60/20/20 by class, seed 42. Besides changed
     letters, ``Splits.changes`` counts ``duplicates`` (windows whose sequence occurred before) and ``in_both_classes``
     (sequences with more than one label); neither is removed.
+
+    ``bind`` gives windows the columns of an alignment, where every FASTA header holds a locus (``chr1:100-200(-)``,
+    0-based and half-open), and the intervals of BED files the letters of a genome, which they need.
 
     Raises:
         BadData: a file that cannot be used (see :func:`harness.readers.read`), labels that are no classes, one class
@@ -44,6 +50,8 @@ def from_files(paths: Sequence[Path]) -> Task:
         UserError: another number or mixture of files.
     """
     paths = [Path(path) for path in paths]
+    if any(map(_bed.is_bed, paths)):
+        return _intervals_task(paths, _intervals(paths), Reference())
     changes: Counter[str] = Counter()
     if len(paths) == 2:
         classes, records = PAIR, _pair(paths, changes)
@@ -51,20 +59,9 @@ def from_files(paths: Sequence[Path]) -> Task:
         classes, records = _single(paths[0], changes)
     else:
         raise UserError(f"{len(paths)} files given: expected {ACCEPTED}")
-    names = " and ".join(map(str, paths))
-    _check_classes(names, classes, records)
-    _count_repeats(records, changes)
+    _check_classes(_joined(paths), classes, [str(record.label) for record in records])
     examples = [Example(record.id, (record.window,), classes.index(str(record.label))) for record in records]
-    hashes = {str(path): sources.sha256(path) for path in paths}
-    return Task(
-        name=task_name(paths),
-        family="files",
-        summary=f"{len(examples):,} windows of your own: {names}",
-        classes=classes,
-        load=partial(_load, examples, hashes, +changes),
-        split_rules=SPLIT_RULES,
-        licence="yours",
-    )
+    return _windows_task(paths, classes, examples, +changes, Reference())
 
 
 def task_name(paths: Sequence[Path]) -> str:
@@ -73,6 +70,60 @@ def task_name(paths: Sequence[Path]) -> str:
     if len(names) > 1:
         names = [Path(name).stem for name in names]
     return "+".join(re.sub(r"[^A-Za-z0-9._-]", "_", name) for name in names)
+
+
+def _windows_task(
+    paths: Sequence[Path], classes: Sequence[str], examples: Sequence[Example], changes: Mapping[str, int], reference: Reference
+) -> Task:
+    """The task of windows that come with their letters."""
+    _check_reference(paths, reference)
+    if reference.genome is not None:
+        raise UserError(f"{_joined(paths)}: the windows have letters of their own; leave --genome out")
+    without = next((example for example in examples if example.windows[0].locus is None), None)
+    if reference.alignment is not None and without is not None:
+        raise UserError(
+            f"{_joined(paths)}: --msa needs the locus of every window, and {without.id!r} has none; write it into FASTA headers "
+            "as chr1:100-200(+), 0-based, half-open and as long as the window"
+        )
+    load = partial(_load, paths, examples, changes, reference)
+    return _task(paths, tuple(classes), len(examples), load, partial(_windows_task, paths, classes, examples, changes))
+
+
+def _intervals_task(paths: Sequence[Path], intervals: Sequence[tuple[Locus, str]], reference: Reference) -> Task:
+    """The task of loci with their classes."""
+    _check_reference(paths, reference)
+    load = partial(_load_intervals, paths, intervals, reference)
+    return _task(paths, PAIR, len(intervals), load, partial(_intervals_task, paths, intervals))
+
+
+def _task(
+    paths: Sequence[Path],
+    classes: tuple[str, ...],
+    count: int,
+    load: Callable[[str], Splits],
+    bind: Callable[[Reference], Task],
+) -> Task:
+    return Task(
+        name=task_name(paths),
+        family="files",
+        summary=f"{count:,} windows of your own: {_joined(paths)}",
+        classes=classes,
+        load=load,
+        split_rules=SPLIT_RULES,
+        licence="yours",
+        bind=bind,
+    )
+
+
+def _joined(paths: Sequence[Path]) -> str:
+    return " and ".join(map(str, paths))
+
+
+def _check_reference(paths: Sequence[Path], reference: Reference) -> None:
+    if reference.context != Reference.context:
+        raise UserError(f"{_joined(paths)}: the windows have lengths of their own; leave --context out")
+    if reference.species and reference.alignment is None:
+        raise UserError(f"species {reference.species!r}: they select rows of an alignment; give it with --msa")
 
 
 def _pair(paths: Sequence[Path], changes: Counter[str]) -> list[Record]:
@@ -84,6 +135,14 @@ def _pair(paths: Sequence[Path], changes: Counter[str]) -> list[Record]:
     return records
 
 
+def _intervals(paths: Sequence[Path]) -> list[tuple[Locus, str]]:
+    if len(paths) != 2 or not all(map(_bed.is_bed, paths)):
+        raise UserError(f"{_joined(paths)}: BED files come in twos, positives first, negatives second")
+    intervals = [(locus, label) for label, path in zip(reversed(PAIR), paths, strict=True) for locus in _bed.read(path)]
+    _check_classes(_joined(paths), PAIR, [label for _, label in intervals])
+    return intervals
+
+
 def _single(path: Path, changes: Counter[str]) -> tuple[tuple[str, ...], list[Record]]:
     records = readers.read(path, changes)
     if unlabelled := next((record for record in records if record.label is None), None):
@@ -91,25 +150,68 @@ def _single(path: Path, changes: Counter[str]) -> tuple[tuple[str, ...], list[Re
     return readers.class_names(path, [str(record.label) for record in records]), records
 
 
-def _check_classes(names: str, classes: Sequence[str], records: Sequence[Record]) -> None:
+def _check_classes(names: str, classes: Sequence[str], labels: Sequence[str]) -> None:
     if len(classes) < 2:
         raise BadData(f"{names}: every window has the label {classes[0]!r}; at least two classes are needed")
-    counts = Counter(record.label for record in records)
+    counts = Counter(labels)
     for label in classes:
         if counts[label] < FEWEST:
             raise BadData(f"{names}: class {label!r} has {counts[label]} windows; it needs {FEWEST}, one for each split")
 
 
-def _count_repeats(records: Sequence[Record], changes: Counter[str]) -> None:
-    labels: dict[str, set[str | None]] = {}
-    for record in records:
-        labels.setdefault(record.window.sequence, set()).add(record.label)
-    changes["duplicates"] = len(records) - len(labels)
+def _count_repeats(examples: Sequence[Example], changes: Counter[str]) -> None:
+    labels: dict[str, set[int]] = {}
+    for example in examples:
+        labels.setdefault(example.windows[0].sequence, set()).add(example.label)
+    changes["duplicates"] = len(examples) - len(labels)
     changes["in_both_classes"] = sum(len(seen) > 1 for seen in labels.values())
 
 
-def _load(examples: Sequence[Example], hashes: Mapping[str, str], changes: Mapping[str, int], rule: str) -> Splits:
+def _load(
+    paths: Sequence[Path], examples: Sequence[Example], changes: Mapping[str, int], reference: Reference, rule: str
+) -> Splits:
     check_rule(rule, SPLIT_RULES)
+    counted = Counter(changes)
+    _count_repeats(examples, counted)
+    files = {str(path): sources.sha256(path) for path in paths}
+    if reference.alignment is not None:
+        examples, columns = _align(examples, reference, counted)
+        files |= columns
     parts = stratified([example.label for example in examples])
     train, validation, test = ([examples[position] for position in part] for part in parts)
-    return Splits(train, validation, test, files=hashes, changes=changes)
+    return Splits(train, validation, test, files=files, changes=+counted)
+
+
+def _load_intervals(paths: Sequence[Path], intervals: Sequence[tuple[Locus, str]], reference: Reference, rule: str) -> Splits:
+    from harness.genome import Genome
+
+    if reference.genome is None:
+        raise UserError(f"{_joined(paths)}: intervals have no letters; give their genome with --genome, FASTA or 2bit")
+    genome, changes = Genome(reference.genome), Counter()
+    sequences = _bed.sequences(genome, [locus for locus, _ in intervals], changes)
+    examples = [
+        Example(f"{label}:{_bed.name(locus)}", (Window(sequence, locus),), PAIR.index(label))
+        for (locus, label), sequence in zip(intervals, sequences, strict=True)
+    ]
+    splits = _load(paths, examples, changes, reference, rule)
+    letters = hashlib.sha256("\n".join(sequences).encode()).hexdigest()
+    return replace(splits, files={**splits.files, f"windows of genome {genome.path.name}": letters})
+
+
+def _align(examples: Sequence[Example], reference: Reference, changes: Counter[str]) -> tuple[list[Example], dict[str, str]]:
+    """The examples with their columns, and the sha256 of these by what they are."""
+    import numpy as np
+
+    from harness.alignments import open_alignment
+
+    assert reference.alignment is not None
+    alignment = open_alignment(reference.alignment, reference.species)
+    windows = [example.windows[0] for example in examples]
+    loci = [window.locus for window in windows if window.locus is not None]
+    letters = [np.frombuffer(window.sequence.encode(), np.uint8) for window in windows]
+    columns, digest = _aligned.columns(alignment, loci, letters, "windows", changes)
+    aligned = [
+        replace(example, windows=(replace(window, alignment=rows),))
+        for example, window, rows in zip(examples, windows, columns, strict=True)
+    ]
+    return aligned, {f"columns of {len(alignment.species)} rows, {alignment.path.name}": digest}

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +35,7 @@ from harness.data import Example, Locus, Window
 from harness.errors import BadData, DataMissing, UserError
 from harness.task import Reference, Source, Splits, Task
 
-from . import _evolve
+from . import _aligned, _evolve
 from ._evolve import Evolution
 from ._splits import SEED, check_rule
 from ._variant_files import Variant, read, unique
@@ -55,10 +54,8 @@ PARTS = 5  # a fifth for test, a fifth for validation
 # Where variants are few, a test split has a handful of blocks: the other four folds together with it test each variant once.
 POSITIONS = (POSITION, *(f"{POSITION}-{fold}" for fold in range(2, PARTS + 1)))
 MOST_MISMATCHES = 0.01
-IN_MEMORY = 2 << 30  # bytes of columns above which they wait in a temporary file
 
-
-HG38 = Source("https://hgdownload.soe.ucsc.edu/goldenPath/hg38/bigZips/hg38.2bit", "", "genomes/hg38.2bit")
+HG38 = sources.REFERENCES["hg38"]
 
 
 class _Set(NamedTuple):
@@ -266,7 +263,7 @@ class Windows(Sequence[Example]):
 
     variants: Sequence[Variant]
     sequences: np.ndarray
-    columns: np.ndarray | None
+    columns: Sequence[np.ndarray] | np.ndarray | None
     order: np.ndarray
     located: bool = True
 
@@ -317,8 +314,10 @@ def _windows(
     if genome is not None:
         target = f"genome {genome.path.name}"
         letters = _genome_letters(path, genome, loci, changes)
+    elif alignment is None:
+        target = "variants' own reference alleles"
+        letters = np.array([[ord(variant.reference)] for variant in variants], np.uint8)
     else:
-        assert alignment is not None
         target = f"target row of {alignment.path.name}"
         letters = np.array([alignment.columns(locus)[0] for locus in loci]).reshape(-1, context)
         letters[letters == ord("-")] = ord("N")
@@ -328,23 +327,8 @@ def _windows(
     files = {f"windows of {context} nt, {target}": hashlib.sha256(letters.tobytes()).hexdigest()}
     columns = None
     if alignment is not None:
-        columns = _room((len(variants), len(alignment.species), context))
-        digest, different, compared = hashlib.sha256(), 0, 0
-        for index in range(len(variants)):
-            rows = alignment.columns(loci[confirmed[index]], changes)
-            known = (rows[0] != ord("-")) & (rows[0] != ord("N")) & (letters[index] != ord("N"))
-            different += int((rows[0] != letters[index])[known].sum())
-            compared += int(known.sum())
-            rows[0] = letters[index]
-            columns[index] = rows
-            digest.update(rows.tobytes())
-        if different > MOST_MISMATCHES * compared:
-            raise BadData(
-                f"{alignment.path}: row 0 ({alignment.species[0]}) differs from the {target} at {different / compared:.1%} of "
-                "the positions: another assembly, or the target is not the first row"
-            )
-        changes["alignment_mismatch"] = different
-        files[f"columns of {len(alignment.species)} rows, {alignment.path.name}"] = digest.hexdigest()
+        columns, digest = _aligned.columns(alignment, [loci[index] for index in confirmed], list(letters), target, changes)
+        files[f"columns of {len(alignment.species)} rows, {alignment.path.name}"] = digest
     return variants, Windows(variants, letters, columns, np.arange(len(variants))), files
 
 
@@ -354,16 +338,24 @@ def _locus(variant: Variant, context: int) -> Locus:
 
 
 def _genome(path: Path, reference: Reference) -> Genome | None:
-    """The genome that was given, else that of the data folder; None where the alignment's target row stands in."""
+    """The genome that was given, else that of the data folder.
+
+    None where the alignment's target row stands in, or where the variants' own alleles do: windows of 1 nt, as scores of
+    positions and alleles need no more, are these alleles.
+    """
     from harness.genome import Genome
 
     if reference.genome is not None:
         return Genome(reference.genome)
     if reference.alignment is not None:
         return None
-    if sources.missing([HG38]):
-        raise UserError(f"{path}: no genome; give one with --genome, or put it in {sources.locate(HG38)} (from {HG38.url})")
-    return Genome(sources.locate(HG38))
+    if not sources.missing([HG38]):
+        return Genome(sources.locate(HG38))
+    if reference.context > 1:
+        raise UserError(
+            f"{path}: no genome; give one with --genome, or `harness data get hg38`; for scores alone, --context 1 needs none"
+        )
+    return None
 
 
 def _genome_letters(path: Path, genome: Genome, loci: Sequence[Locus], changes: Counter[str]) -> np.ndarray:
@@ -403,18 +395,6 @@ def _confirmed(path: Path, variants: Sequence[Variant], letters: np.ndarray, tar
                 f"The first is {variants[first].id}, where it has {chr(letters[first])}"
             )
     return np.flatnonzero(~(unknown | different))
-
-
-def _room(shape: tuple[int, ...]) -> np.ndarray:
-    """An array for columns: in memory, or beyond IN_MEMORY bytes in a file that vanishes with the process."""
-    import math
-
-    import numpy as np
-
-    if math.prod(shape) <= IN_MEMORY:
-        return np.empty(shape, np.uint8)
-    sources.cache_home().mkdir(parents=True, exist_ok=True)
-    return np.memmap(tempfile.TemporaryFile(dir=sources.cache_home()), np.uint8, "w+", shape=shape)
 
 
 # --- splits -------------------------------------------------------------------------------------------------------------

@@ -24,9 +24,10 @@ RANK = {
             ("adapter", "sources", "readers"),
             ("genome",),
             ("alignments", "cache", "checkpoint", "classifier", "hardware", "metrics", "weights"),
-            ("registry", "results", "train"),
+            ("registry", "results", "sensitivity", "train"),
             ("contract", "screen", "tables", "template"),
             ("run",),
+            ("pretrain",),
             ("cli",),
         )
     )
@@ -34,7 +35,7 @@ RANK = {
 }
 # What a file of each folder may import from the package; siblings are free.
 ALLOWED = {
-    "adapters": {"adapter", "card", "checkpoint", "data", "errors", "recipe", "kernels", "adapters"},
+    "adapters": {"adapter", "card", "checkpoint", "data", "errors", "genome", "recipe", "sources", "kernels", "adapters"},
     "tasks": {"alignments", "data", "errors", "genome", "readers", "sources", "task", "tasks"},
     "kernels": {"kernels"},
 }

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_windows
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
-from harness.adapters.gpn_msa import GPNMSA, TOKENS, rotate, sinusoids
+from harness.adapter import IGNORED
+from harness.adapters.gpn_msa import GPNMSA, MASK, TOKENS, rotate, sinusoids
 from harness.data import Window, reverse_complement
 from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.weights import locate
@@ -295,6 +296,46 @@ class TestEmbedding:
         for position in (40, -1):
             with pytest.raises(BadData, match=f"position {position}: the window has 40 nt"):
                 model.collate_masked([window], [position])
+
+
+class TestPretraining:
+    def test_only_bases_of_row_0_are_hidden(self):
+        model = GPNMSA.from_checkpoint(size="tiny")
+        windows = [aligned(window, seed=seed) for seed, window in enumerate(random_windows(6, 200))]
+        clean = model.collate(windows)["tokens"]
+        batch = model.collate_pretraining(windows, np.random.default_rng(0))
+        assert torch.equal(batch["tokens"][..., 1:], clean[..., 1:])
+        asked = batch["targets"] != IGNORED
+        assert torch.equal(batch["targets"][asked], clean[..., 0][asked].long())
+        assert torch.equal(batch["tokens"][..., 0][~asked], clean[..., 0][~asked])
+        hidden = batch["tokens"][..., 0][asked]
+        assert asked.float().mean() == pytest.approx(0.15, abs=0.03)
+        assert (hidden == MASK).float().mean() == pytest.approx(0.8, abs=0.1)
+        assert (hidden == clean[..., 0][asked]).float().mean() == pytest.approx(0.125, abs=0.09)
+
+    def test_logits_are_the_heads_at_the_targets_row_after_row(self):
+        """In a batch of several lengths each window is read as if alone."""
+        model = GPNMSA.from_checkpoint(size="tiny").eval()
+        windows = [aligned(window, seed=seed) for seed, window in enumerate(random_windows(5, (20, 60)))]
+        batch = model.collate_pretraining(windows, np.random.default_rng(0))
+        with torch.inference_mode():
+            found = model.pretraining_logits(batch)
+            alone = [
+                model.lm_head(model.encode(tokens[None, : len(window)].long()))[0][targets[: len(window)] != IGNORED]
+                for window, tokens, targets in zip(windows, batch["tokens"], batch["targets"], strict=True)
+            ]
+        torch.testing.assert_close(found, torch.cat(alone), atol=1e-5, rtol=1e-4)
+
+    def test_the_number_of_species_comes_back_with_the_weights(self, tmp_path):
+        model = GPNMSA.from_checkpoint(size="tiny")
+        save_file(model.state_dict(), tmp_path / "model.safetensors")
+        (tmp_path / "pretrain.json").write_text(json.dumps({"data": {"rows": 10}}))
+        loaded = load(tmp_path)
+        windows = [aligned(window) for window in random_windows(2)]
+        assert not loaded.audit.warnings
+        assert torch.equal(embed(loaded, windows), embed(model.eval(), windows))
+        with pytest.raises(BadData, match="reads 10, the sequence and 9 species"):
+            embed(loaded, [aligned(window, species=4) for window in random_windows(2)])
 
 
 @pytest.mark.weights

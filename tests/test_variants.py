@@ -16,7 +16,7 @@ import pytest
 from harness.alignments import build_store
 from harness.errors import BadData, DataMissing, UserError
 from harness.task import Reference, Splits
-from harness.tasks import _evolve, _variant_files, variants
+from harness.tasks import _evolve, _variant_files
 from harness.tasks._evolve import CONSERVED, FREE, FREQUENCIES, Evolution
 from harness.tasks.variants import BLOCK, block, from_variants, tasks
 
@@ -134,12 +134,14 @@ def test_the_alternate_changes_row_0_only(contigs, genome, tmp_path):
         splits.test[len(splits.test)]
 
 
-def test_columns_beyond_memory_wait_in_a_file(contigs, genome, tmp_path, monkeypatch):
-    monkeypatch.setattr(variants, "IN_MEMORY", 10)
-    room = variants._room((3, 2, 4))
-    assert isinstance(room, np.memmap)
-    room[:] = 7
-    assert room.sum() == 7 * 24
+def test_windows_of_one_letter_need_no_genome(contigs, genome, tmp_path):
+    own = from_variants(tsv(tmp_path / "v.tsv", rows(contigs)))
+    alone = own.bind(Reference(context=1)).load("chromosome")
+    checked = own.bind(Reference(genome, context=1)).load("chromosome")
+    for one, other in zip(everything(alone), everything(checked), strict=True):
+        assert one.id == other.id
+        assert [(w.sequence, w.locus) for w in one.windows] == [(w.sequence, w.locus) for w in other.windows]
+    assert "windows of 1 nt, variants' own reference alleles" in alone.files
 
 
 # --- what a file may hold -----------------------------------------------------------------------------------------------
@@ -276,7 +278,7 @@ def test_references_that_are_refused(contigs, tmp_path):
     for bind in (task.bind, tasks()[0].bind):
         with pytest.raises(UserError, match="context 0: a window has at least 1 nucleotide"):
             bind(Reference(context=0))
-    with pytest.raises(UserError, match=r"v\.tsv: no genome; give one with --genome, or put it in .*hg38\.2bit"):
+    with pytest.raises(UserError, match=r"v\.tsv: no genome; give one with --genome, or `harness data get hg38`"):
         task.load("chromosome")
 
 

@@ -1,0 +1,24 @@
+"""phastCons (Siepel et al. 2005, Genome Res 15:1034): how probably does a position lie in a conserved element?"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from harness.card import ModelCard
+
+from ._scores import Scores
+
+
+class PhastCons(Scores):
+    """Embedding: the phastCons score of the position at the window's centre; see :class:`Scores` for the options."""
+
+    name: ClassVar[str] = "phastcons"
+    card = ModelCard(
+        summary="how probably a position lies in an element conserved among 100 vertebrates (phastCons100way)",
+        paper="Siepel et al. 2005, Genome Res 15:1034",
+        licence="scores: free for any use (UCSC); implementation: Apache-2.0",
+        alphabet="any",
+        reads="score",
+    )
+    published = "phastcons"
+    columns = ("phastcons", "phastcons100way", "phastcons100way_vertebrate")
