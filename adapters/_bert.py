@@ -15,6 +15,8 @@ from harness.adapter import LoadAudit
 from harness.checkpoint import load_tensors, read_config, read_tensors
 from harness.errors import CheckpointMismatch, DataMissing, UserError
 
+from ._attention import Dropout
+
 WORDS = "bert.embeddings.word_embeddings.weight"
 DECODER = "cls.predictions.decoder.weight"
 # One tensor under two names, of which some files keep only the other.
@@ -123,7 +125,7 @@ class AddNorm(nn.Module):
         super().__init__()
         self.dense = nn.Linear(inner, shape.width)
         self.LayerNorm = nn.LayerNorm(shape.width, shape.epsilon)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         return self.LayerNorm(self.dropout(self.dense(x)) + residual)

@@ -18,6 +18,7 @@ from harness.checkpoint import weight_file
 from harness.data import Window, letters
 from harness.errors import BadData, CheckpointMismatch, UserError
 
+from ._attention import Dropout, attend
 from ._bert import (
     AddNorm,
     LanguageHead,
@@ -83,7 +84,7 @@ class Embeddings(nn.Module):
         self.position_embeddings = nn.Embedding(shape.positions, shape.width)
         self.token_type_embeddings = nn.Embedding(shape.types, shape.width)
         self.LayerNorm = nn.LayerNorm(shape.width, shape.epsilon)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
 
     def forward(self, tokens: Tensor, types: Tensor | None = None) -> Tensor:
         kinds = self.token_type_embeddings.weight[0] if types is None else self.token_type_embeddings(types)
@@ -100,9 +101,12 @@ class SelfAttention(nn.Module):
         self.key = nn.Linear(shape.width, shape.width)
         self.value = nn.Linear(shape.width, shape.width)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:  # (B, T, D), (B, 1, 1, T)
-        q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value))
-        attended = F.scaled_dot_product_attention(q, k, v, mask, self.dropout if self.training else 0.0)  # (B, H, T, W)
+    def forward(self, x: Tensor, mask: Tensor | None, first: int | None) -> Tensor:  # (B, T, D), (B, 1, 1, T) → (B, first, D)
+        q, k, v = (
+            layer(y).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, y in ((self.query, x[:, :first]), (self.key, x), (self.value, x))
+        )
+        attended = attend(q, k, v, mask, self.dropout if self.training else 0.0)  # (B, H, first, W)
         return attended.transpose(1, 2).flatten(2)
 
 
@@ -112,8 +116,8 @@ class Attention(nn.Module):
         self.self = SelfAttention(shape)
         self.output = AddNorm(shape, shape.width)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        return self.output(self.self(x, mask), x)
+    def forward(self, x: Tensor, mask: Tensor | None, first: int | None) -> Tensor:
+        return self.output(self.self(x, mask, first), x[:, :first])
 
 
 class Intermediate(nn.Module):
@@ -126,7 +130,10 @@ class Intermediate(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and MLP, each with a residual and a LayerNorm after it (upstream's BertLayer)."""
+    """Attention and MLP, each with a residual and a LayerNorm after it (upstream's BertLayer).
+
+    Of the ``first`` tokens only (None: of all), where nobody reads the others.
+    """
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -134,8 +141,8 @@ class Layer(nn.Module):
         self.intermediate = Intermediate(shape)
         self.output = AddNorm(shape, shape.inner)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = self.attention(x, mask)
+    def forward(self, x: Tensor, mask: Tensor | None, first: int | None = None) -> Tensor:
+        x = self.attention(x, mask, first)
         return self.output(self.intermediate(x), x)
 
 
@@ -281,21 +288,30 @@ class KmerBert(Adapter, MaskedModel, ABC):
     def embed(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Pooled embeddings (B, D) of token ids (B, T)."""
         mask = mask_of(lengths, tokens.shape[1])
-        hidden = self.encode(tokens, mask, self.layer)
+        hidden = self.encode(tokens, mask, self.layer, first=None if self.pooling == "mean" else 1)
         if self.pooling == "mean":
             return mean_over(hidden, mask)
         return hidden[:, 0] if self.bert.pooler is None or self.pooling == "cls" else self.bert.pooler(hidden)
 
-    def encode(self, tokens: Tensor, mask: Tensor | None = None, layer: int | None = None, types: Tensor | None = None) -> Tensor:
+    def encode(
+        self,
+        tokens: Tensor,
+        mask: Tensor | None = None,
+        layer: int | None = None,
+        types: Tensor | None = None,
+        first: int | None = None,
+    ) -> Tensor:
         """Hidden states (B, T, D) of token ids (B, T) after ``layer`` layers (None: all); ``mask`` (B, T) is False at padding.
 
+        With ``first``, only (B, first, D), those of the first tokens: the last layer computes no others.
         Upstream's BertModel of 2020; its later releases add 1 to the scores of real tokens instead of hiding the others.
         """
         x = self.bert.embeddings(tokens, types)
         hidden = None if mask is None or bool(mask.all()) else mask[:, None, None]
-        for block in self.bert.encoder.layer[:layer]:
-            x = block(x, hidden)
-        return x
+        blocks = self.bert.encoder.layer[:layer]
+        for number, block in enumerate(blocks, start=1):
+            x = block(x, hidden, first if number == len(blocks) else None)
+        return x[:, :first]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Masked-language logits (…, V) of hidden states of the last layer (…, D)."""

@@ -18,6 +18,7 @@ from harness.checkpoint import load_tensors, read_config
 from harness.data import Window, letter_table, letters
 from harness.errors import BadData, CheckpointMismatch, UserError
 
+from ._attention import attend, dropout
 from ._bert import initialise
 
 BASES = "ACGT"
@@ -106,14 +107,14 @@ class Layer(nn.Module):
     def attend(self, x: Tensor, mask: Tensor | None) -> Tensor:
         heads = (self.shape.heads, -1)
         q, k, v = (linear(x).unflatten(-1, heads).transpose(1, 2) for linear in (self.query, self.key, self.value))
-        dropout = self.shape.dropout if self.training else 0.0
-        return self.out(F.scaled_dot_product_attention(q, k, v, mask, dropout).transpose(1, 2).flatten(2))
+        rate = self.shape.dropout if self.training else 0.0
+        return self.out(attend(q, k, v, mask, rate).transpose(1, 2).flatten(2))
 
     def mlp(self, x: Tensor) -> Tensor:
         return self.down(ACTIVATIONS[self.shape.activation](self.up(x)))
 
     def drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.shape.dropout, self.training)
+        return dropout(x, self.shape.dropout, self.training)
 
 
 class Encoder(nn.Module):
@@ -139,7 +140,7 @@ class Encoder(nn.Module):
         x = self.tokens(ids) + self.positions.weight[self.shape.first : self.shape.first + ids.shape[1]]
         if self.types is not None:
             x = x + self.types.weight[0]
-        x = F.dropout(self.norm(x), self.shape.dropout, self.training)
+        x = dropout(self.norm(x), self.shape.dropout, self.training)
         read = ids != self.pad if read is None else read
         mask = None if bool(read.all()) else read[:, None, None]  # without a mask, faster attention kernels may run
         for layer in self.layers[:upto]:

@@ -23,6 +23,7 @@ from harness.data import Window
 from harness.errors import BadData, CheckpointMismatch, DataMissing, UserError
 from harness.recipe import Recipe
 
+from ._attention import Dropout, attend
 from ._bert import (
     AddNorm,
     LanguageHead,
@@ -73,7 +74,7 @@ class Embeddings(nn.Module):
         self.word_embeddings = nn.Embedding(shape.vocabulary, shape.width)
         self.token_type_embeddings = nn.Embedding(shape.types, shape.width)
         self.LayerNorm = nn.LayerNorm(shape.width, shape.epsilon)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
 
     def forward(self, tokens: Tensor, types: Tensor | None = None) -> Tensor:
         kinds = self.token_type_embeddings.weight[0] if types is None else self.token_type_embeddings(types)
@@ -90,7 +91,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:  # (B, T, D), (1 or B, H, T, T)
         q, k, v = self.Wqkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # each (B, H, T, W)
-        attended = F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype), self.dropout if self.training else 0.0)
+        attended = attend(q, k, v, bias.to(q.dtype), self.dropout if self.training else 0.0)
         return attended.transpose(1, 2).flatten(2)
 
 
@@ -112,7 +113,7 @@ class GatedMLP(nn.Module):
         self.gated_layers = nn.Linear(shape.width, 2 * shape.inner, bias=False)
         self.wo = nn.Linear(shape.inner, shape.width)
         self.layernorm = nn.LayerNorm(shape.width, shape.epsilon)
-        self.dropout = nn.Dropout(shape.dropout)
+        self.dropout = Dropout(shape.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         activated, gate = self.gated_layers(x).chunk(2, dim=-1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from harness.adapter import IGNORED, Adapter, Batch, MaskedModel, Pretrainable
 from harness.card import ModelCard
@@ -29,6 +31,9 @@ POOLINGS = ("mean", "centre", "last")
 SIZES = {"tiny": (2, 32), "base": (3, 128)}  # blocks, width
 OFFICIAL = (3, 118)
 MAX_ROWS = 128
+# Numbers in a slice on a CPU: 2 MiB in float32. Tensors of whole alignments are too large for the processor's cache, and for
+# the allocator to reuse.
+SLICE = 1 << 19
 
 # The official file's names → ours.
 OFFICIAL_NAMES = (
@@ -44,48 +49,106 @@ OFFICIAL_NAMES = (
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm as the authors write it: epsilon outside the root."""
+    """Root-mean-square norm; the authors write it with an epsilon of 1e-8 outside the root."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.scale * x / (x.norm(dim=-1, keepdim=True) * x.shape[-1] ** -0.5 + 1e-8)
+        return F.rms_norm(x, self.scale.shape, self.scale, 1e-16)  # inside the root: the same but for vectors of 1e-8
+
+
+def in_slices(function: Callable[[Tensor], Tensor], x: Tensor, dim: int) -> Tensor:
+    """function(x), where slices of x along ``dim`` do not depend on each other; on a CPU slice after slice.
+
+    The backward pass computes each slice anew, so that only the slices' inputs are kept (Chen et al. 2016,
+    arXiv:1604.06174).
+    """
+    if not x.is_cpu or x.numel() <= SLICE:
+        return function(x)
+    parts = x.split(max(1, SLICE * x.shape[dim] // x.numel()), dim)
+    if torch.is_grad_enabled():
+        function = partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)
+    return torch.cat([function(part) for part in parts], dim)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
+    """Attention (B, H, queries, W) of four-dimensional q, k and v, which torch computes without a matrix of all weights."""
+    if not q.is_cpu:
+        return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    dtype = torch.promote_types(q.dtype, torch.float32)  # in bf16, the backward pass is slower: three times at width 16
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v.to(dtype), scale=scale)
 
 
 class Attention(nn.Module):
     """Multi-head attention over the rows of an alignment; head width is half the model's, as in the authors' code.
 
     ``column`` is the paper's: the rows of one column attend to each other, told apart by learned absolute positions.
-    ``raw_reshape`` is what the authors' released code and weights do: its reshape lacks a transpose, so each group is
-    S consecutive head-wide chunks of one row, and no row ever sees another.
+    ``raw_reshape`` is what the authors' released code and weights do, :meth:`in_groups`.
     """
 
     def __init__(self, width: int, layout: str, heads: int = 4) -> None:
         super().__init__()
-        self.layout, self.heads, self.head_width = layout, heads, width // 2
+        self.heads, self.head_width = heads, width // 2
         self.qkv = nn.Linear(width, 3 * heads * self.head_width, bias=False)
         self.out = nn.Linear(heads * self.head_width, width)
         nn.init.normal_(self.qkv.weight, std=(2 / (width + self.head_width)) ** 0.5)
         if layout == "column":
             self.rows = nn.Parameter(torch.randn(MAX_ROWS, width) * 0.02)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, S, L, D)
+    def forward(self, x: Tensor, order: Tensor | None = None) -> Tensor:
+        """Columns: (B, S, L, D) → the same. ``order`` (B, S) says which rows these are, where they are not 0 to S - 1."""
         B, S, L, _ = x.shape
-        if self.layout == "raw_reshape":
-            q, k, v = self.qkv(x).reshape(B, L, self.heads, S, 3 * self.head_width).chunk(3, dim=-1)
-            return self.out(F.scaled_dot_product_attention(q, k, v).reshape(B, S, L, -1))
-        x = x + self.rows[:S, None]
+        x = self._placed(x, order)
         if S == 1:  # a softmax over one row is 1: the value alone comes through
-            return self.out(F.linear(x, self.qkv.weight.view(self.heads, 3, self.head_width, -1)[:, 2].flatten(0, 1)))
-        q, k, v = self.qkv(x).view(B, S, L, self.heads, 3 * self.head_width).permute(0, 2, 3, 1, 4).chunk(3, dim=-1)
-        attended = F.scaled_dot_product_attention(q, k, v)  # (B, L, H, S, W)
-        return self.out(attended.permute(0, 3, 1, 2, 4).flatten(3))
+            return self.out(F.linear(x, self._weights()[:, 2].flatten(0, 1)))
+        # Columns stand in the place of heads, so that nothing moves in memory before the attention or after it.
+        q, k, v = self.qkv(x).view(B, S, L * self.heads, -1).transpose(1, 2).chunk(3, dim=-1)
+        return self.out(attend(q, k, v).transpose(1, 2).reshape(B, S, L, -1))
+
+    def target(self, x: Tensor, order: Tensor | None = None) -> Tensor:
+        """Columns, row 0 alone: (B, S, L, D) → (B, 1, L, D), the first row of :meth:`forward`.
+
+        One query a column: what would be applied to the keys and values of every row is applied to the query and to the
+        attended mean instead, since q · K x = Kᵀ q · x, and the mean of V x is V times the mean of x.
+        """
+        if x.shape[1] == 1:
+            return self(x)
+        x = self._placed(x, order)
+        to_q, to_k, to_v = self._weights().unbind(1)  # (H, W, D) each
+        q = torch.einsum("bld,hwd,hwe->blhe", x[:, 0], to_q, to_k)
+        columns = x.transpose(1, 2)  # (B, L, S, D)
+        means = attend(q, columns, columns, scale=self.head_width**-0.5)  # (B, L, H, D)
+        return self.out(torch.einsum("blhd,hwd->blhw", means, to_v).flatten(2)).unsqueeze(1)
+
+    def in_groups(self, x: Tensor, size: int, rows: int) -> Tensor:
+        """``raw_reshape`` over an alignment of ``size`` rows, of which x (B, S, L, D) are the first: (B, rows, L, D).
+
+        The authors' reshape lacks a transpose. It cuts the alignment, written row after row as head-wide chunks, into groups
+        of ``size`` neighbours, which attend to each other: a row sees only itself, and the next where a group straddles both.
+        """
+        B, _, L, _ = x.shape
+        groups = -(-rows * L * self.heads // size)
+        chunks = self.qkv(x).view(B, -1, 3 * self.head_width)[:, : groups * size]
+        attended = attend(*chunks.view(B, groups, size, -1).chunk(3, dim=-1)).flatten(1, 2)
+        return self.out(attended[:, : rows * L * self.heads].reshape(B, rows, L, -1))
+
+    def rows_read(self, rows: int, size: int, length: int) -> int:
+        """How many rows :meth:`in_groups` reads for its first ``rows``."""
+        chunks = length * self.heads  # of a row
+        return -(-(-(-rows * chunks // size) * size) // chunks)
+
+    def _weights(self) -> Tensor:
+        return self.qkv.weight.view(self.heads, 3, self.head_width, -1)
+
+    def _placed(self, x: Tensor, order: Tensor | None) -> Tensor:
+        return x + (self.rows[: x.shape[1]] if order is None else self.rows[order]).unsqueeze(-2)
 
 
 class Block(nn.Module):
-    """Scan along the rows, attention down the columns, MLP; a residual and an RMSNorm after each."""
+    """Scan along the rows, attention, MLP; a residual and an RMSNorm after each."""
 
     def __init__(self, width: int, layout: str) -> None:
         super().__init__()
@@ -95,24 +158,28 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
         self.norm1, self.norm2, self.norm3 = RMSNorm(width), RMSNorm(width), RMSNorm(width)
 
-    def forward(self, x: Tensor, scanned_rows: Tensor | None, at: Tensor | None = None) -> Tensor:
-        """(B, S, L, D) → the same, or (B, S, 1, D) when only column ``at`` (B,) is wanted after the scan.
+    def scan(self, x: Tensor, rows: int) -> Tensor:
+        """(B, S, L, D) → the same; the first ``rows`` rows are scanned, the others keep their residual."""
+        scanned = in_slices(self._scan, x[:, :rows].flatten(0, 1), dim=0).unflatten(0, (len(x), rows))
+        if rows == x.shape[1]:
+            return scanned
+        return torch.cat([scanned, in_slices(self.norm1, x[:, rows:], dim=1)], dim=1)
 
-        ``scanned_rows`` (B, K) are the rows that the scan reads; the others skip it and keep their residual.
-        """
-        x = self.norm1(self.scan(x, scanned_rows) + x)
-        if at is not None:
-            x = x[torch.arange(len(x), device=x.device), :, at].unsqueeze(2)
-        x = self.norm2(self.attention(x) + x)
+    def _scan(self, x: Tensor) -> Tensor:
+        return self.norm1(self.mixer(self.norm(x)) + x)
+
+    def columns(self, x: Tensor, order: Tensor | None, target: bool) -> Tensor:
+        """(B, S, L, D) → the same, or with ``target`` (B, 1, L, D) for row 0 alone."""
+        attention = self.attention.target if target else self.attention
+        return in_slices(lambda columns: self._mix(columns, attention(columns, order)), x, dim=2)
+
+    def groups(self, x: Tensor, size: int, rows: int) -> Tensor:
+        """(B, S, L, D) → (B, rows, L, D), the alignment having ``size`` rows."""
+        return in_slices(lambda windows: self._mix(windows, self.attention.in_groups(windows, size, rows)), x, dim=0)
+
+    def _mix(self, x: Tensor, attended: Tensor) -> Tensor:
+        x = self.norm2(attended + x[:, : attended.shape[1]])
         return self.norm3(self.mlp(x) + x)
-
-    def scan(self, x: Tensor, scanned_rows: Tensor | None) -> Tensor:
-        if scanned_rows is None:
-            return self.mixer(self.norm(x).flatten(0, 1)).view_as(x)
-        picked = (torch.arange(len(x), device=x.device)[:, None], scanned_rows)
-        rows = x[picked]  # (B, K, L, D)
-        scanned = self.mixer(self.norm(rows).flatten(0, 1)).view_as(rows)
-        return torch.zeros_like(x, dtype=scanned.dtype).index_put(picked, scanned)
 
 
 class MSAMamba(Adapter, MaskedModel, Pretrainable):
@@ -123,7 +190,8 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable):
     the position in the middle of the window, where the tasks of variants have the variant.
 
     A window without an alignment is read as an alignment of one row. In training, ``mask_rows`` of the auxiliary rows
-    are left out of every scan, drawn anew for each example and step (the paper's row-sparse training).
+    are left out of every scan, drawn anew for each example and step (the paper's row-sparse training); not in the layout
+    ``raw_reshape``, of which only the few rows that reach the target row are computed.
     """
 
     name: ClassVar[str] = "msamamba"
@@ -234,23 +302,45 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable):
         return self.lm_head(self.encode(batch["tokens"])[:, 0][batch["targets"] != IGNORED])
 
     def encode(self, tokens: Tensor, at: Tensor | None = None) -> Tensor:
-        """Hidden states (B, S, L, D) of token ids (B, S, L); with ``at`` (B,), only that column, (B, S, 1, D)."""
-        x = self.embed(tokens.long())
-        scanned_rows = self._draw_rows(x)
-        for layer in self.layers[:-1]:
-            x = layer(x, scanned_rows)
-        if self.layout == "column":  # columns do not mix, so the last block may drop the others after its scan
-            return self.layers[-1](x, scanned_rows, at)
-        x = self.layers[-1](x, scanned_rows)
-        return x if at is None else x[torch.arange(len(x), device=x.device), :, at].unsqueeze(2)
+        """Hidden states (B, 1, L, D) of the target row of token ids (B, S, L); with ``at`` (B,), only that column, (B, 1, 1, D).
 
-    def _draw_rows(self, x: Tensor) -> Tensor | None:
+        What cannot reach the result is not computed: the columns right of the last ``at``; of the last block, the other rows'
+        attention and MLP, and the columns besides ``at``; in the layout ``raw_reshape``, all rows but the first few.
+        """
+        everyone = torch.arange(len(tokens), device=tokens.device)
+        if self.layout == "raw_reshape":
+            _, size, length = tokens.shape
+            needed = [1]
+            for layer in self.layers:
+                needed.append(layer.attention.rows_read(needed[-1], size, length))
+            x = self.embed(tokens[:, : needed.pop()].long())
+            for layer in self.layers:
+                x = layer.groups(layer.scan(x, x.shape[1]), size, needed.pop())
+            return x if at is None else x[everyone, :, at].unsqueeze(2)
+
+        if at is not None:
+            tokens = tokens[..., : int(at.max()) + 1]  # columns do not mix, and the scans run left to right
+        order, scanned = None, tokens.shape[1]
+        if (drawn := self._draw_rows(tokens)) is not None:  # rows that are scanned go first
+            order, scanned = torch.ones(tokens.shape[:2], device=tokens.device), drawn.shape[1]
+            order = order.scatter(1, drawn, 0).argsort(dim=1, stable=True)
+            tokens = tokens[everyone[:, None], order]
+        x = self.embed(tokens.long())
+        *blocks, last = self.layers
+        for layer in blocks:
+            x = layer.columns(layer.scan(x, scanned), order, target=False)
+        x = last.scan(x, scanned)
+        if at is not None:
+            x = x[everyone, :, at].unsqueeze(2)
+        return last.columns(x, order, target=True)
+
+    def _draw_rows(self, tokens: Tensor) -> Tensor | None:
         """The target row and a random share of the auxiliary ones, (B, K); None when every row is scanned."""
-        B, S = x.shape[:2]
+        B, S = tokens.shape[:2]
         kept = S - 1 - round(self.mask_rows * (S - 1))
         if not self.training or kept == S - 1:
             return None
-        order = torch.rand(B, S - 1, device=x.device).argsort(dim=1) + 1
+        order = torch.rand(B, S - 1, device=tokens.device).argsort(dim=1) + 1
         return F.pad(order[:, :kept], (1, 0)).sort(dim=1).values
 
 

@@ -1,11 +1,14 @@
 """Fine-tuning steps of a BERT on 101-nt windows: the harness' loop against a plain float32 torch loop, ratios in one run.
 
-    python benchmarks/finetune.py [--model dnabert1] [--layers 12 --width 768] [--steps 6] [--rounds 3]
+    python benchmarks/finetune.py [--layers 12 --width 768] [--steps 6] [--rounds 3]
+    python benchmarks/finetune.py --scores [--layers 2 --width 128] [--epochs 6] [--learning-rate 1e-3]
 
-Both train the same randomly initialised architecture with AdamW and batches of 32. The plain loop is what one writes first:
-float32, k-mers looked up one by one as in DNABERT's tokenizer, transformers' BertForSequenceClassification, torch's default
-AdamW. Ours is `harness.train.fit` with `--precision auto`. `--scores` instead fine-tunes both precisions of ours over three
-seeds on a simulated set and prints test log-losses.
+Both train the same randomly initialised architecture with AdamW and batches of 32, each in a process of its own, in turns.
+The plain loop is what one writes first: float32, k-mers looked up one by one as in DNABERT's tokenizer, transformers'
+BertForSequenceClassification, torch's default AdamW. Ours is `harness.train.fit` with `--precision auto`. How fast the
+processor multiplies matrices in either type is printed beside it, because that bounds the ratio. `--scores` instead trains ours
+in float32 and in bf16 on a simulated set, from the same start and in the same order of batches, and compares test log-losses
+seed by seed.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
@@ -26,9 +31,10 @@ from harness.adapters import _kmer_bert
 from harness.adapters.dnabert1 import DNABERT1
 from harness.classifier import Classifier
 from harness.data import Example, Window
+from harness.metrics import scores
 from harness.registry import find_tasks
 
-BATCH = 32
+BATCH, SEEDS = 32, 3
 ACCELERATOR = Accelerator(cpu=True)
 
 
@@ -39,6 +45,7 @@ def windows(count: int) -> list[Example]:
 
 def ours(shape: _kmer_bert.Shape, examples: list[Example]) -> float:
     """Seconds of one epoch."""
+    hardware.keep_freed_memory()  # as the command does
     torch.manual_seed(0)
     recipe = DNABERT1.recipe.override(epochs=1, batch_size=BATCH)
     classifier = Classifier(DNABERT1(shape, "pooler", -1, "refuse"), 2, recipe)
@@ -79,25 +86,55 @@ def plain(shape: _kmer_bert.Shape, examples: list[Example]) -> float:
     return time.perf_counter() - begun
 
 
-def compare_scores(shape: _kmer_bert.Shape) -> None:
-    """Test log-loss in float32 and in bf16, three seeds: a set that a small BERT learns (simulated HNRNPL sites)."""
+def multiplication_rate(dtype: torch.dtype) -> float:
+    """Best GFLOP/s of this process in the largest matrix product of a 12-layer BERT's step."""
+    a, b = torch.randn(BATCH * 98, 768).to(dtype), torch.randn(768, 3072).to(dtype)
+    seconds = []
+    for _ in range(10):
+        begun = time.perf_counter()
+        torch.mm(a, b)
+        seconds.append(time.perf_counter() - begun)
+    return 2e-9 * a.numel() * b.shape[1] / min(seconds)
+
+
+def compare_speed(shape: _kmer_bert.Shape, steps: int, rounds: int) -> None:
+    examples = windows(steps * BATCH)
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(1, spawn) as one, ProcessPoolExecutor(1, spawn) as other:
+        contestants = ((one, ours), (other, plain))
+        for process, loop in contestants:
+            process.submit(loop, shape, examples[:BATCH]).result()  # warm up
+        times = np.array(
+            [[process.submit(loop, shape, examples).result() for process, loop in contestants] for _ in range(rounds)]
+        )
+        rates = [one.submit(multiplication_rate, dtype).result() for dtype in (torch.float32, torch.bfloat16)]
+    speeds = np.median(len(examples) / times, axis=0)
+    ratios = times[:, 1] / times[:, 0]
+    print(f"{shape.layers} layers of width {shape.width}, {torch.get_num_threads()} threads, batch {BATCH}, 101 nt")
+    print(f"ours  {speeds[0]:8.1f} windows/s   plain float32 loop {speeds[1]:8.1f} windows/s")
+    print(f"ratio, round by round: {np.round(ratios, 2)}, median {np.median(ratios):.2f}")
+    print("matrix products: float32 {:.0f} GFLOP/s, bf16 {:.0f}, ratio {:.2f}".format(*rates, rates[1] / rates[0]))
+
+
+def compare_scores(shape: _kmer_bert.Shape, epochs: int, learning_rate: float) -> None:
+    """On a set that a small BERT learns: simulated HNRNPL sites."""
     task = find_tasks("HNRNPL")[0].sample
     assert task is not None
     splits = task.load(task.split_rules[0])
     labels = np.array([example.label for example in splits.test])
-    for precision in ("float32", "bf16"):
-        losses = []
-        for seed in range(3):
-            torch.manual_seed(seed)
-            recipe = DNABERT1.recipe.override(epochs=6, batch_size=BATCH, learning_rate=1e-3)
-            classifier = Classifier(DNABERT1(shape, "mean", -1, "refuse"), 2, recipe)
-            train.fit(classifier, splits.train, splits.validation, recipe, ACCELERATOR, seed=seed, precision=precision)
-            probabilities = train.predict(classifier, splits.test, ACCELERATOR, precision=precision)
-            losses.append(train._log_loss(probabilities, labels))
-        print(
-            f"{precision:<8} test log_loss {np.mean(losses):.4f} ± {np.std(losses, ddof=1):.4f}  {np.round(losses, 4)}",
-            flush=True,
-        )
+    recipe = DNABERT1.recipe.override(epochs=epochs, batch_size=BATCH, learning_rate=learning_rate)
+    losses = np.empty((SEEDS, 2))
+    for seed, column in np.ndindex(losses.shape):
+        precision = ("float32", "bf16")[column]
+        torch.manual_seed(seed)
+        classifier = Classifier(DNABERT1(shape, "mean", -1, "refuse"), 2, recipe)
+        train.fit(classifier, splits.train, splits.validation, recipe, ACCELERATOR, seed=seed, precision=precision)
+        probabilities = train.predict(classifier, splits.test, ACCELERATOR, precision=precision)
+        losses[seed, column] = scores(probabilities, labels)["log_loss"]
+        print(f"seed {seed}, {precision:<8} test log_loss {losses[seed, column]:.4f}", flush=True)
+    difference = losses[:, 1] - losses[:, 0]
+    for name, column in (("float32", losses[:, 0]), ("bf16", losses[:, 1]), ("bf16 - float32", difference)):
+        print(f"{name:<16}{column.mean():8.4f} ± {column.std(ddof=1):.4f} between seeds")
 
 
 def main() -> None:
@@ -107,19 +144,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--scores", action="store_true")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     options = parser.parse_args()
     shape = _kmer_bert.Shape(options.layers, options.width, max(options.width // 64, 1), 4 * options.width, vocabulary=4101)
     if options.scores:
-        compare_scores(shape)
-        return
-    examples = windows(options.steps * BATCH)
-    ours(shape, examples[:BATCH]), plain(shape, examples[:BATCH])  # warm up
-    times = np.array([(ours(shape, examples), plain(shape, examples)) for _ in range(options.rounds)])
-    rates = len(examples) / times
-    print(f"{options.layers} layers of width {options.width}, {torch.get_num_threads()} threads, batch {BATCH}, 101 nt")
-    print(f"ours  {np.median(rates[:, 0]):8.1f} windows/s   plain float32 loop {np.median(rates[:, 1]):8.1f} windows/s")
-    ratios = times[:, 1] / times[:, 0]
-    print(f"ratio, round by round: {np.round(ratios, 2)}, median {np.median(ratios):.2f}")
+        compare_scores(shape, options.epochs, options.learning_rate)
+    else:
+        compare_speed(shape, options.steps, options.rounds)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import platform
@@ -89,6 +90,18 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def keep_freed_memory() -> None:
+    """For the whole process, have glibc keep freed memory for the next tensors, where it would return all large ones.
+
+    Getting them anew, a page fault every 4 KiB, was a tenth of a training step of a BERT on a CPU, and a quarter of one of
+    MSAMamba on 90 rows. Does nothing on other systems.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        trim_threshold, mmap_max = -1, -4  # as numbered in malloc.h
+        libc.mallopt(trim_threshold, -1)
+        libc.mallopt(mmap_max, 0)
 
 
 def doctor() -> list[tuple[str, bool, str]]:

@@ -96,6 +96,7 @@ def pretrain(
     ):
         if value < least:
             raise UserError(f"{name} {value}: must be at least {least}")
+    hardware.keep_freed_memory()
     adapter_class = _pretrainable(model)
     size, typed = random_size(init, checkpoint), typed_options(adapter_class, options or {})
     recipe = adapter_class.pretraining.override(**(settings or {}))  # type: ignore[attr-defined]

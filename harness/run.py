@@ -82,6 +82,7 @@ def run_all(
     Raises:
         UserError: a mistake in what was asked for.
     """
+    hardware.keep_freed_memory()
     results.check_writable(results_dir)
     size = random_size(init, checkpoint)
     found = [_available(task, split, allow_sample) for task in _named(task, reference)]

@@ -18,12 +18,13 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from harness.cache import EmbeddingCache
-from harness.classifier import Classifier
+from harness.classifier import Classifier, ZeroShot
 from harness.data import Example
 from harness.errors import RunFailed
 from harness.recipe import Recipe
 
-PREDICT_BATCH = 64
+PREDICT_BATCH = 64  # examples of an evaluation's batch, at least one
+PREDICT_LETTERS = 1 << 18  # of it, alignments included, which would otherwise fill any memory
 POOL = 50  # batches that are sorted by length together
 PROBE_STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
 
@@ -76,7 +77,7 @@ def fit(
             fitted.events[:0] = events
             return fitted
         except RuntimeError as error:
-            if not _out_of_memory(error):
+            if not out_of_memory(error):
                 raise
         if recipe.batch_size == 1:
             raise RunFailed("out of memory with a batch of one window: use a smaller model, or a device with more memory")
@@ -104,15 +105,9 @@ def _fit(
     torch.manual_seed(seed)
     order = np.random.default_rng(seed)
     model = accelerator.prepare_model(classifier)
-    optimizer = torch.optim.AdamW(
-        _parameter_groups(classifier, recipe.weight_decay),
-        lr=recipe.learning_rate,
-        betas=recipe.betas,
-        fused=accelerator.device.type != "mps",
-    )
     steps_per_epoch = math.ceil(len(train) / (recipe.batch_size * recipe.accumulation))
     steps = steps_per_epoch * recipe.epochs
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, steps, recipe))
+    optimizer, schedule = adamw(classifier, recipe, steps, accelerator.device)
     labels = np.array([example.label for example in validation])
     fitted = Fit(recipe)
     best, best_loss, waited = copy.deepcopy(classifier.state_dict()), math.inf, 0
@@ -128,9 +123,9 @@ def _fit(
             for number, examples in enumerate(micro_batches, start=1):
                 last = number == len(micro_batches)
                 with nullcontext() if last else accelerator.no_sync(model):
-                    batch = _to_device(classifier.collate(examples), accelerator.device)
+                    batch = to_device(classifier.collate(examples), accelerator.device)
                     target = torch.tensor([example.label for example in examples], device=accelerator.device)
-                    with _autocast(accelerator.device, precision):
+                    with autocast(accelerator.device, precision):
                         logits = model(batch)
                     loss = F.cross_entropy(logits.float(), target, reduction="sum") / size
                     accelerator.backward(loss)
@@ -237,7 +232,7 @@ def probe(
 
 
 def predict(
-    classifier: Classifier,
+    classifier: Classifier | ZeroShot,
     examples: Sequence[Example],
     accelerator: Accelerator,
     *,
@@ -261,7 +256,7 @@ def embed(
 
 
 def _apply(
-    classifier: Classifier,
+    classifier: Classifier | ZeroShot,
     function: Callable[[dict[str, Tensor]], Tensor],
     examples: Sequence[Example],
     accelerator: Accelerator,
@@ -273,26 +268,30 @@ def _apply(
     classifier.eval()
     by_length = sorted(range(len(examples)), key=lambda index: -_length(examples[index]))
     mine = by_length[accelerator.process_index :: accelerator.num_processes]
-    rows: list[tuple[int, np.ndarray]] = []
-    size, start = max(batch_size, PREDICT_BATCH), 0
+    parts: list[tuple[list[int], np.ndarray]] = []
+    most = max(PREDICT_LETTERS // _letters(examples[by_length[0]]), 1)
+    size, start = min(max(batch_size, PREDICT_BATCH), most), 0
     with torch.inference_mode():
         while start < len(mine):
             indices = mine[start : start + size]
             batch = classifier.collate([examples[index] for index in indices])
             try:
-                with _autocast(accelerator.device, precision):
-                    output = function(_to_device(batch, accelerator.device)).float().cpu().numpy()
+                with autocast(accelerator.device, precision):
+                    output = function(to_device(batch, accelerator.device)).float().cpu().numpy()
             except RuntimeError as error:
-                if size == 1 or not _out_of_memory(error):
+                if size == 1 or not out_of_memory(error):
                     raise
                 size //= 2
                 continue
-            rows += zip(indices, output, strict=True)
+            parts.append((indices, output.copy()))  # output may be a view of every token's hidden states
             start += size
     classifier.train(was_training)
     if accelerator.num_processes > 1:
-        rows = gather_object(rows)
-    return np.stack([row for _, row in sorted(rows, key=lambda item: item[0])])
+        parts = gather_object(parts)
+    result = np.empty((len(examples), parts[0][1].shape[1]), np.float32)
+    for indices, output in parts:
+        result[indices] = output
+    return result
 
 
 def _steps(
@@ -315,6 +314,15 @@ def _steps(
         mine = [train[index] for index in chosen[accelerator.process_index :: world]]
         size = max(recipe.batch_size // world, 1)
         yield [mine[first : first + size] for first in range(0, len(mine), size)]
+
+
+def adamw(
+    module: nn.Module, recipe: Recipe, steps: int, device: torch.device
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW over a module's trained weights on ``device``, and the course of its learning rate over ``steps`` steps."""
+    groups = _parameter_groups(module, recipe.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=device.type != "mps")
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, steps, recipe))
 
 
 def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -340,11 +348,17 @@ def _length(example: Example) -> int:
     return max(len(window) for window in example.windows)
 
 
-def _to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+def _letters(example: Example) -> int:
+    return sum(len(window) if window.alignment is None else window.alignment.size for window in example.windows)
+
+
+def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """A batch's tensors on the device."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """A context that computes in bf16 where ``precision`` says so, and as usual otherwise."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
@@ -359,5 +373,6 @@ def _log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
     return float(-np.log(np.clip(chosen, np.finfo(np.float64).eps, None)).mean())
 
 
-def _out_of_memory(error: RuntimeError) -> bool:
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether this is how torch reports that memory is short, on any device."""
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "can't allocate memory" in str(error)

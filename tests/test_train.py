@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -116,6 +117,35 @@ class TestFit:
         classifier = build("cnn", self.recipe).train()
         train.predict(classifier, motif_examples(4), ACCELERATOR)
         assert classifier.training
+
+    @pytest.mark.parametrize(("evaluate", "method"), [(train.predict, "forward"), (train.embed, "embed")])
+    def test_evaluation_keeps_only_results(self, evaluate, method, monkeypatch):
+        """What a model gives back may be a view of all its hidden states, which must go with their batch."""
+        classifier = build("gc", Recipe(tune="probe"))
+        hidden_states = []
+
+        def first_token(batch):
+            hidden = np.ones((train.PREDICT_BATCH, 10, 2), np.float32)
+            assert sum(earlier() is not None for earlier in hidden_states) <= 1
+            hidden_states.append(weakref.ref(hidden))
+            return torch.from_numpy(hidden)[:, 0]
+
+        monkeypatch.setattr(classifier, method, first_token)
+        evaluate(classifier, motif_examples(6 * train.PREDICT_BATCH), ACCELERATOR)
+        assert len(hidden_states) == 6
+
+    def test_evaluation_takes_fewer_examples_at_once_where_they_are_large(self, monkeypatch):
+        monkeypatch.setattr(train, "PREDICT_LETTERS", 1000)
+        classifier = build("gc", Recipe(tune="probe"))
+        collate, sizes = classifier.collate, []
+        monkeypatch.setattr(classifier, "collate", lambda examples: sizes.append(len(examples)) or collate(examples))
+        rows = np.full((5, 40), ord("A"), np.uint8)
+        deep = [Example(str(number), (Window("A" * 40, None, rows),), 0) for number in range(12)]
+        assert len(train.predict(classifier, deep, ACCELERATOR)) == 12
+        assert sizes == [5, 5, 2]
+        sizes.clear()
+        train.predict(classifier, motif_examples(30, length=2000), ACCELERATOR)
+        assert sizes == [1] * 30
 
     def test_bf16_agrees_within_noise(self):
         parts = [motif_examples(count, seed=seed) for seed, count in enumerate((400, 100, 200))]
