@@ -45,7 +45,7 @@ class Mamba(nn.Module):
         """What lies between the projections: (B, L, 2 E) → (B, L, E)."""
         u, z = projected.transpose(1, 2).chunk(2, dim=1)  # (B, E, L) each
         u = causal_conv1d(u, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu")
-        assert isinstance(u, Tensor)
+        assert not isinstance(u, tuple)
         delta, B, C = self.x_proj(u.transpose(1, 2)).split([self.rank, self.state, self.state], dim=-1)
         y = selective_scan(
             u,
@@ -58,5 +58,5 @@ class Mamba(nn.Module):
             delta_bias=self.dt_proj.bias,
             delta_softplus=True,
         )
-        assert isinstance(y, Tensor)
+        assert not isinstance(y, tuple)
         return y.transpose(1, 2)

@@ -141,7 +141,8 @@ class Encoder(nn.Module):
         if self.types is not None:
             x = x + self.types.weight[0]
         x = dropout(self.norm(x), self.shape.dropout, self.training)
-        read = ids != self.pad if read is None else read
+        if read is None:
+            read = ids != self.pad
         mask = None if bool(read.all()) else read[:, None, None]  # without a mask, faster attention kernels may run
         for layer in self.layers[:upto]:
             x = layer(x, mask)

@@ -116,7 +116,7 @@ class Hyena(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         projected = self.in_proj(x).transpose(1, 2)  # (B, 3 D, L), a view of channel-last memory as the kernel likes it
         mixed = causal_conv1d(projected, self.short_filter.weight[:, 0], self.short_filter.bias)
-        assert isinstance(mixed, Tensor)
+        assert not isinstance(mixed, tuple)
         q, k, v = mixed.float().chunk(3, dim=1)
         v = v * k
         v = long_convolution(v, self.filter_fn(v.shape[-1])) + v * self.filter_fn.bias[:, None]

@@ -146,7 +146,7 @@ def build_store(sources: Path | Sequence[Path], path: Path, species: str = "", p
 def _names(species: str) -> tuple[str, ...]:
     if species in SPECIES or not species:
         return SPECIES.get(species, ())
-    if Path(species).is_file():
+    if os.path.isfile(species):  # unlike pathlib's, false for a list of names too long for a file's
         return tuple(name for line in text_lines(Path(species), "species, one a line") if (name := line.strip()))
     return tuple(name.strip() for name in species.split(","))
 
@@ -361,16 +361,21 @@ class _Maf:
     def _rows(self) -> Iterator[list[_Row]]:
         """The ``s`` lines of each block."""
         rows: list[_Row] = []
+        number, line = 0, ""
         for number, line in enumerate(text_lines(self.path, EXPECTED), start=1):
             if line.startswith("s") and line[1:2].isspace():
                 rows.append(_row(f"{self.path}, line {number}", number, line))
             elif rows and (not line.strip() or line[0] == "a"):
                 yield rows
                 rows = []
-        if rows:
+        if rows:  # the file ends inside a block, maybe inside a line
+            fields = line.split()
+            if len(fields) != _FIELDS.get(fields[0], len(fields)):
+                raise BadData(f"{self.path}, line {number}: {line[:40]!r} has {len(fields)} fields; {_CUT}")
             yield rows
 
 
+_FIELDS = {"i": 6, "e": 7, "q": 3}  # of a MAF file's lines other than rows
 _CUT = "the file is cut or damaged"
 
 

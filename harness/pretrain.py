@@ -38,15 +38,8 @@ if TYPE_CHECKING:
 
 TOKENS_PER_STEP = 49_152  # 8 × 12 windows of 512 nt; as many letters are looked at in validation
 RECORD, STATE, WEIGHTS, CURVE, PICTURE = "pretrain.json", "state.pt", "model.safetensors", "loss.csv", "loss.png"
-COLUMNS: Sequence[str] = (
-    "step",
-    "train_loss",
-    "learning_rate",
-    "seconds",
-    "validation_loss",
-    "validation_accuracy",
-    "vote_accuracy",
-)
+JUDGED: Sequence[str] = ("validation_loss", "validation_accuracy", "vote_accuracy")
+COLUMNS: Sequence[str] = ("step", "train_loss", "learning_rate", "seconds", "reading_seconds", *JUDGED)
 
 BLOCK = 16  # contexts
 HELD_OUT = 0.1
@@ -375,6 +368,7 @@ class Pretraining:
         rng = np.random.default_rng([self.seed, self.step])
         torch.manual_seed(int(rng.integers(2**63)))
         batches = _collate(self.adapter, self.corpus.draw(rng, self.windows), self.recipe.batch_size, rng)
+        reading = time.perf_counter() - begun
         targets = sum(int((batch["targets"] != IGNORED).sum()) for batch in batches)
         total = torch.zeros((), device=self.device)
         self.adapter.train()
@@ -398,6 +392,7 @@ class Pretraining:
                 "train_loss": total.item(),
                 "learning_rate": rate,
                 "seconds": time.perf_counter() - begun,
+                "reading_seconds": reading,
             }
         )
         return self.history[-1]
@@ -543,9 +538,10 @@ def _save(folder: Path, run: Pretraining, record: dict[str, Any]) -> None:
     judged = [row for row in run.history if "validation_loss" in row]
     record |= {
         "step": run.step,
-        "scores": {name: value for name, value in judged[-1].items() if name in COLUMNS[4:]} if judged else {},
+        "scores": {name: judged[-1][name] for name in JUDGED} if judged else {},
         "timing": {
             "seconds": sum(row["seconds"] for row in run.history),
+            "reading_seconds": sum(row["reading_seconds"] for row in run.history),
             "seconds_per_step": statistics.median(row["seconds"] for row in run.history),
             "peak_memory_bytes": hardware.peak_memory(run.device),
         },
@@ -606,16 +602,18 @@ def _news(row: Mapping[str, float], steps: int) -> str:
 
 
 def _show(record: Mapping[str, Any], folder: Path, screen: Screen) -> None:
-    """The closing lines."""
+    """The closing lines; the accuracy with its standard error."""
     asked, scores, timing = record["settings"], record["scores"], record["timing"]
     above = scores["validation_accuracy"] > scores["vote_accuracy"]
+    error = (scores["validation_accuracy"] * (1 - scores["validation_accuracy"]) / record["data"]["validation_targets"]) ** 0.5
     letters = asked["tokens_per_step"] // asked["context"] * asked["context"] * asked["steps"]
     lines = [
         f"{asked['model']} pretrained, seed {asked['seed']}: {asked['steps']:,} steps, {letters:,} letters",
         f"held-out loss     {scores['validation_loss']:.4f}",
-        f"accuracy          {scores['validation_accuracy']:.4f}   {'above' if above else 'not above'} the column vote "
-        f"({scores['vote_accuracy']:.4f})",
-        f"seconds a step    {timing['seconds_per_step']:.2f}",
+        f"accuracy          {scores['validation_accuracy']:.4f} ± {error:.4f}   {'above' if above else 'not above'} the column "
+        f"vote ({scores['vote_accuracy']:.4f})",
+        f"seconds a step    {timing['seconds_per_step']:.2f}, of which {timing['reading_seconds'] / timing['seconds']:.1%} "
+        "wait for windows",
         f"peak memory       {timing['peak_memory_bytes'] / 2**30:.2f} GiB",
         f"weights, curve    {folder}",
         f"fine-tune it      harness run --model {asked['model']} --checkpoint {folder} --task TASK",

@@ -50,8 +50,9 @@ class Screen:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Bar(*columns, console=self.err, transient=True) as self._bar:
-            self._bar.add_task(title, total=None, news="")
+        with Bar(*columns, console=self.err, transient=True) as bar:
+            bar.add_task(title, total=None, news="")
+            self._bar = bar
             try:
                 yield
             finally:

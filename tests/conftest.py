@@ -55,3 +55,23 @@ def motif_examples(count: int, length: int | tuple[int, int] = 40, seed: int = 0
             sequence = sequence[:start] + motif + sequence[start + len(motif) :]
         examples.append(Example(f"w{number}", (Window(sequence),), number % 2))
     return examples
+
+
+def variant_examples(count: int, length: int = 40, alignment: bool = False, seed: int = 0) -> list[Example]:
+    """Pairs that differ at ``length // 2``; with an alignment, harmful (1) where the auxiliary rows all have the reference."""
+    rng = np.random.default_rng(seed)
+    examples = []
+    for number, window in enumerate(random_windows(count, length, seed)):
+        label, centre = number % 2, length // 2
+        letters = np.frombuffer(window.sequence.encode(), np.uint8)
+        alternate = letters.copy()
+        alternate[centre] = rng.choice([base for base in b"ACGT" if base != letters[centre]])
+        rows = np.frombuffer(b"ACGT", np.uint8)[rng.integers(0, 4, (5, length))]
+        if label:
+            rows[:, centre] = letters[centre]
+        pair = (np.vstack([target, rows]) if alignment else None for target in (letters, alternate))
+        texts = (letters.tobytes().decode(), alternate.tobytes().decode())
+        examples.append(
+            Example(f"17:{number}:x:y", tuple(Window(*made) for made in zip(texts, (None, None), pair, strict=True)), label)
+        )
+    return examples

@@ -210,6 +210,8 @@ def test_rows_are_chosen_by_name(maf, tmp_path):
         open_alignment(maf, "mm10,dodo,emu")
     with pytest.raises(UserError, match="species 'mm10' is named twice"):
         open_alignment(maf, "mm10,rn6,mm10")
+    with pytest.raises(UserError, match="species 'species 0' and 99 more: not in"):
+        open_alignment(maf, ",".join(f"species {number}" for number in range(100)))  # longer than any file's name
 
 
 def test_rows_of_zarr_stores_are_named_by_their_number(tmp_path):
@@ -241,6 +243,7 @@ def test_loci_that_are_refused(maf):
     [
         (MAF.index("aCtn") + 2, r"line 5: 2 letters where 4 are announced; the file is cut or damaged"),
         (MAF.index("50  aCtn"), r"line 5: 's panTro4\.chrA 7 4 - ' is not 's species\.chromosome .* the file is cut"),
+        (MAF.index("+ 70 I"), r"line 9: 'e rn6\.chr2     5 9 ' has 4 fields; the file is cut or damaged"),
         (20, "a MAF file without blocks"),
     ],
 )
