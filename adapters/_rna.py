@@ -141,9 +141,8 @@ class Encoder(nn.Module):
         if self.types is not None:
             x = x + self.types.weight[0]
         x = dropout(self.norm(x), self.shape.dropout, self.training)
-        if read is None:
-            read = ids != self.pad
-        mask = None if bool(read.all()) else read[:, None, None]  # without a mask, faster attention kernels may run
+        seen = ids != self.pad if read is None else read
+        mask = None if bool(torch.all(seen)) else seen[:, None, None]  # without a mask, faster attention kernels may run
         for layer in self.layers[:upto]:
             x = layer(x, mask)
         return self.final_norm(x) if self.final_norm is not None and upto == len(self.layers) else x

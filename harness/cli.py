@@ -374,7 +374,9 @@ def _cards(model: str) -> dict[str, ModelCard]:
 
 @app.command()
 def table(
-    metric: Annotated[str, typer.Option(help="Any metric of the records, e.g. accuracy, f1, log_loss, auroc.")] = "accuracy",
+    metric: Annotated[
+        str | None, typer.Option(help="Any metric of the records, e.g. f1, log_loss (default: the tasks' main one, or accuracy).")
+    ] = None,
     by: Annotated[str, typer.Option(help="Rows and columns, or a flat list by other keys.")] = "model,task",
     format: Annotated[str, typer.Option(help="terminal, markdown or csv.")] = "terminal",
     results: Results = Path("results"),

@@ -47,7 +47,7 @@ class RunRecord:
 
     Tuples become lists, NumPy scalars become numbers, and NaN and infinity become None.
 
-    ``task``: name, family, split, default_split, simulated, classes, files (name → sha256), counts (part → class →
+    ``task``: name, family, split, default_split, main_metric, simulated, classes, files (name → sha256), counts (part → class →
     examples), changes (letters that normalisation changed), best_accuracy.
     ``model``: name, card, recipe (the published settings), checkpoint (None, or name and sha256), size, options, audit,
     parameters (trainable, total), notes.

@@ -365,6 +365,7 @@ def _blank_record(
             "family": task.family,
             "split": request.split,
             "default_split": task.split_rules[0],
+            "main_metric": task.main_metric,
             "simulated": task.simulated,
             "classes": task.classes,
             "files": splits.files,

@@ -206,14 +206,16 @@ def show(table: Table, console: Console) -> None:
         console.print(Text(note, style="dim"))
 
 
-def print_table(results_dir: Path, metric: str, by: str, format: str) -> None:
+def print_table(results_dir: Path, metric: str | None, by: str, format: str) -> None:
     """Write the tables of a results folder, and print one of them to standard output.
+
+    ``metric`` is by default the main one of the tasks, and accuracy where these differ.
 
     Raises:
         UnknownName: a metric, format or grouping that does not exist.
         UserError: no records, or a folder that cannot be written.
     """
-    if metric not in METRICS:
+    if metric not in (None, *METRICS):
         raise UnknownName(f"metric {metric!r}: choose one of {', '.join(METRICS)}")
     if format not in FORMATS:
         raise UnknownName(f"format {format!r}: choose one of {', '.join(FORMATS)}")
@@ -221,8 +223,9 @@ def print_table(results_dir: Path, metric: str, by: str, format: str) -> None:
     if not records:
         raise UserError(f"no records in {Path(results_dir)}: start with `harness run`, or point --results elsewhere")
     check_writable(results_dir)
+    shown = metric or _main_metric(records)
     keys = [key.strip() for key in by.split(",")]
-    table = wide(records, metric, read_published()) if keys == ["model", "task"] else _flat(long(records, metric, keys), metric)
+    table = wide(records, shown, read_published()) if keys == ["model", "task"] else _flat(long(records, shown, keys), shown)
     write_tables(results_dir)
     if format == "terminal":
         from rich.console import Console
@@ -287,6 +290,11 @@ def _fault(row: dict[str, Any]) -> str | None:
         if row[name] and not re.fullmatch(r"\d+" if name == "n" else r"-?\d+(\.\d+)?", row[name]):
             return f"{name} {row[name]!r} is no number"
     return None
+
+
+def _main_metric(records: Iterable[RunRecord]) -> str:
+    found = {record.task.get("main_metric", "accuracy") for record in records}
+    return found.pop() if len(found) == 1 else "accuracy"
 
 
 def _setting(record: RunRecord) -> str:

@@ -1,7 +1,7 @@
 """Tables from made-up records: one test for each rule."""
 
 import io
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
@@ -287,13 +287,23 @@ def test_write_tables(results_dir):
     tables.write_tables(results_dir)  # tables/ is no task
 
 
+def test_the_main_metric_of_the_tasks_is_shown_unless_they_differ(tmp_path, capsys):
+    made = record(metrics={"accuracy": 0.9, "auroc": 0.75})
+    write(replace(made, task={**made.task, "main_metric": "auroc"}), None, tmp_path)
+    tables.print_table(tmp_path, None, "model,task", "csv")
+    assert "0.7500" in capsys.readouterr().out
+    write(record(task="PTBP1", metrics={"accuracy": 0.8, "auroc": 0.65}), None, tmp_path)
+    tables.print_table(tmp_path, None, "model,task", "csv")
+    assert "0.9000" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("format", tables.FORMATS)
 def test_print_table(results_dir, capsys, format):
     tables.print_table(results_dir, "accuracy", "model, task", format)
     printed = capsys.readouterr().out
     assert "kmer (floor)" in printed
     assert "0.8500 ± 0.0707 (n=2) ↓" in printed
-    tables.print_table(results_dir, "accuracy", "task,seed", format)
+    tables.print_table(results_dir, None, "task,seed", format)
     assert "0.9000" in capsys.readouterr().out
 
 
