@@ -6,7 +6,8 @@ For each context MSAMamba (column layout, tiny) is pretrained on the alignment a
 is fitted on every fold of the position split, so that each variant is predicted once by a model that saw nothing of its
 block. The folds' predictions are put together; AUROC and AUPRC have 95 % block-bootstrap intervals over all blocks. Beside
 them stands what knowing the exon's name alone gives, and what is left of a model outside the largest exon. All models
-read every ``--every``-th species, chosen by nothing but their order. MSAMamba from scratch is run at the first context only.
+read every ``--every``-th species, chosen by nothing but their order. MSAMamba from scratch is run at the contexts of
+``--scratch`` only. What is there already is not run again, so several processes may share ``--out``, a context each.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from harness.weights import official
 VARIANTS, GENOME, ALIGNMENT = "clinvar_brca1_missense.hg38.tsv", "hg38_chr17_*.fa.gz", "brca1_locus_msa*.fasta.gz"
 
 
-def contestants(pretrained: Path, epochs: int, first: bool) -> dict[str, dict]:
+def contestants(pretrained: Path, epochs: int, scratch: bool) -> dict[str, dict]:
     """What is run: label → arguments of run_all."""
     short = {"epochs": epochs, "learning_rate": 1e-3}  # tiny models want more than the published rate
     found = {
@@ -51,9 +52,9 @@ def contestants(pretrained: Path, epochs: int, first: bool) -> dict[str, dict]:
             "checkpoint": str(pretrained),
             "settings": {"tune": "zero"},
         },
-        "gpn_msa, from scratch (tiny)": {"model": "gpn_msa", "init": "random:tiny", "settings": short},
+        "gpn_msa (tiny), untrained, probe": {"model": "gpn_msa", "init": "random:tiny", "settings": {"tune": "probe"}},
     }
-    if first:
+    if scratch:
         found["msamamba, from scratch"] = {"model": "msamamba", "init": "random:tiny", "options": CENTRE, "settings": short}
     try:
         official("gpn_msa", model_cards()["gpn_msa"])
@@ -111,8 +112,9 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, nargs="+", default=[128, 512, 1024])
     parser.add_argument("--steps", type=int, default=200, help="of pretraining")
     parser.add_argument("--tokens-per-step", type=int, default=4096)
-    parser.add_argument("--epochs", type=int, default=6, help="of fine-tuning, at most")
+    parser.add_argument("--epochs", type=int, default=4, help="of fine-tuning, at most")
     parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--scratch", type=int, nargs="*", default=[128])
     parser.add_argument("--every", type=int, default=3)
     options = parser.parse_args()
     variants = options.data / VARIANTS
@@ -120,6 +122,7 @@ def main() -> None:
     exon = exons(variants)
     largest = max(set(exon.values()), key=list(exon.values()).count)
     species = ",".join(open_alignment(alignment).species[1 :: options.every])
+    table = options.out / f"brca1-{'-'.join(map(str, options.contexts))}.md"
     screen, lines = Screen(), []
     for context in options.contexts:
         pretrained = pretrain(
@@ -134,7 +137,7 @@ def main() -> None:
             out=options.out / f"pretrained-{context}",
             screen=screen,
         )
-        for label, arguments in contestants(pretrained, options.epochs, context == options.contexts[0]).items():
+        for label, arguments in contestants(pretrained, options.epochs, context in options.scratch).items():
             folds = []
             for fold in range(options.folds):
                 (record,) = run_all(
@@ -158,8 +161,8 @@ def main() -> None:
                 )
                 lines.append(row(f"outside exon {largest} or not", "", by_name, outside))
             lines.append(row(label, context, together, outside))
-            write(options.out / "brca1.md", lines, largest)
-    print((options.out / "brca1.md").read_text())
+            write(table, lines, largest)
+    print((table).read_text())
 
 
 def write(path: Path, lines: list[list[str]], largest: str) -> None:

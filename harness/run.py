@@ -454,6 +454,9 @@ def _describe(task: Task, split: str, splits: Splits) -> str:
     length = f"{min(lengths)}" if len(lengths) == 1 else f"{min(lengths)}-{max(lengths)}"
     sizes = " / ".join(f"{len(part):,}" for part in parts)
     text = f"{task.name}: {sizes} windows (train / validation / test, split {split!r}) of {length} nt"
+    if len(task.classes) == 2:
+        shares = " / ".join(f"{sum(example.label for example in part) / len(part):.0%}" for part in parts)
+        text += f"\n  {task.classes[1]}: {shares}"
     if task.simulated:
         real = _data_name(task)
         text += (
