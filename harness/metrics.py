@@ -110,7 +110,8 @@ def intervals(
     order = np.argsort(-probabilities[:, 1], kind="stable")
     ranked = probabilities[order, 1]
     ties = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # where each group of equal scores begins
-    found = np.array([_ranking(weights[member[order]], labels[order] == 1, ties) for weights in draws])
+    member, positive = member[order], labels[order] == 1
+    found = np.array([_ranking(weights[member], positive, ties) for weights in draws])
     found = found[np.isfinite(found).all(axis=1)]
     tails = (1 - LEVEL) / 2, (1 + LEVEL) / 2
     return {name: tuple(np.quantile(column, tails)) for name, column in zip(("auroc", "auprc"), found.T)} if len(found) else {}

@@ -201,7 +201,7 @@ def _fit_and_score(
     alignment: dict[str, Any] = {}
     if classifier.adapter.card.reads == "alignment" and splits.test[0].windows[0].alignment is not None:
         alignment = alignment_sensitivity(
-            splits.test, lambda examples: predict(classifier, examples, accelerator, precision=precision)
+            splits.test, probabilities, lambda examples: predict(classifier, examples, accelerator, precision=precision)
         )
     record["timing"]["examples_per_second"] = fitted.examples_per_second
     record |= {
@@ -450,12 +450,17 @@ def _fitted_module(classifier: Classifier | ZeroShot, recipe: Recipe) -> torch.n
 
 def _describe(task: Task, split: str, splits: Splits) -> str:
     parts = (splits.train, splits.validation, splits.test)
-    lengths = {len(window) for part in parts for example in part for window in example.windows}
+    lengths, positives = set(), []  # in one pass, for an example may be made when it is asked for
+    for part in parts:
+        positives.append(0)
+        for example in part:
+            lengths.update(map(len, example.windows))
+            positives[-1] += example.label
     length = f"{min(lengths)}" if len(lengths) == 1 else f"{min(lengths)}-{max(lengths)}"
     sizes = " / ".join(f"{len(part):,}" for part in parts)
     text = f"{task.name}: {sizes} windows (train / validation / test, split {split!r}) of {length} nt"
     if len(task.classes) == 2:
-        shares = " / ".join(f"{sum(example.label for example in part) / len(part):.0%}" for part in parts)
+        shares = " / ".join(f"{count / len(part):.0%}" for count, part in zip(positives, parts, strict=True))
         text += f"\n  {task.classes[1]}: {shares}"
     if task.simulated:
         real = _data_name(task)

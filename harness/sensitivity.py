@@ -18,16 +18,19 @@ INSENSITIVE = 0.005  # mean change of a probability below which a model does not
 METRICS = ("accuracy", "auroc")
 
 
-def alignment_sensitivity(examples: Sequence[Example], predict: Callable[[Sequence[Example]], np.ndarray]) -> dict[str, Any]:
+def alignment_sensitivity(
+    examples: Sequence[Example], probabilities: np.ndarray, predict: Callable[[Sequence[Example]], np.ndarray]
+) -> dict[str, Any]:
     """How predictions change with the auxiliary rows ``blanked`` (gaps) and ``shuffled`` (their columns in random order).
 
-    ``predict`` gives probabilities (N, K). Shuffling keeps every row's letters and how the rows agree, and takes away what
-    stands in which column; the windows of one example are shuffled alike. At most MOST examples, evenly spaced, are
-    looked at. Per way: ``mean_change`` of the probability of the last class, and what is left of METRICS.
+    ``probabilities`` (N, K) are those of the examples as they are; ``predict`` gives them for others. Shuffling keeps every
+    row's letters and how the rows agree, and takes away what stands in which column; the windows of one example are
+    shuffled alike. At most MOST examples, evenly spaced, are looked at. Per way: ``mean_change`` of the probability of the
+    last class, and what is left of METRICS.
     """
-    chosen = [examples[index] for index in np.linspace(0, len(examples) - 1, min(len(examples), MOST)).round().astype(int)]
+    places = np.linspace(0, len(examples) - 1, min(len(examples), MOST)).round().astype(int)
+    chosen, intact = [examples[place] for place in places], probabilities[places]
     labels = np.array([example.label for example in chosen])
-    intact = predict(chosen)
     found: dict[str, Any] = {"examples": len(chosen), "intact": _kept(intact, labels)}
     for name, spoil in (("blanked", _blanked), ("shuffled", _shuffled)):
         spoilt = predict([_with_rows(example, spoil) for example in chosen])

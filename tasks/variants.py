@@ -36,6 +36,7 @@ from harness.errors import BadData, DataMissing, UserError
 from harness.task import Reference, Source, Splits, Task
 
 from . import _aligned, _evolve
+from ._aligned import MOST_MISMATCHES
 from ._evolve import Evolution
 from ._splits import SEED, check_rule
 from ._variant_files import Variant, read, unique
@@ -53,7 +54,6 @@ GENE = 1_000_000  # nucleotides within which variants of held-out chromosomes de
 PARTS = 5  # a fifth for test, a fifth for validation
 # Where variants are few, a test split has a handful of blocks: the other four folds together with it test each variant once.
 POSITIONS = (POSITION, *(f"{POSITION}-{fold}" for fold in range(2, PARTS + 1)))
-MOST_MISMATCHES = 0.01
 
 HG38 = sources.REFERENCES["hg38"]
 

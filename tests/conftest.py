@@ -23,6 +23,12 @@ def _own_folders(tmp_path, monkeypatch):
 
 
 @pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """A cache folder of the test's own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture
 def shared() -> Path:
     """The folder of real data and upstream outputs beside the checkout."""
     if not SHARED.is_dir():

@@ -28,9 +28,7 @@ OTHER = "".join(RNG.choice(list("ACGT-"), LENGTH))
 PLACES = [(start, start + 20 + start % 11, "+-"[start % 2]) for start in range(100, 1300, 39)]
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

@@ -21,9 +21,7 @@ CHR2 = "TTTTGGGGCCCC"
 UPPER = "ACGTNNACGTNNACGGATTACAGATTACA"
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 def fasta_text(**contigs: str) -> str:

@@ -33,7 +33,7 @@ class TestSensitivity:
         return np.stack([1 - p, p], axis=1)
 
     def test_a_model_of_the_alignment_is_found_out_as_one(self):
-        found = alignment_sensitivity(self.examples, self.share_of_reference)
+        found = alignment_sensitivity(self.examples, self.share_of_reference(self.examples), self.share_of_reference)
         assert found["examples"] == 40
         assert found["intact"]["auroc"] == scores(self.share_of_reference(self.examples), np.arange(40) % 2)["auroc"] > 0.95
         assert found["blanked"]["auroc"] == 0.5
@@ -46,7 +46,7 @@ class TestSensitivity:
             p = np.array([example.windows[0].sequence[0] in "AC" for example in examples]) * 1.0
             return np.stack([1 - p, p], axis=1)
 
-        found = alignment_sensitivity(self.examples, first_letter)
+        found = alignment_sensitivity(self.examples, first_letter(self.examples), first_letter)
         assert found["blanked"]["mean_change"] == found["shuffled"]["mean_change"] == 0
         assert insensitive(found)
 
@@ -57,7 +57,7 @@ class TestSensitivity:
             seen.append(examples)
             return np.full((len(examples), 2), 0.5)
 
-        alignment_sensitivity(self.examples, look)
+        alignment_sensitivity(self.examples, look(self.examples), look)
         intact, blanked, shuffled = (example[0].windows for example in seen)
         assert (blanked[0].alignment[1:] == ord("-")).all()
         for before, after in zip(intact, shuffled, strict=True):
@@ -82,7 +82,8 @@ class TestMSAMamba:
         recipe = Recipe(epochs=6, learning_rate=3e-3, head="tanh")
         classifier = Classifier(MSAMamba.from_checkpoint(size="tiny", pooling="centre"), 2, recipe, windows=2)
         fit(classifier, train, validation, recipe, ACCELERATOR)
-        found = alignment_sensitivity(test, partial(predict, classifier, accelerator=ACCELERATOR))
+        ask = partial(predict, classifier, accelerator=ACCELERATOR)
+        found = alignment_sensitivity(test, ask(test), ask)
         assert found["intact"]["auroc"] > 0.9
         assert found["blanked"]["auroc"] < 0.7
         assert found["shuffled"]["auroc"] < 0.7
@@ -92,6 +93,7 @@ class TestMSAMamba:
         """Their attention never leaves a row: the last positions of row 0 alone see row 1, and the centre sees none."""
         model = registry.adapter_class("msamamba").from_checkpoint(shared / "weights/msamamba/msamamba.pt")
         examples = variant_examples(10, 128, True)
-        found = alignment_sensitivity(examples, partial(predict, ZeroShot(model), accelerator=ACCELERATOR))
+        ask = partial(predict, ZeroShot(model), accelerator=ACCELERATOR)
+        found = alignment_sensitivity(examples, ask(examples), ask)
         assert found["blanked"]["mean_change"] == found["shuffled"]["mean_change"] == 0
         assert insensitive(found)

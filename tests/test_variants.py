@@ -28,9 +28,7 @@ EVOLUTION = Evolution(rate=0.2, stretch=20, swapped=0.1, seed=3)
 HEADER = "chrom\tpos\tref\talt\tlabel\n"
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
