@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.adapter import LoadAudit
-from harness.checkpoint import load_tensors, read_config, read_tensors
 from harness.errors import CheckpointMismatch, DataMissing, UserError
+from harness.files.checkpoint import load_tensors, read_config, read_tensors
 
 from ._attention import Dropout
 

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.adapter import Adapter, Batch, MaskedModel
-from harness.checkpoint import weight_file
 from harness.data import Window, letters
 from harness.errors import BadData, CheckpointMismatch, UserError
+from harness.files.checkpoint import weight_file
 
 from ._attention import Dropout, attend
 from ._bert import (

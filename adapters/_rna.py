@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from harness.adapter import Adapter, Batch, MaskedModel
-from harness.checkpoint import load_tensors, read_config
 from harness.data import Window, letter_table, letters
 from harness.errors import BadData, CheckpointMismatch, UserError
+from harness.files.checkpoint import load_tensors, read_config
 
 from ._attention import attend, dropout
 from ._bert import initialise

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness import sources
 from harness.adapter import Adapter, Batch, LoadAudit
 from harness.data import Window, reverse_complement
 from harness.errors import BadData, DataMissing, UserError
-from harness.genome import bare, optional, text_lines
+from harness.files import sources
+from harness.files.genome import bare, optional, text_lines
 from harness.recipe import Recipe
 
 EXPECTED = "scores: a bigWig, or a CSV, TSV (plain or gzipped) or parquet table with chrom, pos (1-based), ref, alt and a score"
@@ -67,7 +67,6 @@ class Scores(Adapter, ABC):
     """
 
     columns: ClassVar[tuple[str, ...]]
-    published: ClassVar[str | None] = None  # what sources.REFERENCES calls the published file
     of_alleles: ClassVar[bool] = False
     recipe = Recipe(tune="probe")
     embedding_dim = 1
@@ -104,7 +103,7 @@ class Scores(Adapter, ABC):
     @classmethod
     def _published(cls) -> Path | None:
         """Where the published file is, or will be."""
-        return None if cls.published is None else sources.locate(sources.REFERENCES[cls.published])
+        return sources.locate(sources.REFERENCES[cls.card.scores]) if cls.card.scores else None
 
     @classmethod
     def _open(cls, path: Path, column: str) -> Lookup:
@@ -152,10 +151,10 @@ class Scores(Adapter, ABC):
         return bare(locus.chromosome), locus.start + centre + 1, window.sequence[centre]
 
     def _no_file(self) -> UserError:
-        if self.published is None:
+        if not self.card.scores:
             return UserError(f"{self.name}: no scores; give a table of them with --option scores=FILE")
         return DataMissing(
-            f"{self.name}: {self._published()} is missing; `harness data get {self.published}` downloads it, "
+            f"{self.name}: {self._published()} is missing; `harness data get {self.card.scores}` downloads it, "
             "or give a bigWig or a table with --option scores=FILE"
         )
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from harness.adapter import Adapter, Batch, MaskedModel
 from harness.card import ModelCard
-from harness.checkpoint import load_tensors, read_config, read_tensors, rename, weight_file
 from harness.data import Window
 from harness.errors import CheckpointMismatch, UserError
+from harness.files.checkpoint import load_tensors, read_config, read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
 from ._characters import BASES, COMPLEMENT, MASK, VOCABULARY, check_vocabulary, collate, equal_lengths

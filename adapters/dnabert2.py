@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from harness.adapter import Adapter, Batch, MaskedModel
 from harness.card import ModelCard
-from harness.checkpoint import weight_file
 from harness.data import Window
 from harness.errors import BadData, CheckpointMismatch, DataMissing, UserError
+from harness.files.checkpoint import weight_file
 from harness.recipe import Recipe
 
 from ._attention import Dropout, attend

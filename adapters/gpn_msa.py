@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from harness.adapter import IGNORED, Adapter, Batch, MaskedModel, Pretrainable
 from harness.card import ModelCard
-from harness.checkpoint import load_tensors, read_config, read_tensors, rename, weight_file
 from harness.data import Window, letter_table
 from harness.errors import BadData, CheckpointMismatch, UserError
+from harness.files.checkpoint import load_tensors, read_config, read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
 from ._characters import equal_lengths

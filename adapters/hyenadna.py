@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from harness.adapter import Adapter, Batch
 from harness.card import ModelCard
-from harness.checkpoint import load_tensors, read_config, read_tensors, rename, weight_file
 from harness.data import Window
 from harness.errors import UserError
+from harness.files.checkpoint import load_tensors, read_config, read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
 from ..kernels.causal_conv1d import causal_conv1d

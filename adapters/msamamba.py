@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from harness.adapter import IGNORED, Adapter, Batch, MaskedModel, Pretrainable
 from harness.card import ModelCard
-from harness.checkpoint import load_tensors, read_tensors, rename, weight_file
 from harness.data import Window, letter_table
 from harness.errors import BadData, UserError
+from harness.files.checkpoint import load_tensors, read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
 from ._mamba import Mamba

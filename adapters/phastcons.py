@@ -19,6 +19,6 @@ class PhastCons(Scores):
         licence="scores: free for any use (UCSC); implementation: Apache-2.0",
         alphabet="any",
         reads="score",
+        scores="phastcons",
     )
-    published = "phastcons"
     columns = ("phastcons", "phastcons100way", "phastcons100way_vertebrate")

@@ -19,6 +19,6 @@ class PhyloP(Scores):
         licence="scores: free for any use (UCSC); implementation: Apache-2.0",
         alphabet="any",
         reads="score",
+        scores="phylop",
     )
-    published = "phylop"
     columns = ("phylop", "phylop100way", "phylop100way_vertebrate")

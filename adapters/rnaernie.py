@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from harness.card import ModelCard
-from harness.checkpoint import read_tensors, rename, weight_file
 from harness.data import Window
 from harness.errors import BadData, CheckpointMismatch, UserError
+from harness.files.checkpoint import read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
 from ._rna import BERT_NAMES, RNAModel, Shape, Vocabulary, measured, read_shape_config, read_vocabulary

@@ -8,8 +8,8 @@ from typing import ClassVar, Self
 import torch
 
 from harness.card import ModelCard
-from harness.checkpoint import read_tensors, rename, weight_file
 from harness.errors import CheckpointMismatch, UserError
+from harness.files.checkpoint import read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
 from ._rna import BERT_NAMES, RNAModel, Shape, Vocabulary, measured, read_shape_config, read_vocabulary

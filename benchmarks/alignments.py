@@ -19,8 +19,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from harness.alignments import Alignment, build_store, open_alignment
 from harness.data import Locus
+from harness.files.alignments import Alignment, build_store, open_alignment
 
 
 def write_fasta(path: Path, letters: np.ndarray) -> Path:

@@ -22,15 +22,15 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import numpy as np
 
-from harness.alignments import open_alignment
+from harness.cli.screen import Screen
+from harness.engine.pretrain import pretrain
 from harness.errors import DataMissing
-from harness.pretrain import pretrain
+from harness.evidence.records import Predictions, judge, read_predictions
+from harness.files.alignments import open_alignment
+from harness.files.hub import official
 from harness.registry import model_cards
-from harness.results import Predictions, judge, read_predictions
-from harness.run import run_all
-from harness.screen import Screen
+from harness.study.run import run_all
 from harness.task import Reference
-from harness.weights import official
 
 VARIANTS, GENOME, ALIGNMENT = "clinvar_brca1_missense.hg38.tsv", "hg38_chr17_*.fa.gz", "brca1_locus_msa*.fasta.gz"
 

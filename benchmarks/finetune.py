@@ -5,7 +5,7 @@
 
 Both train the same randomly initialised architecture with AdamW and batches of 32, each in a process of its own, in turns.
 The plain loop is what one writes first: float32, k-mers looked up one by one as in DNABERT's tokenizer, transformers'
-BertForSequenceClassification, torch's default AdamW. Ours is `harness.train.fit` with `--precision auto`. How fast the
+BertForSequenceClassification, torch's default AdamW. Ours is `harness.engine.fit.fit` with `--precision auto`. How fast the
 processor multiplies matrices in either type is printed beside it, because that bounds the ratio. `--scores` instead trains ours
 in float32 and in bf16 on a simulated set, from the same start and in the same order of batches, and compares test log-losses
 seed by seed.
@@ -26,12 +26,14 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 
-from harness import hardware, train
 from harness.adapters import _kmer_bert
 from harness.adapters.dnabert1 import DNABERT1
-from harness.classifier import Classifier
 from harness.data import Example, Window
-from harness.metrics import scores
+from harness.engine import hardware
+from harness.engine.classifier import Classifier
+from harness.engine.fit import fit
+from harness.engine.predict import predict
+from harness.evidence.metrics import scores
 from harness.registry import find_tasks
 
 BATCH, SEEDS = 32, 3
@@ -50,7 +52,7 @@ def ours(shape: _kmer_bert.Shape, examples: list[Example]) -> float:
     recipe = DNABERT1.recipe.override(epochs=1, batch_size=BATCH)
     classifier = Classifier(DNABERT1(shape, "pooler", -1, "refuse"), 2, recipe)
     precision = hardware.pick_precision("auto", torch.device("cpu"))
-    fitted = train.fit(classifier, examples, examples[:BATCH], recipe, ACCELERATOR, precision=precision)
+    fitted = fit(classifier, examples, examples[:BATCH], recipe, ACCELERATOR, precision=precision)
     return fitted.history[0]["seconds"]
 
 
@@ -128,8 +130,8 @@ def compare_scores(shape: _kmer_bert.Shape, epochs: int, learning_rate: float) -
         precision = ("float32", "bf16")[column]
         torch.manual_seed(seed)
         classifier = Classifier(DNABERT1(shape, "mean", -1, "refuse"), 2, recipe)
-        train.fit(classifier, splits.train, splits.validation, recipe, ACCELERATOR, seed=seed, precision=precision)
-        probabilities = train.predict(classifier, splits.test, ACCELERATOR, precision=precision)
+        fit(classifier, splits.train, splits.validation, recipe, ACCELERATOR, seed=seed, precision=precision)
+        probabilities = predict(classifier, splits.test, ACCELERATOR, precision=precision)
         losses[seed, column] = scores(probabilities, labels)["log_loss"]
         print(f"seed {seed}, {precision:<8} test log_loss {losses[seed, column]:.4f}", flush=True)
     difference = losses[:, 1] - losses[:, 0]

@@ -2,7 +2,7 @@
 
     python benchmarks/memory.py [--windows 500 2000 8000]
 
-For each size a fresh process predicts with a small DNABERT-1 by `harness.train.predict`, and prints the growth of its peak
+For each size a fresh process predicts with a small DNABERT-1 by `harness.engine.fit.predict`, and prints the growth of its peak
 resident memory from before prediction, when model and windows are there and one batch has been through.
 """
 
@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from harness import hardware, train
 from harness.adapters.dnabert1 import DNABERT1
-from harness.classifier import Classifier
 from harness.data import Example, Window
+from harness.engine import hardware
+from harness.engine.classifier import Classifier
+from harness.engine.predict import PREDICT_BATCH, predict
 
 LENGTH = 101
 MIB = 2**20
@@ -30,9 +31,9 @@ def growth(count: int) -> tuple[float, float]:
     rng = np.random.default_rng(0)
     examples = [Example(str(number), (Window("".join(rng.choice(list("ACGT"), LENGTH))),), 0) for number in range(count)]
     classifier, accelerator = Classifier(DNABERT1.from_checkpoint(None, size="tiny"), 2, DNABERT1.recipe), Accelerator(cpu=True)
-    train.predict(classifier, examples[: train.PREDICT_BATCH], accelerator)
+    predict(classifier, examples[:PREDICT_BATCH], accelerator)
     before = hardware.peak_memory(torch.device("cpu"))
-    probabilities = train.predict(classifier, examples, accelerator)
+    probabilities = predict(classifier, examples, accelerator)
     return (hardware.peak_memory(torch.device("cpu")) - before) / MIB, probabilities.nbytes / MIB
 
 

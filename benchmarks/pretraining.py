@@ -38,9 +38,9 @@ def simulate(folder: Path, rows: int, windows: int = 40, context: int = 512) -> 
 
 def train(given: argparse.Namespace, msa: Path, mask_rows: str, seed: int, out: Path) -> int:
     """Pretrain; the process' peak memory before it began, in bytes."""
-    from harness import hardware
-    from harness.pretrain import pretrain
-    from harness.screen import Screen
+    from harness.cli.screen import Screen
+    from harness.engine import hardware
+    from harness.engine.pretrain import pretrain
 
     device = hardware.pick_device("auto")
     before = hardware.peak_memory(device)
@@ -108,7 +108,7 @@ def main() -> None:
 
 def write(out: Path, curves: dict[str, list[list[dict[str, float]]]]) -> None:
     """The curves of every setting and round as CSV, those of the first round as PNG."""
-    from harness.pretrain import COLUMNS, plot
+    from harness.engine.pretrain import COLUMNS, plot
 
     out.mkdir(parents=True, exist_ok=True)
     with open(out / "pretraining.csv", "w", newline="") as file:

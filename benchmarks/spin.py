@@ -14,7 +14,7 @@ import sys
 STEP = """
 import time, torch
 from harness.registry import adapter_class
-from harness.classifier import Classifier
+from harness.engine.classifier import Classifier
 from harness.data import Window
 from harness.data import Example
 MSAMamba = adapter_class("msamamba")

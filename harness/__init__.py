@@ -1,10 +1,158 @@
-"""gfm-harness: genomic foundation models behind one interface, on the same data, in the same way."""
+"""gfm-harness: genomic foundation models behind one interface, on the same data, in the same way.
 
+For notebooks, the same words as on the command line::
+
+    record = harness.run(model="kmer", task="QKI", seed=0)
+    runs = harness.plan(model=["kmer", "cnn"], task="rbp", seed=range(3))   # checked, nothing started
+    records = [harness.execute(run) for run in runs]
+    splits = harness.load_task("QKI").load("thesis")
+    model = harness.load_model("dnabert2", checkpoint="folder")
+    frame = harness.records("results")
+    table = harness.table("accuracy", results="results")
+
+Importing this package is light: torch is imported when something computes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.adapter import Adapter
+    from harness.evidence.records import RunRecord
+    from harness.evidence.tables import Table
+    from harness.study.plan import Run
+    from harness.task import Task
 
 __version__ = "0.1.0"
+__all__ = ["execute", "load_model", "load_task", "plan", "records", "run", "table"]
 
 # In a checkout, adapters/, tasks/ and kernels/ lie beside this folder; a wheel carries them inside it. PyPI owns the
 # top-level names `adapters` and `kernels`, so in both cases they are imported as harness.adapters, harness.kernels.
 if not (Path(__file__).parent / "adapters").is_dir():
     __path__.append(str(Path(__file__).parent.parent))
+
+# torch's idle OpenMP threads spin, and two runs on one machine then slow each other down severalfold; short spins cost
+# nothing measurable (benchmarks/spin.py). Works where torch has not been imported yet.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+
+def run(
+    model: str,
+    task: str | Sequence[str],
+    *,
+    results: str | Path = "results",
+    force: bool = False,
+    quiet: bool = False,
+    **asked: Any,
+) -> RunRecord:
+    """Fine-tune a model on a task, score it on the test split, write a record and return it; as `harness run`.
+
+    ``asked`` are the arguments of :func:`plan`. A run that is recorded already is returned as it is, unless ``force``.
+    News goes to standard error unless ``quiet``.
+
+    Raises:
+        UserError: a mistake in what was asked for, or more than one run; :func:`plan` and :func:`execute` take many.
+    """
+    from harness.errors import UserError
+
+    runs = plan(model, task, **asked)
+    if len(runs) != 1:
+        raise UserError(f"model {model!r}, task {task!r}: these are {len(runs)} runs; use harness.plan and harness.execute")
+    return execute(runs[0], results=results, force=force, quiet=quiet, device=asked.get("device"))
+
+
+def plan(model: str | Sequence[str], task: str | Sequence[str], **asked: Any) -> list[Run]:
+    """The runs of every model on every task with every seed, checked before anything starts.
+
+    See :func:`harness.study.plan.plan` for the arguments, which are the options of `harness run`.
+    """
+    from harness.study.plan import plan as plan_runs
+
+    return plan_runs(model, task, **asked)
+
+
+def execute(
+    run: Run, *, results: str | Path = "results", force: bool = False, quiet: bool = False, device: str | None = None
+) -> RunRecord:
+    """Do a planned run and return its record, or the one that is there already; a run that breaks down is a failed record."""
+    from harness.cli.screen import Screen
+    from harness.study.run import execute_all
+
+    device = None if device == "auto" else device
+    (record,) = execute_all([run], Path(results), device=device, force=force, reporter=Screen(quiet, panel=False))
+    return record
+
+
+def load_task(
+    name: str | Sequence[str],
+    *,
+    genome: str | Path | None = None,
+    msa: str | Path | None = None,
+    species: str = "",
+    context: int | None = None,
+) -> Task:
+    """A task by its name, or made of files; ``.load(rule)`` gives its splits, ``.sample`` its simulated stand-in.
+
+    Raises:
+        UserError: no such task, or a family of several.
+    """
+    from harness.errors import UserError
+    from harness.study.plan import as_reference, named_tasks
+
+    found = [task for task, _ in named_tasks(name, as_reference(genome, msa, species, context))]
+    if len(found) != 1:
+        raise UserError(f"task {name!r}: names {len(found)} tasks, such as {found[0].name}; load them one by one")
+    return found[0]
+
+
+def load_model(
+    name: str,
+    *,
+    checkpoint: str | Path | None = None,
+    init: str | None = None,
+    option: Mapping[str, Any] | None = None,
+    allow_partial: bool = False,
+    seed: int = 0,
+) -> Adapter:
+    """A model as a torch module in evaluation mode: ``model(model.collate(windows))`` are embeddings (B, D).
+
+    Weights are those of ``checkpoint``, else the official ones; ``init="random:tiny"`` draws them from ``seed``.
+
+    Raises:
+        UserError: no such model or weights, or a checkpoint of another architecture.
+    """
+    import torch
+
+    from harness.engine.build import request
+
+    wanted = request(
+        name,
+        checkpoint=None if checkpoint is None else str(checkpoint),
+        init=init,
+        options=option,
+        allow_partial=allow_partial,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return wanted.build().eval()
+
+
+def records(results: str | Path = "results") -> pd.DataFrame:
+    """Every record of a results folder, one row a run: what ran on what, metrics, costs, settings."""
+    from harness.evidence.records import read_all
+    from harness.evidence.tables import summary
+
+    return summary(read_all(Path(results)))
+
+
+def table(metric: str | None = None, *, results: str | Path = "results", by: str = "model,task") -> Table:
+    """Models against tasks, as `harness table`; ``metric`` is by default the main one of the tasks."""
+    from harness.evidence.tables import make_table
+
+    return make_table(Path(results), metric, by)

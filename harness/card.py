@@ -11,8 +11,9 @@ class ModelCard:
     ``reads`` is ``sequence`` or ``alignment``, or ``score`` where a window's centre has a score by its locus or its column,
     whatever stands around it; ``max_length`` is in nucleotides, None where unlimited. ``checkpoint`` is the
     hub id of the official weights, ``revision`` its pinned commit, ``files`` what of it is needed, ``sha256`` what is known
-    of these; where a model is published elsewhere, ``checkpoint`` is None and ``get`` says where to find it. A ``floor`` is
-    what any model must beat.
+    of these; where a model is published elsewhere, ``checkpoint`` is None and ``get`` says where to find it. ``scores``
+    names the reference file (`harness data get`) that a model of scores looks up by default. A ``floor`` is what any model
+    must beat.
     """
 
     summary: str
@@ -27,4 +28,5 @@ class ModelCard:
     files: tuple[str, ...] = ()
     sha256: dict[str, str] = field(default_factory=dict)
     get: str = ""
+    scores: str = ""
     floor: bool = False

@@ -1,17 +1,20 @@
-"""Fine-tuning settings: one frozen value, kept whole in every record."""
+"""Fine-tuning settings: one frozen value, kept whole in every record. Each field says its range, help text and default."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from harness.errors import UserError
 
 TUNES = ("full", "lora", "probe", "zero")
-SCHEDULES = ("cosine", "linear", "constant")
-HEADS = ("linear", "tanh")
-PRECISIONS = ("auto", "float32", "bf16")
+
+
+def _setting(default: Any, help: str, **limits: Any) -> Any:
+    """A field of :class:`Recipe`; of ``limits``, ``least`` is allowed, ``above`` and ``below`` are not; ``choices`` are all."""
+    return field(default=default, metadata={"help": help, **limits})
 
 
 @dataclass(frozen=True)
@@ -20,48 +23,75 @@ class Recipe:
 
     ``tune``: ``full`` trains every weight with AdamW, ``lora`` low-rank additions to the layers that the adapter names
     (Hu et al. 2021), ``probe`` none: it embeds each window once and fits a logistic regression. ``zero`` fits nothing at
-    all: a masked model judges variants by the bases it expects.
-    ``warmup`` is a share of all steps; ``patience`` counts evaluations (one an epoch) without a better validation
-    log_loss; ``accumulation`` is in batches; ``clip`` is the largest gradient norm. ``head``: ``linear`` is dropout and
-    a linear layer, ``tanh`` puts a pooler (linear, tanh) before them.
+    all: a masked model judges variants by the bases it expects. ``head``: ``linear`` is dropout and a linear layer,
+    ``tanh`` puts a pooler (linear, tanh) before them.
 
     Raises:
         UserError: a value out of range, named.
     """
 
-    tune: str = "full"
-    epochs: int = 20
-    patience: int = 3
-    batch_size: int = 16
-    accumulation: int = 1
-    learning_rate: float = 3e-5
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    warmup: float = 0.1
-    schedule: str = "linear"
-    clip: float = 1.0
-    head: str = "linear"
-    dropout: float = 0.1
-    lora_rank: int = 8
-    lora_alpha: int = 16
-    precision: str = "auto"
+    tune: str = _setting(
+        "full", "full: all weights; lora: low-rank additions; probe: the head only; zero: nothing (variants).", choices=TUNES
+    )
+    epochs: int = _setting(20, "Maximum number of epochs.", least=1)
+    patience: int = _setting(3, "Stop after this many epochs without a lower validation log_loss.", least=1)
+    batch_size: int = _setting(16, "Examples in a batch.", least=1)
+    accumulation: int = _setting(1, "Batches per optimiser step.", least=1)
+    learning_rate: float = _setting(3e-5, "Peak learning rate.", above=0.0)
+    weight_decay: float = _setting(0.01, "AdamW's weight decay.", least=0.0)
+    betas: tuple[float, float] = _setting((0.9, 0.999), "AdamW's decay rates of the two moments.", least=0.0, below=1.0)
+    warmup: float = _setting(0.1, "Share of all steps in which the learning rate rises.", least=0.0, below=1.0)
+    schedule: str = _setting("linear", "Learning rate after warm-up.", choices=("cosine", "linear", "constant"))
+    clip: float = _setting(1.0, "Largest gradient norm.", above=0.0)
+    head: str = _setting("linear", "Classifier on the embedding; tanh adds a pooler first.", choices=("linear", "tanh"))
+    dropout: float = _setting(0.1, "Dropout before the classifier.", least=0.0, below=1.0)
+    lora_rank: int = _setting(8, "Rank of LoRA's matrices.", least=1)
+    lora_alpha: int = _setting(16, "LoRA's scale: additions are multiplied by alpha / rank.", least=1)
+    precision: str = _setting(
+        "auto", "auto is bf16 where the hardware computes it natively, else float32.", choices=("auto", "float32", "bf16")
+    )
 
     def __post_init__(self) -> None:
-        for name, allowed in (("tune", TUNES), ("schedule", SCHEDULES), ("head", HEADS), ("precision", PRECISIONS)):
-            if getattr(self, name) not in allowed:
-                raise UserError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
-        for name in ("epochs", "patience", "batch_size", "accumulation", "lora_rank", "lora_alpha"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
-        for name in ("learning_rate", "clip"):
-            if not (0 < getattr(self, name) < math.inf):
-                raise UserError(f"{name.replace('_', '-')} {getattr(self, name)}: must be a positive number")
-        for name in ("warmup", "dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} {getattr(self, name)}: must be at least 0 and below 1")
-        if not 0 <= self.weight_decay < math.inf:
-            raise UserError(f"weight-decay {self.weight_decay}: must be 0 or more")
+        if isinstance(self.betas, list):  # as JSON has it
+            object.__setattr__(self, "betas", tuple(self.betas))
+        for item in fields(self):
+            value, limits = getattr(self, item.name), item.metadata
+            option = item.name.replace("_", "-")
+            if "choices" in limits:
+                if value not in limits["choices"]:
+                    raise UserError(f"{option} {value!r}: choose one of {', '.join(limits['choices'])}")
+                continue
+            numbers, defaults = (it if isinstance(it, tuple) else (it,) for it in (value, item.default))
+            if len(numbers) != len(defaults) or not all(_inside(number, defaults[0], limits) for number in numbers):
+                raise UserError(f"{option} {value}: must be {_range(item.default, limits)}")
 
     def override(self, **settings: Any) -> Recipe:
-        """This recipe with every setting that is not None replaced."""
-        return replace(self, **{name: value for name, value in settings.items() if value is not None})
+        """This recipe with every setting that is not None replaced.
+
+        Raises:
+            UserError: a value out of range, or a setting that does not exist.
+        """
+        given = {name: value for name, value in settings.items() if value is not None}
+        if unknown := sorted(set(given) - {item.name for item in fields(self)}):
+            raise UserError(f"setting {unknown[0]!r}: choose one of {', '.join(item.name for item in fields(self))}")
+        return replace(self, **given)
+
+
+def _inside(value: Any, default: Any, limits: Mapping[str, Any]) -> bool:
+    kinds = (int,) if isinstance(default, int) else (int, float)
+    return (
+        isinstance(value, kinds)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and value >= limits.get("least", -math.inf)
+        and value > limits.get("above", -math.inf)
+        and value < limits.get("below", math.inf)
+    )
+
+
+def _range(default: Any, limits: Mapping[str, Any]) -> str:
+    """What a value must be, in words."""
+    kind = {tuple: "two numbers, each", int: "a whole number,"}.get(type(default), "a number,")
+    bounds = {"least": "at least {:g}", "above": "above {:g}", "below": "below {:g}"}
+    words = [text.format(limits[name]) for name, text in bounds.items() if name in limits]
+    return f"{kind} {' and '.join(words)}"

@@ -6,7 +6,6 @@ installed package (entry points ``harness.adapters`` and ``harness.tasks``), and
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib
 import importlib.util
@@ -23,8 +22,8 @@ from typing import TYPE_CHECKING
 import harness
 from harness.card import ModelCard
 from harness.errors import UnknownName, UserError
-from harness.sources import REFERENCES
-from harness.task import Source, Task
+from harness.facts import ModelFacts, read_card, read_facts
+from harness.task import Task
 
 if TYPE_CHECKING:
     from harness.adapter import Adapter
@@ -68,25 +67,10 @@ def model_files() -> dict[str, Path]:
     return files
 
 
-def model_card(file: Path) -> ModelCard:
-    """The ``card = ModelCard(…)`` of an adapter's file, read from its syntax tree without running it.
-
-    Raises:
-        UserError: the file has no card, or one that is not written as a literal.
-    """
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"), str(file))):
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call) and getattr(node.targets[0], "id", "") == "card":
-            try:
-                return ModelCard(**{str(word.arg): ast.literal_eval(word.value) for word in node.value.keywords})
-            except (TypeError, ValueError) as error:
-                raise UserError(f"{file}: the card must be ModelCard(…) with literal keyword arguments ({error})") from None
-    raise UserError(f"{file}: no `card = ModelCard(…)` found; a file in adapters/ holds one Adapter")
-
-
 @cache
 def model_cards() -> dict[str, ModelCard]:
     """Every model's name and card, sorted by name."""
-    return {name: model_card(file) for name, file in sorted(model_files().items())}
+    return {name: read_card(file) for name, file in sorted(model_files().items())}
 
 
 def model_names(name: str) -> list[str]:
@@ -104,6 +88,32 @@ def model_names(name: str) -> list[str]:
     return [_canonical(name)]
 
 
+def model_file(name: str) -> Path:
+    """The file that holds the adapter of that name or path.
+
+    Raises:
+        UnknownName: no such model.
+    """
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise UnknownName(f"model {name!r}: no such file")
+        return Path(name)
+    files = model_files()
+    if _canonical(name) not in files:
+        raise unknown("model", name, [*files, FLOORS])
+    return files[_canonical(name)]
+
+
+def model_facts(name: str) -> ModelFacts:
+    """Card, recipe and options of a model, as a rule without importing it.
+
+    Raises:
+        UnknownName: no such model.
+        UserError: a file that is no adapter.
+    """
+    return read_facts(model_file(name), lambda: adapter_class(name))
+
+
 def adapter_class(name: str) -> type[Adapter]:
     """The Adapter that a model's name or path stands for.
 
@@ -114,7 +124,7 @@ def adapter_class(name: str) -> type[Adapter]:
     from harness.adapter import Adapter
 
     if name.endswith(".py"):
-        module = _module_from(Path(name))
+        module = _module_from(model_file(name))
     elif _canonical(name) in _built_in("adapters"):
         module = importlib.import_module(f"harness.adapters.{_canonical(name)}")
     elif _canonical(name) in (plugins := _plugins("harness.adapters")):
@@ -138,8 +148,6 @@ def adapter_class(name: str) -> type[Adapter]:
 
 
 def _module_from(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UnknownName(f"model {str(path)!r}: no such file")
     name = f"harness_model_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -172,22 +180,6 @@ def find_tasks(name: str) -> list[Task]:
     if not found:
         raise unknown("task", name, [*known, *dict.fromkeys(task.family for task in known.values())])
     return found
-
-
-def find_sources(name: str) -> list[Source]:
-    """The files of a task, of a family or of all tasks (see :func:`find_tasks`), or of one of the references; each once.
-
-    Raises:
-        UnknownName: none of these.
-    """
-    if name.lower() in REFERENCES:
-        return [REFERENCES[name.lower()]]
-    try:
-        found = find_tasks(name)
-    except UnknownName:
-        words = dict.fromkeys(word for task in tasks().values() for word in (task.name, task.family))
-        raise unknown("data set", name, [*words, *REFERENCES]) from None
-    return list(dict.fromkeys(source for task in found for source in task.sources))
 
 
 def task_from_files(paths: Sequence[Path]) -> Task:

@@ -29,8 +29,8 @@ class Splits:
     ``files`` maps each file that was read to its sha256 (a simulated set names its generator and parameters, with the
     sha256 of what was drawn); ``changes`` counts the letters that normalisation changed, and repeated windows in a
     user's own files; ``best_accuracy`` is the expected accuracy of the Bayes rule on ``test``, known only where the
-    project itself drew the data. ``block`` gives, by an example's id, what it is drawn with: intervals resample whole blocks.
-    None: examples are independent.
+    project itself drew the data. ``block`` maps an example's id to its bootstrap block, since
+    intervals resample whole blocks; None where examples are independent.
     """
 
     train: Sequence[Example]
@@ -46,7 +46,7 @@ class Splits:
 class Reference:
     """The reference data that a run brings for tasks that are made of loci.
 
-    ``species`` selects the alignment's rows (see :func:`harness.alignments.open_alignment`); ``context`` is the window's
+    ``species`` selects the alignment's rows (see :func:`harness.files.alignments.open_alignment`); ``context`` is the window's
     length in nucleotides.
     """
 
@@ -60,10 +60,14 @@ class Reference:
 class Task:
     """One question put to every model.
 
-    ``classes`` is ordered, so a label is an index that never depends on a folder listing. ``load`` takes the name of a
-    split rule, one of ``split_rules`` (the first is the default); the runner never re-splits. ``sample`` is the simulated
-    stand-in that is used, and named as such, while ``sources`` are not on this machine. ``bind``, of tasks that read a
-    genome or an alignment, gives the task with that reference data; unbound, they use their defaults.
+    ``name`` is what the command line and `harness data get` call it; :attr:`label` is what tables show. ``classes`` is
+    ordered, so a label is an index that never depends on a folder listing. ``load`` takes the name of a split rule, one of
+    ``split_rules`` (the first is the default); the runner never re-splits. ``simulated``: the project drew the data itself.
+    ``sample`` is the simulated stand-in that is used, and shown as such, while ``sources`` are not on this machine.
+    ``context`` is the length in nucleotides of windows that are cut out of a genome for this task, None where they come as
+    they are. ``bind``, of tasks that read a genome or an alignment, gives the task with that reference data; unbound, they
+    use their defaults. ``inputs`` lists the files that ``load`` reads: while they do not change, what it gives does not
+    either; None where that is not known.
     """
 
     name: str
@@ -74,13 +78,21 @@ class Task:
     split_rules: tuple[str, ...]
     sources: tuple[Source, ...] = ()
     sample: Task | None = None
+    simulated: bool = False
+    context: int | None = None
     assembly: str | None = None
     main_metric: str = "accuracy"
     licence: str = "not stated"
     citation: str = ""
     bind: Callable[[Reference], Task] | None = None
+    inputs: Callable[[], Sequence[Path]] | None = None
 
     @property
-    def simulated(self) -> bool:
-        """Whether the project drew the data itself (an embedded sample)."""
-        return self.name.endswith("(sample)")
+    def label(self) -> str:
+        """The name with what sets this form of the task apart: ``QKI (sample)``, ``clinvar@512``."""
+        return task_label(self.name, self.context, self.simulated)
+
+
+def task_label(name: str, context: int | None, simulated: bool) -> str:
+    """What tables and folders call a task: its name, ``@`` a context other than the default one, ``(sample)`` if simulated."""
+    return name + (f"@{context}" if context not in (None, Reference.context) else "") + (" (sample)" if simulated else "")

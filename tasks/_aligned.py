@@ -8,14 +8,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness import sources
 from harness.data import Locus
 from harness.errors import BadData
+from harness.files import sources
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from harness.alignments import Alignment
+    from harness.files.alignments import Alignment
 
 MOST_MISMATCHES = 0.01
 IN_MEMORY = 2 << 30  # bytes of columns above which they wait in a temporary file

@@ -12,7 +12,7 @@ from harness.data import Locus
 from harness.errors import BadData
 
 if TYPE_CHECKING:
-    from harness.genome import Genome
+    from harness.files.genome import Genome
 
 EXPECTED = "BED: chromosome, start (0-based), end, and optionally name, score and strand"
 MOST_OUTSIDE = 0.01
@@ -29,7 +29,7 @@ def read(path: Path) -> list[Locus]:
     Raises:
         BadData: the file is missing, empty or cut, a line is no interval, or an interval stands there twice.
     """
-    from harness.genome import text_lines
+    from harness.files.genome import text_lines
 
     lines: dict[Locus, int] = {}
     for number, line in enumerate(text_lines(path, EXPECTED), start=1):

@@ -48,7 +48,7 @@ Fields = tuple[str, str, str, str, str, str | None]  # where it stands; chromoso
 
 def read(path: Path, changes: Counter[str]) -> Iterator[Variant]:
     """The single-nucleotide variants of a file; what is passed over is counted in ``changes``."""
-    from harness.genome import bare
+    from harness.files.genome import bare
 
     for where, chromosome, position, reference, alternate, label in _fields(path):
         reference, alternate = reference.upper(), alternate.upper()
@@ -90,7 +90,7 @@ def _fields(path: Path) -> Iterator[Fields]:
 
 
 def _vcf(path: Path) -> Iterator[Fields]:
-    from harness.genome import text_lines
+    from harness.files.genome import text_lines
 
     for number, line in enumerate(text_lines(path, EXPECTED), start=1):
         if line.startswith("#") or not line.strip():
@@ -113,7 +113,7 @@ def _vcf_label(name: str, info: str) -> str | None:
 
 
 def _table(path: Path) -> Iterator[Fields]:
-    from harness.genome import text_lines
+    from harness.files.genome import text_lines
 
     lines = text_lines(path, EXPECTED)
     header = next(lines, "")
@@ -133,7 +133,7 @@ def _table(path: Path) -> Iterator[Fields]:
 def _parquet(path: Path) -> Iterator[Fields]:
     import pandas as pd
 
-    from harness.genome import optional
+    from harness.files.genome import optional
 
     optional("pyarrow", "a parquet file")
     try:

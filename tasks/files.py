@@ -10,10 +10,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from harness import readers, sources
 from harness.data import Example, Locus, Window
 from harness.errors import BadData, UserError
-from harness.readers import Record
+from harness.files import readers, sources
+from harness.files.readers import Record
 from harness.task import Reference, Splits, Task
 
 from . import _aligned, _bed
@@ -45,7 +45,7 @@ def from_files(paths: Sequence[Path]) -> Task:
     0-based and half-open), and the intervals of BED files the letters of a genome, which they need.
 
     Raises:
-        BadData: a file that cannot be used (see :func:`harness.readers.read`), labels that are no classes, one class
+        BadData: a file that cannot be used (see :func:`harness.files.readers.read`), labels that are no classes, one class
             only, or a class with fewer than 3 windows.
         UserError: another number or mixture of files.
     """
@@ -183,7 +183,7 @@ def _load(
 
 
 def _load_intervals(paths: Sequence[Path], intervals: Sequence[tuple[Locus, str]], reference: Reference, rule: str) -> Splits:
-    from harness.genome import Genome
+    from harness.files.genome import Genome
 
     if reference.genome is None:
         raise UserError(f"{_joined(paths)}: intervals have no letters; give their genome with --genome, FASTA or 2bit")
@@ -202,7 +202,7 @@ def _align(examples: Sequence[Example], reference: Reference, changes: Counter[s
     """The examples with their columns, and the sha256 of these by what they are."""
     import numpy as np
 
-    from harness.alignments import open_alignment
+    from harness.files.alignments import open_alignment
 
     assert reference.alignment is not None
     alignment = open_alignment(reference.alignment, reference.species)

@@ -1,17 +1,18 @@
 """RNA-binding protein sites: is a 101-nt window bound by the protein in vivo (ENCODE eCLIP) or not? Eight proteins.
 
 Each set is three public CSV files (``sequence,label``; half of the windows bound) at a pinned commit. Where they have not
-been downloaded, a simulated stand-in of the same shape takes their place under another name, ``QKI (sample)``.
+been downloaded, a simulated stand-in of the same shape takes their place, shown as ``QKI (sample)``.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
-from harness import readers, sources
 from harness.data import Example
-from harness.task import Source, Splits, Task
+from harness.files import readers, sources
+from harness.task import Source, Splits, Task, task_label
 
 from . import _simulate
 from ._simulate import Motif
@@ -109,21 +110,23 @@ def _task(protein: str) -> Task:
         sample=_sample(protein),
         assembly="hg38",
         citation=CITATION,
+        inputs=partial(_inputs, protein),
     )
 
 
 def _sample(protein: str) -> Task:
     motif = MOTIFS[protein]
-    name = f"{protein} (sample)"
     return Task(
-        name=name,
+        name=protein,
         family=FAMILY,
         summary=f"SIMULATED, not real sites of {protein}: {motif.consensus} planted in bound, {motif.decoy} in unbound windows "
         f"({motif.source})",
         classes=CLASSES,
-        load=partial(_simulate.load, name, motif),
+        load=partial(_simulate.load, task_label(protein, None, True), motif),
         split_rules=(_simulate.RULE,),
+        simulated=True,
         licence="Apache-2.0 (drawn by this project)",
+        inputs=tuple,
     )
 
 
@@ -134,6 +137,10 @@ def _sources(protein: str) -> tuple[Source, ...]:
         Source(f"{URL}/{path}", sha256, f"{FAMILY}/{path}")
         for path, sha256 in zip([f"{folder}/{file}.csv" for file in FILES], hashes, strict=True)
     )
+
+
+def _inputs(protein: str) -> list[Path]:
+    return [sources.locate(source) for source in _sources(protein)]
 
 
 def _load(protein: str, rule: str) -> Splits:

@@ -16,12 +16,13 @@ What is kept, and what is counted in ``Splits.changes``:
 * ``columns_without_species``: columns in which nothing aligns to the target;
 * ``alignment_mismatch``: letters of the alignment's target row that differ from the genome, which counts.
 
-Where the public files are not here, a simulated stand-in takes their place under another name, ``clinvar (sample)``.
+Where the public files are not here, a simulated stand-in takes their place, shown as ``clinvar (sample)``.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,10 +31,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, overload
 
-from harness import sources
 from harness.data import Example, Locus, Window
 from harness.errors import BadData, DataMissing, UserError
-from harness.task import Reference, Source, Splits, Task
+from harness.files import sources
+from harness.task import Reference, Source, Splits, Task, task_label
 
 from . import _aligned, _evolve
 from ._aligned import MOST_MISMATCHES
@@ -44,7 +45,7 @@ from ._variant_files import Variant, read, unique
 if TYPE_CHECKING:
     import numpy as np
 
-    from harness.genome import Genome
+    from harness.files.genome import Genome
 
 FAMILY = "variants"
 CLASSES = ("benign", "pathogenic")
@@ -122,12 +123,13 @@ def _own(
 ) -> Task:
     _check_context(reference)
     return Task(
-        name=_named(re.sub(r"[^A-Za-z0-9._-]", "_", path.name.removesuffix(".gz")), reference),
+        name=re.sub(r"[^A-Za-z0-9._-]", "_", path.name.removesuffix(".gz")),
         family=FAMILY,
         summary=f"{len(variants):,} single-nucleotide variants of your own: {path}",
         classes=CLASSES,
         load=partial(_load_own, path, variants, changes, rules, reference),
         split_rules=rules,
+        context=reference.context,
         main_metric="auroc",
         licence="yours",
         bind=partial(_own, path, variants, changes, rules),
@@ -138,7 +140,7 @@ def _task(name: str, reference: Reference) -> Task:
     _check_context(reference)
     made = SETS[name]
     return Task(
-        name=_named(name, reference),
+        name=name,
         family=FAMILY,
         summary=made.summary,
         classes=CLASSES,
@@ -146,26 +148,30 @@ def _task(name: str, reference: Reference) -> Task:
         split_rules=(CHROMOSOME, *POSITIONS),
         sources=_sources(name, reference),
         sample=None if _given(reference) else _sample(name, reference),
+        context=reference.context,
         assembly="hg38",
         main_metric="auroc",
         licence="ClinVar: public domain; gnomAD: CC0" if name == "clinvar" else "not stated",
         citation=made.citation,
         bind=partial(_task, name),
+        inputs=partial(_inputs, name, reference),
     )
 
 
 def _sample(name: str, reference: Reference) -> Task:
     evolution = SETS[name].evolution
-    sample = f"{_named(name, reference)} (sample)"
     return Task(
-        name=sample,
+        name=name,
         family=FAMILY,
         summary=f"SIMULATED, not real variants: pathogenic where a simulated alignment is conserved ({evolution})",
         classes=CLASSES,
-        load=partial(_load_sample, sample, evolution, reference.context),
+        load=partial(_load_sample, task_label(name, reference.context, True), evolution, reference.context),
         split_rules=(CHROMOSOME,),
+        simulated=True,
+        context=reference.context,
         main_metric="auroc",
         licence="Apache-2.0 (drawn by this project)",
+        inputs=tuple,
     )
 
 
@@ -173,14 +179,15 @@ def _sources(name: str, reference: Reference) -> tuple[Source, ...]:
     return (SETS[name].source,) if _given(reference) else (SETS[name].source, HG38)
 
 
+def _inputs(name: str, reference: Reference) -> list[Path]:
+    given = [path for path in (reference.genome, reference.alignment) if path is not None]
+    listed = [Path(reference.species)] if os.path.isfile(reference.species) else []
+    return [*map(sources.locate, _sources(name, reference)), *given, *listed]
+
+
 def _given(reference: Reference) -> bool:
     """Whether the run brings a genome, or an alignment whose target row stands in for it: then no sample is meant."""
     return reference.genome is not None or reference.alignment is not None
-
-
-def _named(name: str, reference: Reference) -> str:
-    """Tasks of different contexts are different tasks: ``clinvar``, ``clinvar@512``."""
-    return name if reference.context == Reference.context else f"{name}@{reference.context}"
 
 
 def _check_context(reference: Reference) -> None:
@@ -305,7 +312,7 @@ def _windows(
     """The variants that the genome confirms, their windows, and a sha256 of what was read from genome and alignment."""
     import numpy as np
 
-    from harness.alignments import open_alignment
+    from harness.files.alignments import open_alignment
 
     alignment = None if reference.alignment is None else open_alignment(reference.alignment, reference.species)
     genome = _genome(path, reference)
@@ -343,7 +350,7 @@ def _genome(path: Path, reference: Reference) -> Genome | None:
     None where the alignment's target row stands in, or where the variants' own alleles do: windows of 1 nt, as scores of
     positions and alleles need no more, are these alleles.
     """
-    from harness.genome import Genome
+    from harness.files.genome import Genome
 
     if reference.genome is not None:
         return Genome(reference.genome)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from harness.data import Example, Window
-from harness.weights import weights_home
+from harness.files.hub import weights_home
+from harness.study.plan import Run, data_digest
+from harness.task import Splits, Task
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -81,3 +83,9 @@ def variant_examples(count: int, length: int = 40, alignment: bool = False, seed
             Example(f"17:{number}:x:y", tuple(Window(*made) for made in zip(texts, (None, None), pair, strict=True)), label)
         )
     return examples
+
+
+def planned_run(model: str, task: Task, splits: Splits, **recipe) -> Run:
+    """A run of a tiny model on a task that exists in memory only; for ``execute(…, opened=(task, splits))``."""
+    asked = {"split": task.split_rules[0], "seed": 0, "size": "tiny", "recipe": {"precision": "float32", **recipe}}
+    return Run(model, [task.name], **asked, data=data_digest(splits.files), label=task.label, name=model)

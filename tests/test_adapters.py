@@ -11,8 +11,9 @@ import pytest
 import torch
 from conftest import random_windows
 
-from harness import contract, registry
-from harness.contract import with_rows
+from harness import registry
+from harness.check import contract
+from harness.check.contract import with_rows
 from harness.data import Window
 from harness.errors import BadData, CheckpointMismatch, DataMissing, UnknownName, UserError
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from harness.alignments import build_store, open_alignment
-from harness.cli import app
+from harness.cli.main import app
 from harness.data import Locus, reverse_complement
 from harness.errors import BadData, UnknownName, UserError
-from harness.sources import REFERENCES, locate
+from harness.files.alignments import build_store, open_alignment
+from harness.files.sources import REFERENCES, locate
 from harness.task import Reference
 from harness.tasks import _aligned
 from harness.tasks.files import from_files

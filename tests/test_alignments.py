@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.alignments import MULTIZ, SPECIES, build_store, open_alignment
 from harness.data import Locus, reverse_complement
 from harness.errors import BadData, UserError
+from harness.files.alignments import MULTIZ, SPECIES, build_store, open_alignment
 
 # Two blocks of chr1 with a gap of two columns between them (5-7), one of chrX; the human row has a gap of its own.
 MAF = """##maf version=1 scoring=multiz
@@ -101,7 +101,7 @@ def test_a_gzipped_maf_is_read_once_and_kept(maf, tmp_path, monkeypatch):
     path = tmp_path / "two.maf.gz"
     path.write_bytes(gzip.compress(maf.read_bytes()))
     first = open_alignment(path).columns(Locus("1", 0, 9))
-    monkeypatch.setattr("harness.alignments._Maf", None)
+    monkeypatch.setattr("harness.files.alignments._Maf", None)
     assert (open_alignment(path).columns(Locus("1", 0, 9)) == first).all()
     assert open_alignment(path).path == path
 

@@ -17,7 +17,9 @@ import pytest
 import torch
 from conftest import ROOT, motif_examples
 
-from harness import registry, results, tables
+from harness import registry
+from harness.evidence import records as results
+from harness.evidence import tables
 
 FAST = ("--init", "random:tiny", "--epochs", "1")
 
@@ -80,7 +82,7 @@ class TestRun:
         assert "SIMULATED" in done.stderr
         assert "best possible" in done.stdout
         (record,) = results.read_all(tmp_path / "results")
-        assert record.task["name"] == "QKI (sample)"
+        assert (record.task["name"], record.task_label) == ("QKI", "QKI (sample)")
         assert record.task["simulated"]
         assert record.model["notes"] == ["no alignment at hand: each window is read as an alignment of one row"]
         assert record.recipe["epochs"] == 1

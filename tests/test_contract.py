@@ -12,14 +12,16 @@ from conftest import ROOT
 from test_cli import harness, refused  # noqa: F401 (a fixture)
 from torch import nn
 
-from harness import contract, registry, results
+from harness import registry
 from harness.adapter import MaskedModel
 from harness.card import ModelCard
+from harness.check import contract
+from harness.check.template import SIZES, Template
 from harness.data import Window
 from harness.errors import BadData, UserError
-from harness.template import SIZES, Template
+from harness.evidence import records as results
 
-TEMPLATE = str(ROOT / "harness/template.py")
+TEMPLATE = str(ROOT / "harness/check/template.py")
 
 
 def cut(windows, length):
@@ -369,7 +371,7 @@ class TestFacts:
         ],
     )
     def test_facts(self, tmp_path, before, after, words):
-        text = (ROOT / "harness/template.py").read_text()
+        text = (ROOT / "harness/check/template.py").read_text()
         assert before in text
         (tmp_path / "template.py").write_text(text.replace(before, after, 1))
         first = contract.check(str(tmp_path / "template.py"))[0]
@@ -377,7 +379,7 @@ class TestFacts:
         assert words in first.detail
 
     def test_card_that_is_changed_later(self, tmp_path):
-        text = (ROOT / "harness/template.py").read_text()
+        text = (ROOT / "harness/check/template.py").read_text()
         (tmp_path / "template.py").write_text(f"{text}\n\nTemplate.card = ModelCard('', '', '', '')\n")
         assert "not the card of the class" in contract.check(str(tmp_path / "template.py"))[0].detail
 
@@ -400,7 +402,7 @@ class TestCheck:
             ("class Mine(", "SyntaxError"),
             ("x = 1", "expected one Adapter"),
             (
-                "from harness.template import Template\nclass Mine(Template):\n    def __init__(self, width):\n        self.a = b",
+                "from harness.check.template import Template\nclass Mine(Template):\n    def __init__(self, width):\n        self.a = b",
                 "NameError: name 'b' is not defined (mine.py, line 4)",
             ),
         ],

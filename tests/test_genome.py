@@ -12,7 +12,7 @@ import pytest
 
 from harness.data import Locus, reverse_complement
 from harness.errors import BadData, UserError
-from harness.genome import Genome, bare, optional
+from harness.files.genome import Genome, bare, optional
 
 pyfaidx = pytest.importorskip("pyfaidx", reason="needs the extra `variants`")
 

@@ -18,7 +18,7 @@ from harness.adapter import IGNORED
 from harness.adapters.gpn_msa import GPNMSA, MASK, TOKENS, rotate, sinusoids
 from harness.data import Window, reverse_complement
 from harness.errors import BadData, CheckpointMismatch, UserError
-from harness.weights import locate
+from harness.files.hub import locate
 
 GOLDEN = Path(__file__).parent / "golden/gpn_msa"
 SHARED = Path(__file__).parents[2] / "shared"

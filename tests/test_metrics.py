@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn import metrics as sk
 
 from harness.errors import RunFailed
-from harness.metrics import METRICS, _ranking, collapsed, intervals, scores
+from harness.evidence.metrics import METRICS, _ranking, collapsed, intervals, scores
 
 # By hand: predicted 1, 0, 1, 0 for the labels 1, 0, 0, 1.
 PROBABILITIES = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])

@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 
 from harness import registry
 from harness.adapter import IGNORED
-from harness.alignments import open_alignment
+from harness.cli.screen import Screen
+from harness.engine.pretrain import Corpus, Validation, pretrain
 from harness.errors import BadData, RunFailed, UserError
-from harness.pretrain import Corpus, Validation, pretrain
-from harness.screen import Screen
+from harness.files.alignments import open_alignment
 
 BASES = np.frombuffer(b"ACGT", np.uint8)
 GAP, UNKNOWN = ord("-"), ord("N")
@@ -72,7 +72,7 @@ def train(msa: Path, out: Path | None, **changes) -> Path:
         "tokens_per_step": 64,
         "evaluate_every": 2,
         "device": "cpu",
-        "screen": Screen(quiet=True),
+        "reporter": Screen(quiet=True),
     }
     settings = {"batch_size": 2, "precision": "float32"} | changes.pop("settings", {})
     return pretrain(**(arguments | {"msa": msa, "out": out, "settings": settings} | changes))
@@ -225,7 +225,7 @@ class TestResume:
     def test_goes_on_to_the_very_bits(self, msa, tmp_path, stop):
         whole = train(msa, tmp_path / "whole")
         with pytest.raises(KeyboardInterrupt):
-            train(msa, tmp_path / "cut", screen=Interrupted(stop))
+            train(msa, tmp_path / "cut", reporter=Interrupted(stop))
         assert (tmp_path / "cut/state.pt").exists() == (stop > 1)
         torch.manual_seed(99)  # the state a process happens to have does not matter
         cut = train(msa, tmp_path / "cut")
@@ -243,7 +243,7 @@ class TestResume:
     def test_a_finished_run_is_left_as_it_is(self, msa, tmp_path, capsys):
         folder = train(msa, tmp_path / "out")
         first = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-        train(msa, folder, screen=Screen())
+        train(msa, folder, reporter=Screen())
         assert "--force" in capsys.readouterr().err
         assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == first
         train(msa, folder, force=True, steps=1)
@@ -269,7 +269,7 @@ class TestResume:
 
     def test_a_damaged_state(self, msa, tmp_path):
         with pytest.raises(KeyboardInterrupt):
-            train(msa, tmp_path / "out", screen=Interrupted(3))
+            train(msa, tmp_path / "out", reporter=Interrupted(3))
         (tmp_path / "out/state.pt").write_bytes(b"damaged")
         with pytest.raises(BadData, match=r"state\.pt.*--force"):
             train(msa, tmp_path / "out")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import readers
 from harness.data import Locus
 from harness.errors import BadData
-from harness.readers import Record
+from harness.files import readers
+from harness.files.readers import Record
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the public files for development (../shared/data) are not here")

@@ -8,7 +8,9 @@ import pytest
 from conftest import ROOT
 from test_cli import harness  # noqa: F401 (a fixture)
 
-from harness import contract, registry, results
+from harness import registry
+from harness.check import contract
+from harness.evidence import records as results
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -12,16 +12,29 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-import harness
-from harness import results
 from harness.card import ModelCard
-from harness.errors import BadData, UserError
-from harness.metrics import scores
+from harness.errors import BadData
+from harness.evidence import records as results
+from harness.evidence.metrics import scores
+from harness.evidence.records import (
+    Predictions,
+    RunRecord,
+    find,
+    folder_name,
+    judge,
+    read,
+    read_all,
+    read_predictions,
+    write,
+)
 from harness.recipe import Recipe
-from harness.results import Predictions, RunRecord, find, folder_name, read, read_all, read_predictions, recompute, run_id, write
 
 PROBABILITIES = np.array([[0.1, 0.9], [0.8, 0.2], [1 / 3, 2 / 3]])
 PREDICTIONS = Predictions(("a", "b", "c"), np.array([1, 0, 0]), PROBABILITIES, ("unbound", "bound"))
+
+
+def _recompute(folder):
+    return judge(read_predictions(folder))
 
 
 def record(**changes) -> RunRecord:
@@ -63,7 +76,7 @@ def test_round_trip(tmp_path):
     assert read_all(tmp_path) == [written]
     assert find(tmp_path, "QKI (sample)", "kmer", written.run_id) == written
     assert find(tmp_path, "QKI (sample)", "kmer", "seed1-0123456789") is None
-    assert recompute(folder) == (written.metrics, {})
+    assert _recompute(folder) == (written.metrics, {})
     first_line = (folder / "predictions.csv").read_text().splitlines()[1]
     assert first_line == '"a","bound",0.1,0.9'
 
@@ -108,7 +121,7 @@ def test_failed_run_needs_no_predictions(tmp_path):
     assert read(folder) == failed
     assert not read(folder).finished
     with pytest.raises(BadData, match=r"predictions\.csv"):
-        recompute(folder)
+        _recompute(folder)
 
 
 @pytest.mark.parametrize("fail_at", [1, 2])
@@ -202,7 +215,7 @@ def test_predictions_in_blocks_keep_them_and_give_their_intervals(tmp_path):
     )
     folder = write(record(), predictions, tmp_path)
     assert read_predictions(folder).blocks == blocks
-    metrics, intervals = recompute(folder)
+    metrics, intervals = _recompute(folder)
     low, high = intervals["auroc"]
     assert low < metrics["auroc"] < high
     with pytest.raises(ValueError, match="2 blocks: expected 3"):
@@ -262,56 +275,3 @@ def test_folder_names():
 @example(["QKI (sample)", "QKI-sample", "QKI -sample"])
 def test_two_names_never_share_a_folder(names):
     assert len({folder_name(name) for name in names}) == len(names)
-
-
-def test_run_id_names_all_that_determines_a_result():
-    facts = {
-        "task": "QKI",
-        "split": "thesis",
-        "files": {"train.csv": "aa", "test.csv": "bb"},
-        "model": "kmer",
-        "size": "base",
-        "options": {},
-        "checkpoint": None,
-        "recipe": asdict(Recipe()),
-        "seed": 0,
-        "code": "c0de",
-        "device": "cpu",
-        "precision": "float32",
-    }
-    first = run_id(**facts)
-    assert first.startswith("seed0-")
-    assert len(first) == len("seed0-") + 10
-    assert run_id(**facts | {"files": {"test.csv": "bb", "train.csv": "aa"}}) == first
-    other = {"files": {"train.csv": "ab"}, "options": {"k": 3}, "recipe": asdict(Recipe(epochs=1)), "seed": 1}
-    for key in facts:
-        assert run_id(**facts | {key: other.get(key, "other")}) != first
-
-
-def test_code_fingerprint(tmp_path, monkeypatch):
-    here = results.code_fingerprint()
-    assert here == results.code_fingerprint()
-    model = tmp_path / "my_model.py"
-    model.write_text("x = 1\n")
-    assert results.code_fingerprint(model) != here
-    wheel = tmp_path / "site" / "harness"
-    home, beside = Path(harness.__file__).parent, Path(harness.__file__).parent.parent
-    sources = [(path, home) for path in home.rglob("*.py")]
-    sources += [(path, beside) for room in results._ROOMS for path in (beside / room).rglob("*.py")]
-    for path, root in sources:
-        target = wheel / path.relative_to(root)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    monkeypatch.setattr(harness, "__path__", [str(wheel)])
-    results.code_fingerprint.cache_clear()
-    assert results.code_fingerprint() == here
-    results.code_fingerprint.cache_clear()
-
-
-def test_check_writable(tmp_path):
-    results.check_writable(tmp_path / "new" / "results")
-    assert list(tmp_path.iterdir()) == []
-    (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "file", tmp_path / "file" / "results", Path("/proc/results")):
-        with pytest.raises(UserError, match=r"results folder .*cannot be written .*--results"):
-            results.check_writable(folder)

@@ -16,9 +16,9 @@ from test_rnafm import GOLDEN, SHARED, Evil, check_lora_targets, check_masked_in
 
 from harness import registry
 from harness.adapters import _rna, rnaernie
-from harness.checkpoint import rename
 from harness.data import Window
 from harness.errors import BadData, CheckpointMismatch, UserError
+from harness.files.checkpoint import rename
 
 FOLDERS = ("rnaernie", "rnaernie_multimolecule")
 PORT = GOLDEN / "rnaernie_multimolecule/checkpoint"

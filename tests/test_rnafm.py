@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from harness import registry
-from harness.checkpoint import read_tensors
 from harness.data import Window
 from harness.errors import BadData, CheckpointMismatch, DataMissing, UserError
+from harness.files.checkpoint import read_tensors
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED = Path(__file__).parents[2] / "shared"

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from harness import contract, registry, sources
-from harness.contract import random_windows, with_rows
+import harness
+from harness import registry
+from harness.check import contract
+from harness.check.contract import random_windows, with_rows
 from harness.data import Locus, Window, reverse_complement
 from harness.errors import BadData, DataMissing, UserError
-from harness.run import run_all
-from harness.screen import Screen
+from harness.files import sources
 from harness.task import Reference
 from harness.tasks.variants import from_variants
 
@@ -315,20 +316,22 @@ def test_scores_run_beside_models(tmp_path):
     (tmp_path / "other.csv").write_text("".join([*lines, "1,1999,A,C,0,3,3\n"]))
 
     def run(model: str, file: str, **options: str):
-        return run_all(
+        return harness.run(
             model,
-            [f"variants:{tmp_path / 'v.csv'}"],
-            reference=Reference(tmp_path / "genome.fa", context=16),
-            options={"scores": str(tmp_path / file), **options},
-            results_dir=tmp_path / "results",
+            f"variants:{tmp_path / 'v.csv'}",
+            genome=tmp_path / "genome.fa",
+            context=16,
+            option={"scores": str(tmp_path / file), **options},
+            results=tmp_path / "results",
             device="cpu",
-            screen=Screen(quiet=True),
-        )[0]
+            quiet=True,
+        )
 
     first = run("phylop", "v.csv")
     assert first.finished
     assert first.metrics["auroc"] > 0.98
-    assert first.model["checkpoint"] == {"name": "v.csv", "sha256": sources.sha256(tmp_path / "v.csv")}
+    assert first.model["checkpoint"]["name"] == "v.csv"
+    assert first.model["checkpoint"]["sha256"] == sources.sha256(tmp_path / "v.csv")
     assert run("phylop", "other.csv").run_id != first.run_id
     assert run("cadd", "v.csv", column="mine").metrics["auroc"] == 1.0  # whatever its sign
     splits = from_variants(tmp_path / "v.csv").bind(Reference(tmp_path / "genome.fa")).load("chromosome")

@@ -7,18 +7,18 @@ from functools import partial
 import numpy as np
 import torch
 from accelerate import Accelerator
-from conftest import variant_examples
+from conftest import planned_run, variant_examples
 
 from harness import registry
 from harness.adapters.msamamba import MSAMamba
-from harness.classifier import Classifier, ZeroShot
-from harness.metrics import scores
+from harness.engine.classifier import Classifier, ZeroShot
+from harness.engine.fit import fit
+from harness.engine.predict import predict
+from harness.evidence.metrics import scores
+from harness.evidence.sensitivity import alignment_sensitivity, insensitive
 from harness.recipe import Recipe
-from harness.run import Request, run
-from harness.screen import Screen
-from harness.sensitivity import alignment_sensitivity, insensitive
+from harness.study.run import execute
 from harness.task import Splits, Task
-from harness.train import fit, predict
 
 ACCELERATOR = Accelerator(cpu=True)
 
@@ -70,8 +70,8 @@ class TestSensitivity:
         splits = Splits(*(variant_examples(20, alignment=True, seed=seed) for seed in range(3)), files={"made": "here"})
         task = Task("pairs", "variants", "made here", ("benign", "pathogenic"), lambda rule: splits, ("position",))
         for model, kept in (("msamamba", {"examples", "intact", "blanked", "shuffled"}), ("kmer", set())):
-            request = Request(model, task, "position", 0, Recipe(tune="probe", precision="float32"), size="tiny")
-            assert set(run(request, splits, ACCELERATOR, tmp_path, False, Screen(quiet=True)).alignment) == kept
+            record = execute(planned_run(model, task, splits, tune="probe"), tmp_path, opened=(task, splits))
+            assert set(record.alignment) == kept
 
 
 class TestMSAMamba:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import sources
 from harness.errors import ChecksumMismatch, DataMissing, DownloadFailed, UserError
+from harness.files import sources
 from harness.task import Source
 
 CONTENT = bytes(range(256)) * 5000  # 1.28 MB: several chunks

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from harness import tables
 from harness.card import ModelCard
 from harness.errors import BadData, UnknownName, UserError
-from harness.metrics import METRICS
+from harness.evidence import tables
+from harness.evidence.metrics import METRICS
+from harness.evidence.records import Predictions, RunRecord, write
+from harness.evidence.tables import Published, long, model_label, read_published, render, show, summary, wide
 from harness.recipe import Recipe
-from harness.results import Predictions, RunRecord, write
-from harness.tables import Published, long, model_label, read_published, render, show, summary, wide
 
 PROBE = Recipe(tune="probe")
 

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import registry, sources
+from harness import registry
 from harness.data import Example
 from harness.errors import BadData, ChecksumMismatch, DataMissing, UnknownName, UserError
+from harness.files import sources
 from harness.task import Splits, Task
 from harness.tasks import _simulate, rbp
 from harness.tasks._splits import stratified
@@ -26,7 +27,7 @@ QKI = SHARED / "rbp" / "QKI_K562_IDR"
 needs_qki = pytest.mark.skipif(not QKI.is_dir(), reason="the real QKI files (../shared/data/rbp) are not here")
 
 TASKS = registry.tasks()
-SAMPLES = {task.sample.name: task.sample for task in TASKS.values() if task.sample is not None}
+SAMPLES = {task.sample.label: task.sample for task in TASKS.values() if task.sample is not None}
 PROTEINS = ("GTF2F1", "HNRNPL", "HNRNPM", "PTBP1", "ILF3", "MATR3", "KHSRP", "QKI")
 
 
@@ -56,7 +57,7 @@ def sequences(examples: Sequence[Example]) -> list[str]:
 # --- every task ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("task", [*TASKS.values(), *SAMPLES.values()], ids=lambda task: task.name)
+@pytest.mark.parametrize("task", [*TASKS.values(), *SAMPLES.values()], ids=lambda task: task.label)
 def test_contract(task: Task) -> None:
     assert len(task.classes) >= 2
     assert task.split_rules

@@ -14,9 +14,12 @@ from accelerate import Accelerator
 from conftest import motif_examples
 from torch import nn
 
-from harness import registry, train
-from harness.classifier import Classifier
+from harness import registry
 from harness.data import Example, Window
+from harness.engine.classifier import Classifier
+from harness.engine.fit import _learning_rate_factor, _parameter_groups, _steps, fit
+from harness.engine.predict import PREDICT_BATCH, embed, length, log_loss, predict
+from harness.engine.probe import probe
 from harness.errors import RunFailed, UserError
 from harness.recipe import Recipe
 
@@ -38,11 +41,11 @@ class TestFit:
     def test_learns_and_restores_the_best_weights(self):
         parts = [motif_examples(count, seed=seed) for seed, count in enumerate((400, 100, 100))]
         classifier = build("cnn", self.recipe)
-        fitted = train.fit(classifier, parts[0], parts[1], self.recipe, ACCELERATOR)
+        fitted = fit(classifier, parts[0], parts[1], self.recipe, ACCELERATOR)
         best = min(epoch["validation_log_loss"] for epoch in fitted.history)
-        probabilities = train.predict(classifier, parts[1], ACCELERATOR)
-        assert train._log_loss(probabilities, labels(parts[1])) == pytest.approx(best, rel=1e-6)
-        assert (train.predict(classifier, parts[2], ACCELERATOR).argmax(axis=1) == labels(parts[2])).mean() > 0.9
+        probabilities = predict(classifier, parts[1], ACCELERATOR)
+        assert log_loss(probabilities, labels(parts[1])) == pytest.approx(best, rel=1e-6)
+        assert (predict(classifier, parts[2], ACCELERATOR).argmax(axis=1) == labels(parts[2])).mean() > 0.9
 
     def test_stops_when_validation_no_longer_improves(self):
         """Labels of the validation split are noise, so its loss soon rises."""
@@ -50,7 +53,7 @@ class TestFit:
         rng = np.random.default_rng(0)
         noise = [replace(example, label=int(rng.integers(2))) for example in motif_examples(64, seed=1)]
         recipe = self.recipe.override(epochs=50, patience=3, learning_rate=1e-2)
-        history = train.fit(build("cnn", recipe), examples, noise, recipe, ACCELERATOR).history
+        history = fit(build("cnn", recipe), examples, noise, recipe, ACCELERATOR).history
         losses = [epoch["validation_log_loss"] for epoch in history]
         assert len(history) < 50
         assert len(history) - 1 - int(np.argmin(losses)) == 3
@@ -62,8 +65,8 @@ class TestFit:
         outputs = []
         for _ in range(2):
             classifier = build(name, recipe)
-            train.fit(classifier, examples, examples, recipe, ACCELERATOR, seed=3, precision="float32")
-            outputs.append(train.predict(classifier, examples, ACCELERATOR))
+            fit(classifier, examples, examples, recipe, ACCELERATOR, seed=3, precision="float32")
+            outputs.append(predict(classifier, examples, ACCELERATOR))
         assert np.array_equal(*outputs)
 
     def test_accumulation_is_the_same_step_as_a_larger_batch(self):
@@ -73,7 +76,7 @@ class TestFit:
         for batch_size, accumulation in ((16, 1), (4, 4)):
             recipe = Recipe(epochs=2, batch_size=batch_size, accumulation=accumulation, learning_rate=1e-2, dropout=0.0)
             classifier = build("kmer", recipe)
-            train.fit(classifier, examples, examples, recipe, ACCELERATOR)
+            fit(classifier, examples, examples, recipe, ACCELERATOR)
             weights.append(classifier.head[-1].weight.detach())
         torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-6)
 
@@ -90,7 +93,7 @@ class TestFit:
 
         monkeypatch.setattr(classifier, "forward", small_machine)
         said = []
-        fitted = train.fit(classifier, examples, examples, recipe, ACCELERATOR, report=said.append)
+        fitted = fit(classifier, examples, examples, recipe, ACCELERATOR, report=said.append)
         assert fitted.events == [
             "out of memory: batch 16 → 8, accumulation 1 → 2",
             "out of memory: batch 8 → 4, accumulation 2 → 4",
@@ -106,45 +109,45 @@ class TestFit:
 
         monkeypatch.setattr(classifier, "forward", tiny_machine)
         with pytest.raises(RunFailed, match="batch of one window"):
-            train.fit(classifier, motif_examples(8), motif_examples(8), self.recipe.override(batch_size=2), ACCELERATOR)
+            fit(classifier, motif_examples(8), motif_examples(8), self.recipe.override(batch_size=2), ACCELERATOR)
 
     def test_divergence_is_an_error_that_says_what_to_do(self):
         recipe = self.recipe.override(learning_rate=1e30, clip=1e30)
         with pytest.raises(RunFailed, match=r"lower --learning-rate"):
-            train.fit(build("cnn", recipe), motif_examples(64), motif_examples(8), recipe, ACCELERATOR)
+            fit(build("cnn", recipe), motif_examples(64), motif_examples(8), recipe, ACCELERATOR)
 
     def test_evaluation_leaves_the_mode_as_found(self):
         classifier = build("cnn", self.recipe).train()
-        train.predict(classifier, motif_examples(4), ACCELERATOR)
+        predict(classifier, motif_examples(4), ACCELERATOR)
         assert classifier.training
 
-    @pytest.mark.parametrize(("evaluate", "method"), [(train.predict, "forward"), (train.embed, "embed")])
+    @pytest.mark.parametrize(("evaluate", "method"), [(predict, "forward"), (embed, "embed")])
     def test_evaluation_keeps_only_results(self, evaluate, method, monkeypatch):
         """What a model gives back may be a view of all its hidden states, which must go with their batch."""
         classifier = build("gc", Recipe(tune="probe"))
         hidden_states = []
 
         def first_token(batch):
-            hidden = np.ones((train.PREDICT_BATCH, 10, 2), np.float32)
+            hidden = np.ones((PREDICT_BATCH, 10, 2), np.float32)
             assert sum(earlier() is not None for earlier in hidden_states) <= 1
             hidden_states.append(weakref.ref(hidden))
             return torch.from_numpy(hidden)[:, 0]
 
         monkeypatch.setattr(classifier, method, first_token)
-        evaluate(classifier, motif_examples(6 * train.PREDICT_BATCH), ACCELERATOR)
+        evaluate(classifier, motif_examples(6 * PREDICT_BATCH), ACCELERATOR)
         assert len(hidden_states) == 6
 
     def test_evaluation_takes_fewer_examples_at_once_where_they_are_large(self, monkeypatch):
-        monkeypatch.setattr(train, "PREDICT_LETTERS", 1000)
+        monkeypatch.setattr("harness.engine.predict.PREDICT_LETTERS", 1000)
         classifier = build("gc", Recipe(tune="probe"))
         collate, sizes = classifier.collate, []
         monkeypatch.setattr(classifier, "collate", lambda examples: sizes.append(len(examples)) or collate(examples))
         rows = np.full((5, 40), ord("A"), np.uint8)
         deep = [Example(str(number), (Window("A" * 40, None, rows),), 0) for number in range(12)]
-        assert len(train.predict(classifier, deep, ACCELERATOR)) == 12
+        assert len(predict(classifier, deep, ACCELERATOR)) == 12
         assert sizes == [5, 5, 2]
         sizes.clear()
-        train.predict(classifier, motif_examples(30, length=2000), ACCELERATOR)
+        predict(classifier, motif_examples(30, length=2000), ACCELERATOR)
         assert sizes == [1] * 30
 
     def test_bf16_agrees_within_noise(self):
@@ -152,10 +155,8 @@ class TestFit:
         scores = {}
         for precision in ("float32", "bf16"):
             classifier = build("cnn", self.recipe)
-            train.fit(classifier, parts[0], parts[1], self.recipe, ACCELERATOR, precision=precision)
-            scores[precision] = train._log_loss(
-                train.predict(classifier, parts[2], ACCELERATOR, precision=precision), labels(parts[2])
-            )
+            fit(classifier, parts[0], parts[1], self.recipe, ACCELERATOR, precision=precision)
+            scores[precision] = log_loss(predict(classifier, parts[2], ACCELERATOR, precision=precision), labels(parts[2]))
         assert scores["bf16"] == pytest.approx(scores["float32"], abs=0.15)
 
     def test_two_windows_an_example(self):
@@ -168,8 +169,8 @@ class TestFit:
             examples.append(Example(example.id, (Window(reference), Window(alternate)), int(alternate != reference)))
         recipe = self.recipe.override(epochs=15)
         classifier = build("cnn", recipe, windows=2)
-        train.fit(classifier, examples[:200], examples[200:], recipe, ACCELERATOR)
-        probabilities = train.predict(classifier, examples, ACCELERATOR)
+        fit(classifier, examples[:200], examples[200:], recipe, ACCELERATOR)
+        probabilities = predict(classifier, examples, ACCELERATOR)
         assert probabilities.shape == (300, 2)
         assert (probabilities.argmax(axis=1) == labels(examples)).mean() > 0.8
 
@@ -183,15 +184,15 @@ class TestProbe:
         examples, held_out = motif_examples(120), motif_examples(60, seed=1)
         recipe = registry.adapter_class(name).recipe.override(tune="probe")
         classifier = build(name, recipe).eval()
-        fitted = train.probe(classifier, examples, held_out, recipe, ACCELERATOR)
+        fitted = probe(classifier, examples, held_out, recipe, ACCELERATOR)
         chosen = min(fitted.history, key=lambda entry: entry["validation_log_loss"])
-        features, other = (np.float64(train.embed(classifier, part, ACCELERATOR)) for part in (examples, held_out))
+        features, other = (np.float64(embed(classifier, part, ACCELERATOR)) for part in (examples, held_out))
         if name != "kmer":
             mean, scale = features.mean(axis=0), features.std(axis=0)
             features, other = (features - mean) / scale, (other - mean) / scale
         reference = LogisticRegression(C=chosen["strength"], max_iter=2000).fit(features, labels(examples))
         np.testing.assert_allclose(
-            train.predict(classifier, held_out, ACCELERATOR),
+            predict(classifier, held_out, ACCELERATOR),
             reference.predict_proba(other),
             atol=2e-3 if name == "msamamba" else 1e-4,
         )
@@ -201,15 +202,15 @@ class TestProbe:
         recipe = Recipe(tune="probe")
         torch.manual_seed(0)
         classifier = Classifier(registry.adapter_class("gc").from_checkpoint(), 3, recipe)
-        train.probe(classifier, examples, examples, recipe, ACCELERATOR)
-        probabilities = train.predict(classifier, examples, ACCELERATOR)
+        probe(classifier, examples, examples, recipe, ACCELERATOR)
+        probabilities = predict(classifier, examples, ACCELERATOR)
         assert probabilities.shape == (90, 3)
         np.testing.assert_allclose(probabilities.sum(axis=1), 1)
 
     def test_body_is_left_alone(self):
         classifier = build("msamamba", Recipe(tune="probe"))
         before = copy.deepcopy(classifier.adapter.state_dict())
-        train.probe(classifier, motif_examples(20), motif_examples(20, seed=1), Recipe(tune="probe"), ACCELERATOR)
+        probe(classifier, motif_examples(20), motif_examples(20, seed=1), Recipe(tune="probe"), ACCELERATOR)
         assert all(torch.equal(before[name], tensor) for name, tensor in classifier.adapter.state_dict().items())
 
 
@@ -217,7 +218,7 @@ class TestBatches:
     def test_an_epoch_shows_every_example_once(self):
         examples = motif_examples(101, (20, 90))
         recipe = Recipe(batch_size=8, accumulation=2)
-        steps = list(train._steps(examples, recipe, np.random.default_rng(0), ACCELERATOR))
+        steps = list(_steps(examples, recipe, np.random.default_rng(0), ACCELERATOR))
         assert sorted(example.id for step in steps for batch in step for example in batch) == sorted(
             example.id for example in examples
         )
@@ -229,13 +230,11 @@ class TestBatches:
         recipe = Recipe(batch_size=8)
 
         def padding(steps):
-            return sum(
-                max(map(train._length, batch)) * len(batch) - sum(map(train._length, batch)) for step in steps for batch in step
-            )
+            return sum(max(map(length, batch)) * len(batch) - sum(map(length, batch)) for step in steps for batch in step)
 
         shuffled = np.random.default_rng(0).permutation(400)
         naive = [[[examples[index] for index in shuffled[start : start + 8]]] for start in range(0, 400, 8)]
-        assert padding(train._steps(examples, recipe, np.random.default_rng(0), ACCELERATOR)) < 0.2 * padding(naive)
+        assert padding(_steps(examples, recipe, np.random.default_rng(0), ACCELERATOR)) < 0.2 * padding(naive)
 
     def test_two_processes_share_a_step_and_drop_nothing(self):
         examples = motif_examples(30)
@@ -247,7 +246,7 @@ class TestBatches:
             def __init__(self, index):
                 self.process_index = index
 
-        shares = [list(train._steps(examples, recipe, np.random.default_rng(0), Process(index))) for index in range(2)]
+        shares = [list(_steps(examples, recipe, np.random.default_rng(0), Process(index))) for index in range(2)]
         assert len(shares[0]) == len(shares[1])
         assert all(sum(map(len, left)) == sum(map(len, right)) for left, right in zip(*shares))
         seen = {example.id for share in shares for step in share for batch in step for example in batch}
@@ -258,14 +257,14 @@ class TestSchedule:
     @pytest.mark.parametrize("schedule", ["cosine", "linear"])
     def test_warms_up_then_decays_to_zero(self, schedule):
         recipe = Recipe(schedule=schedule, warmup=0.1)
-        factors = [train._learning_rate_factor(step, 100, recipe) for step in range(101)]
+        factors = [_learning_rate_factor(step, 100, recipe) for step in range(101)]
         assert max(factors) == factors[9] == factors[10] == 1.0
         assert factors[:10] == sorted(factors[:10])
         assert factors[10:] == sorted(factors[10:], reverse=True)
         assert factors[100] == pytest.approx(0.0)
 
     def test_only_matrices_decay(self):
-        groups = train._parameter_groups(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), 0.1)
+        groups = _parameter_groups(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), 0.1)
         assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(1, 0.1), (3, 0.0)]
 
 

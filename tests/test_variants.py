@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.alignments import build_store
 from harness.errors import BadData, DataMissing, UserError
+from harness.files.alignments import build_store
 from harness.task import Reference, Splits
 from harness.tasks import _evolve, _variant_files
 from harness.tasks._evolve import CONSERVED, FREE, FREQUENCIES, Evolution
@@ -72,7 +72,7 @@ def everything(splits: Splits):
 @pytest.mark.parametrize("context", [1, 2, 7, 128])
 def test_two_windows_around_the_variant(context, contigs, genome, tmp_path):
     task = from_variants(tsv(tmp_path / "v.tsv", rows(contigs))).bind(Reference(genome, context=context))
-    assert task.name == ("v.tsv" if context == 128 else f"v.tsv@{context}")
+    assert task.label == ("v.tsv" if context == 128 else f"v.tsv@{context}")
     assert (task.family, task.classes, task.main_metric) == ("variants", ("benign", "pathogenic"), "auroc")
     splits = task.load("chromosome")
     examples = everything(splits)
@@ -378,7 +378,7 @@ def test_clinvar_and_omim(contigs, genome, tmp_path, monkeypatch):
     assert [source.path for source in bound.sources] == ["variants/clinvar.parquet"]
     assert bound.sample is None  # whoever brings a genome does not mean the sample
     longer = clinvar.bind(Reference(context=512))
-    assert (longer.name, longer.sample.name) == ("clinvar@512", "clinvar@512 (sample)")
+    assert (longer.label, longer.sample.label) == ("clinvar@512", "clinvar@512 (sample)")
     # As if downloaded; read as a table, so that this needs no pyarrow.
     monkeypatch.setattr(_variant_files, "_parquet", _variant_files._table)
     home = tmp_path / "data" / "variants"

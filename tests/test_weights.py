@@ -15,10 +15,12 @@ from conftest import motif_examples
 from test_cli import harness, refused  # noqa: F401 (a fixture)
 from torch import nn
 
-from harness import registry, train, weights
-from harness.cache import EmbeddingCache
-from harness.classifier import Classifier
+from harness import registry
+from harness.engine.cache import EmbeddingCache
+from harness.engine.classifier import Classifier
+from harness.engine.fit import fit
 from harness.errors import UserError
+from harness.files import hub as weights
 from harness.recipe import Recipe
 
 PRETRAINED = [name for name, card in registry.model_cards().items() if card.checkpoint]
@@ -138,7 +140,7 @@ def test_lora_trains_its_matrices_and_the_head_alone(name):
     assert all("lora_" in item for item in added)
     before = {item: parameter.clone() for item, parameter in classifier.named_parameters()}
     examples = motif_examples(16)
-    train.fit(classifier, examples, examples, recipe, Accelerator(cpu=True))
+    fit(classifier, examples, examples, recipe, Accelerator(cpu=True))
     moved = {item for item, parameter in classifier.named_parameters() if not torch.equal(parameter, before[item])}
     assert moved <= trained
     assert any("lora_B" in item for item in moved)

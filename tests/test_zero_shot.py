@@ -8,18 +8,17 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import random_windows, variant_examples
+from conftest import planned_run, random_windows, variant_examples
 
 from harness import registry
 from harness.adapter import MaskedModel
-from harness.classifier import Classifier, ZeroShot, variant_position
 from harness.data import Example, Window
+from harness.engine.classifier import Classifier, ZeroShot, variant_position
+from harness.engine.predict import predict
 from harness.errors import BadData, UserError
 from harness.recipe import Recipe
-from harness.run import Request, run
-from harness.screen import Screen
+from harness.study.run import execute
 from harness.task import Splits, Task
-from harness.train import predict
 
 ACCELERATOR = Accelerator(cpu=True)
 MODELS = [name for name in registry.model_cards() if issubclass(registry.adapter_class(name), MaskedModel)]
@@ -52,25 +51,21 @@ class TestZeroShot:
 
     def test_from_request_to_record(self, tmp_path):
         task, splits = variant_task()
-        record = run(request("gpn_msa", task, "zero"), splits, ACCELERATOR, tmp_path, False, Screen(quiet=True))
+        record = execute(planned_run("gpn_msa", task, splits, tune="zero"), tmp_path, opened=(task, splits))
         assert record.finished
         assert record.model["parameters"]["trainable"] == 0
         assert any(note.startswith("zero-shot") for note in record.model["notes"])
         assert record.intervals["auroc"][0] <= record.metrics["auroc"] <= record.intervals["auroc"][1]
         one = [replace(example, windows=example.windows[:1]) for example in variant_examples(20)]
-        single = request("gpn_msa", replace(task, name="single"), "zero")
-        with pytest.raises(UserError, match=r"tune 'zero': single is no task of variants"):
-            run(single, Splits(one, one, one, {}), ACCELERATOR, tmp_path, False, Screen(quiet=True))
+        single, splits = replace(task, name="single"), Splits(one, one, one, {})
+        with pytest.raises(UserError, match=r"tune 'zero': single is not a variant task"):
+            execute(planned_run("gpn_msa", single, splits, tune="zero"), tmp_path, opened=(single, splits))
 
 
 def variant_task() -> tuple[Task, Splits]:
     parts = [variant_examples(20, alignment=True, seed=seed) for seed in range(3)]
     splits = Splits(*parts, files={"made": "here"}, block=lambda name: name)
     return Task("pairs", "variants", "made here", ("benign", "pathogenic"), lambda rule: splits, ("position",)), splits
-
-
-def request(model: str, task: Task, tune: str) -> Request:
-    return Request(model, task, "position", 0, Recipe(tune=tune, precision="float32"), size="tiny")
 
 
 def test_the_head_sees_the_difference_of_a_pair():

@@ -5,9 +5,9 @@ from torch import nn
 
 from harness.adapter import Adapter
 from harness.card import ModelCard
-from harness.checkpoint import load_tensors, read_tensors, weight_file
 from harness.data import letter_table, letters
 from harness.errors import UserError
+from harness.files.checkpoint import load_tensors, read_tensors, weight_file
 from harness.recipe import Recipe
 
 TOKENS = letter_table({"A": 1, "C": 2, "G": 3, "T": 4}, default=0)  # your vocabulary; here N and padding are 0

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from harness.data import Locus, normalise, reverse_complement
 from harness.errors import BadData, UserError
-from harness.sources import cache_home
+from harness.files.sources import cache_home
 
 _TWO_BIT = (b"\x1aA'C"[::-1], b"\x1aA'C")  # the format's signature in either byte order
 _PART = re.compile(r"(?P<chromosome>[\w.]+):(?P<start>\d+)-(?P<end>\d+)")

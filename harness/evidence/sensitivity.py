@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from harness.data import Example
-from harness.metrics import scores
+
+from .metrics import scores
 
 MOST = 500  # examples looked at: this is a diagnosis, not a score
 GAP = ord("-")

@@ -28,6 +28,7 @@ from harness import registry
 from harness.adapter import Adapter, MaskedModel
 from harness.data import Window, reverse_complement
 from harness.errors import HarnessError, UserError
+from harness.facts import read_card
 
 TOLERANCE = 1e-4  # between values that should be the same, as a share of the largest among them
 SPREAD = 1e-4  # smallest standard deviation between embeddings of random windows, again as a share of the largest value
@@ -103,7 +104,7 @@ def facts(model: Candidate) -> None:
     file = Path(inspect.getfile(cls))
     if file.stem != cls.name and registry.model_files().get(cls.name) != file:
         raise Violation(f"name {cls.name!r}, but the file is {file.name}")
-    if registry.model_card(file) != cls.card:
+    if read_card(file) != cls.card:
         raise Violation(f"{file.name}: the card in the file is not the card of the class")
     if cls.card.reads not in ("sequence", "alignment", "score"):
         raise Violation(f"card.reads {cls.card.reads!r}: expected sequence, alignment or score")

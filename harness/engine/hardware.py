@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import os
 import platform
 import resource
 import sys
 from importlib.metadata import PackageNotFoundError, version
-
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.errors import UserError
+from harness.files.fingerprint import remembered
+
+if TYPE_CHECKING:
+    import torch
 
 # Packages whose versions a record keeps, because each can change a number.
 VERSIONED = (
@@ -35,6 +38,8 @@ def pick_device(name: str) -> torch.device:
     Raises:
         UserError: a device that is unknown or not on this machine.
     """
+    import torch
+
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
@@ -49,6 +54,8 @@ def pick_device(name: str) -> torch.device:
 
 def has_native_bf16(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16 matrices itself, rather than emulating it in float32."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
@@ -61,10 +68,36 @@ def pick_precision(name: str, device: torch.device) -> str:
     return "bf16" if has_native_bf16(device) else "float32"
 
 
+def resolve(device: str, precision: str) -> tuple[str, str]:
+    """The type of device (``cpu``, ``cuda``, ``mps``) and the precision that these words mean on this machine.
+
+    Remembered, so that torch is imported once for each version of it and kind of machine.
+
+    Raises:
+        UserError: a device that is unknown or not on this machine.
+    """
+
+    def compute() -> list[str]:
+        found = pick_device(device)
+        return [found.type, pick_precision(precision, found)]
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    cards = sorted(path.name for path in Path("/dev").glob("nvidia*"))
+    machine = [versions().get("torch"), sys.platform, platform.machine(), _processor(), cards, visible]
+    kind, found = remembered("device", [], [device, precision, *machine], compute)
+    return kind, found
+
+
 def describe_device(device: torch.device) -> str:
     """The device's own name, e.g. ``NVIDIA H100`` or the processor's."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
+    return _processor()
+
+
+def _processor() -> str:
     if sys.platform == "linux":
         with open("/proc/cpuinfo") as lines:
             for line in lines:
@@ -86,26 +119,18 @@ def versions() -> dict[str, str]:
 
 def peak_memory(device: torch.device) -> int:
     """Largest memory in use since the process began, in bytes: of the GPU where there is one, else of the process."""
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def keep_freed_memory() -> None:
-    """For the whole process, have glibc keep freed memory for the next tensors, where it would return all large ones.
-
-    Getting them anew, a page fault every 4 KiB, was a tenth of a training step of a BERT on a CPU, and a quarter of one of
-    MSAMamba on 90 rows. Does nothing on other systems.
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        trim_threshold, mmap_max = -1, -4  # as numbered in malloc.h
-        libc.mallopt(trim_threshold, -1)
-        libc.mallopt(mmap_max, 0)
-
-
 def doctor() -> list[tuple[str, bool, str]]:
     """What was looked for, whether it is there, and what it means or what to install: one row each."""
+    import torch
+
     cuda = torch.cuda.is_available()
     device = pick_device("auto")
     rows = [

@@ -5,28 +5,26 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-import harness
 from harness.errors import BadData, UserError
+from harness.files.fingerprint import plain
+from harness.task import Reference, task_label
 
 if TYPE_CHECKING:
     import numpy as np
 
-SCHEMA = 1
+SCHEMA = 2
 RECORD, PREDICTIONS = "record.json", "predictions.csv"
 BLOCK = "block"  # the column of predictions whose examples come in blocks
 FINISHED, FAILED = "finished", "failed"
@@ -37,7 +35,6 @@ _NEEDED = {
     "model": ("name", "card", "recipe", "checkpoint", "size", "options"),
 }
 _RESERVED = ("tables", "published")  # folders of the results folder that are no task
-_ROOMS = ("adapters", "tasks", "kernels")
 _STALE_SECONDS = 600  # writing takes a second: an older temporary folder was left by a killed run
 
 
@@ -55,8 +52,8 @@ class RunRecord:
     ``environment``: versions, device (its type), device_name, precision (as computed), threads.
     ``timing``: seconds (load, compile, train, evaluate, total), examples_per_second, peak_memory_bytes.
     ``intervals``: metric → (low, high), the block-bootstrap intervals of the test split, where its examples come in blocks.
-    ``alignment``: how far the predictions change without the alignment (see :mod:`harness.sensitivity`), where there is one.
-    ``code``: :func:`code_fingerprint`. ``error`` tells why a run failed. ``created`` is UTC.
+    ``alignment``: how far the predictions change without the alignment (see :mod:`.sensitivity`), where there is one.
+    ``code`` is the digest of the code that can change a number. ``error`` tells why a run failed. ``created`` is UTC.
     """
 
     run_id: str
@@ -82,7 +79,7 @@ class RunRecord:
         if self.status not in (FINISHED, FAILED) or (self.status == FAILED) != bool(self.error):
             raise ValueError(f"status {self.status!r}, error {self.error!r}: expected {FINISHED}, or {FAILED} with an error")
         for item in fields(self):
-            object.__setattr__(self, item.name, _plain(getattr(self, item.name)))
+            object.__setattr__(self, item.name, plain(getattr(self, item.name)))
         for section, keys in _NEEDED.items():
             if missing := [key for key in keys if key not in getattr(self, section)]:
                 raise ValueError(f"{section} lacks {', '.join(missing)}")
@@ -100,7 +97,12 @@ class RunRecord:
     @property
     def folder(self) -> Path:
         """Where the record lies, relative to the results folder."""
-        return Path(folder_name(self.task["name"]), folder_name(self.model["name"]), self.run_id)
+        return Path(folder_name(self.task_label), folder_name(self.model["name"]), self.run_id)
+
+    @property
+    def task_label(self) -> str:
+        """What tables and folders call the task."""
+        return task_label(self.task["name"], self.task.get("context"), self.task["simulated"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,51 +125,6 @@ class Predictions:
         if self.labels.shape != shape[:1] or self.probabilities.shape != shape:
             found = f"labels {self.labels.shape}, probabilities {self.probabilities.shape}"
             raise ValueError(f"{found}: expected {shape[:1]}, {shape}")
-
-
-def run_id(
-    *,
-    task: str,
-    split: str,
-    files: Mapping[str, str],
-    model: str,
-    size: str,
-    options: Mapping[str, Any],
-    checkpoint: str | None,
-    recipe: Mapping[str, Any],
-    seed: int,
-    code: str,
-    device: str,
-    precision: str,
-) -> str:
-    """``seed0-`` and ten hex digits of everything that determines a result; equal runs have equal names.
-
-    ``files`` maps data files to sha256, ``checkpoint`` is a sha256, ``recipe`` as asked for, ``device`` a type (``cpu``).
-    """
-    return f"seed{seed}-{digest(locals())[:10]}"
-
-
-def digest(value: Any) -> str:
-    """sha256 of a JSON value, whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(_plain(value), sort_keys=True).encode()).hexdigest()
-
-
-@cache
-def code_fingerprint(*others: Path) -> str:
-    """sha256 over the package's own Python files, the same in a checkout and in a wheel.
-
-    ``others`` are files from elsewhere that take part, such as a model given by its path.
-    """
-    home, *beside = map(Path, harness.__path__)
-    found = {path.relative_to(home).as_posix(): path for path in home.rglob("*.py")}
-    for root in beside:
-        found |= {path.relative_to(root).as_posix(): path for room in _ROOMS for path in (root / room).rglob("*.py")}
-    found |= {f"{number}: other": path for number, path in enumerate(others)}
-    total = hashlib.sha256()
-    for name, path in sorted(found.items()):
-        content = path.read_bytes().replace(b"\r\n", b"\n")  # git may check out either
-        total.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
-    return total.hexdigest()
 
 
 def folder_name(name: str) -> str:
@@ -231,6 +188,8 @@ def read(folder: Path) -> RunRecord:
     path = Path(folder) / RECORD
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] == 1:
+            _upgrade(content)
         if content["schema"] != SCHEMA:
             raise BadData(f"{path}: has schema {content['schema']}, this version reads {SCHEMA}; use the version that wrote it")
         needed = [item.name for item in fields(RunRecord) if item.default is item.default_factory is MISSING]
@@ -239,6 +198,19 @@ def read(folder: Path) -> RunRecord:
         return RunRecord(**content)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise BadData(f"{path}: not a readable record ({error}); delete its folder and run again") from None
+
+
+def _upgrade(content: dict[str, Any]) -> None:
+    """Schema 1 had the task's context and ``(sample)`` inside its name, and no source or fingerprint of a checkpoint."""
+    task, model = content["task"], content["model"]
+    name, _, context = task["name"].removesuffix(" (sample)").partition("@")
+    if task["family"] == "variants":
+        task |= {"name": name, "context": int(context or Reference.context)}
+    else:
+        task |= {"name": task["name"].removesuffix(" (sample)"), "context": None}
+    if model["checkpoint"]:
+        model["checkpoint"] |= {"source": model["audit"]["source"], "fingerprint": model["checkpoint"]["sha256"]}
+    content["schema"] = SCHEMA
 
 
 def read_all(results_dir: Path) -> list[RunRecord]:
@@ -284,33 +256,12 @@ def read_predictions(folder: Path) -> Predictions:
         raise BadData(f"{path}: not readable predictions ({error}); delete the folder and run again") from None
 
 
-def recompute(folder: Path) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """Every metric and every interval, computed anew from a run's stored predictions."""
-    return judge(read_predictions(folder))
-
-
 def judge(predictions: Predictions) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
     """The metrics of predictions, and the intervals of those that have some."""
-    from harness.metrics import intervals, scores
+    from harness.evidence.metrics import intervals, scores
 
     stated = predictions.probabilities, predictions.labels
     return scores(*stated), intervals(*stated, predictions.blocks) if predictions.blocks else {}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, Path):
-        return str(value)
-    if type(value).__module__ == "numpy" and value.ndim == 0:
-        return _plain(value.item())
-    raise TypeError(f"{value!r:.80} ({type(value).__name__}) has no place in a record")
 
 
 def _write_predictions(predictions: Predictions, path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from harness.card import ModelCard
 from harness.errors import ChecksumMismatch, DataMissing, DownloadFailed, UserError
-from harness.sources import cache_home, offline, sha256
+from harness.files.sources import cache_home, offline, sha256
 
 Status = Literal["ok", "missing", "wrong checksum"]
 SUMS = "SHA256SUMS"  # written when a set of files is complete; `verify` compares with it

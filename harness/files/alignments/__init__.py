@@ -25,8 +25,8 @@ import numpy as np
 
 from harness.data import AMBIGUITY_LETTERS, Locus
 from harness.errors import BadData, UserError
-from harness.genome import bare, cache_key, no_chromosome, optional, text_lines
-from harness.sources import Progress, cache_home
+from harness.files.genome import bare, cache_key, no_chromosome, optional, text_lines
+from harness.files.sources import Progress, cache_home
 
 GAP = ord("-")
 EXPECTED = "an alignment: a store, zarr (folder or zip), MAF or aligned FASTA"

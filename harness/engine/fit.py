@@ -1,4 +1,4 @@
-"""fit(): the one training loop. probe(): a head on frozen embeddings. predict(): probabilities."""
+"""fit(): the one training loop."""
 
 from __future__ import annotations
 
@@ -14,30 +14,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import gather_object
-from torch import Tensor, nn
+from torch import nn
 
-from harness.cache import EmbeddingCache
-from harness.classifier import Classifier, ZeroShot
 from harness.data import Example
 from harness.errors import RunFailed
+from harness.progress import Progress
 from harness.recipe import Recipe
 
-PREDICT_BATCH = 64  # examples of an evaluation's batch, at least one
-PREDICT_LETTERS = 1 << 18  # of it, alignments included, which would otherwise fill any memory
+from .classifier import Classifier
+from .predict import autocast, length, log_loss, out_of_memory, predict, to_device
+
 POOL = 50  # batches that are sorted by length together
-PROBE_STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a fit stands, given to the caller's ``report`` a few times a second at most."""
-
-    epoch: int
-    step: int
-    steps: int
-    loss: float
-    validation: float | None = None
 
 
 @dataclass
@@ -149,7 +136,7 @@ def _fit(
         training_seconds += seconds
 
         probabilities = predict(classifier, validation, accelerator, precision=precision, batch_size=recipe.batch_size)
-        validation_loss = _log_loss(probabilities, labels)
+        validation_loss = log_loss(probabilities, labels)
         accuracy = float((probabilities.argmax(axis=1) == labels).mean())
         fitted.history.append(
             {
@@ -172,135 +159,13 @@ def _fit(
     return fitted
 
 
-def probe(
-    classifier: Classifier,
-    train: Sequence[Example],
-    validation: Sequence[Example],
-    recipe: Recipe,
-    accelerator: Accelerator,
-    *,
-    precision: str = "float32",
-    cache: EmbeddingCache | None = None,
-) -> Fit:
-    """Embed each window once and fit the head as a logistic regression; its strength is chosen on validation log_loss.
-
-    Dense embeddings are standardised on the training split first; mostly-zero ones (counts) keep their scale.
-    """
-    from scipy import sparse
-    from sklearn.linear_model import LogisticRegression
-
-    def embedded(examples: Sequence[Example]) -> np.ndarray:
-        def compute() -> np.ndarray:
-            return embed(classifier, examples, accelerator, precision=precision, batch_size=recipe.batch_size)
-
-        return compute() if cache is None else cache.get(examples, compute)
-
-    begun = time.perf_counter()
-    features = embedded(train)
-    seconds = time.perf_counter() - begun
-    held_out = embedded(validation)
-    labels, held_out_labels = (np.array([example.label for example in split]) for split in (train, validation))
-    mean, scale = np.zeros(features.shape[1]), np.ones(features.shape[1])
-    if (features == 0).mean() > 0.5:
-        features = sparse.csr_array(features)
-    else:
-        mean, scale = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
-        scale[scale == 0] = 1.0
-        features = (features - mean) / scale
-
-    linear = classifier.head[-1]
-    assert isinstance(linear, nn.Linear)
-    fitted, best_loss, best = Fit(recipe), math.inf, None
-    for strength in PROBE_STRENGTHS:
-        model = LogisticRegression(C=strength, max_iter=2000).fit(features, labels)
-        # For two classes scikit-learn keeps one row of weights, the second class' logit against zero.
-        binary = len(model.classes_) == 2
-        weight = np.concatenate([np.zeros_like(model.coef_), model.coef_]) if binary else model.coef_
-        bias = np.concatenate([np.zeros_like(model.intercept_), model.intercept_]) if binary else model.intercept_
-        weight = weight / scale
-        bias = bias - weight @ mean
-        loss = _log_loss(_softmax(held_out @ weight.T + bias), held_out_labels)
-        fitted.history.append({"strength": strength, "validation_log_loss": loss})
-        if loss < best_loss:
-            best_loss, best = loss, (weight, bias)
-    assert best is not None
-    with torch.no_grad():
-        linear.weight.copy_(torch.from_numpy(best[0]))
-        linear.bias.copy_(torch.from_numpy(best[1]))
-    fitted.examples_per_second = len(train) / seconds
-    return fitted
-
-
-def predict(
-    classifier: Classifier | ZeroShot,
-    examples: Sequence[Example],
-    accelerator: Accelerator,
-    *,
-    precision: str = "float32",
-    batch_size: int = PREDICT_BATCH,
-) -> np.ndarray:
-    """Class probabilities (examples, classes) as float64, in the order of ``examples``; rows sum to 1."""
-    return _softmax(_apply(classifier, classifier.forward, examples, accelerator, precision, batch_size))
-
-
-def embed(
-    classifier: Classifier,
-    examples: Sequence[Example],
-    accelerator: Accelerator,
-    *,
-    precision: str = "float32",
-    batch_size: int = PREDICT_BATCH,
-) -> np.ndarray:
-    """Embeddings (examples, windows × D) as float32, in the order of ``examples``."""
-    return _apply(classifier, classifier.embed, examples, accelerator, precision, batch_size)
-
-
-def _apply(
-    classifier: Classifier | ZeroShot,
-    function: Callable[[dict[str, Tensor]], Tensor],
-    examples: Sequence[Example],
-    accelerator: Accelerator,
-    precision: str,
-    batch_size: int,
-) -> np.ndarray:
-    """``function`` of every example, in evaluation mode, longest first so that batches pad little and fail early."""
-    was_training = classifier.training
-    classifier.eval()
-    by_length = sorted(range(len(examples)), key=lambda index: -_length(examples[index]))
-    mine = by_length[accelerator.process_index :: accelerator.num_processes]
-    parts: list[tuple[list[int], np.ndarray]] = []
-    most = max(PREDICT_LETTERS // _letters(examples[by_length[0]]), 1)
-    size, start = min(max(batch_size, PREDICT_BATCH), most), 0
-    with torch.inference_mode():
-        while start < len(mine):
-            indices = mine[start : start + size]
-            batch = classifier.collate([examples[index] for index in indices])
-            try:
-                with autocast(accelerator.device, precision):
-                    output = function(to_device(batch, accelerator.device)).float().cpu().numpy()
-            except RuntimeError as error:
-                if size == 1 or not out_of_memory(error):
-                    raise
-                size //= 2
-                continue
-            parts.append((indices, output.copy()))  # output may be a view of every token's hidden states
-            start += size
-    classifier.train(was_training)
-    if accelerator.num_processes > 1:
-        parts = gather_object(parts)
-    result = np.empty((len(examples), parts[0][1].shape[1]), np.float32)
-    for indices, output in parts:
-        result[indices] = output
-    return result
-
-
 def _steps(
     train: Sequence[Example], recipe: Recipe, order: np.random.Generator, accelerator: Accelerator
 ) -> Iterator[list[list[Example]]]:
     """One epoch: for each optimiser step, this process' share of its examples, as micro-batches."""
     world = accelerator.num_processes
     indices = order.permutation(len(train))
-    lengths = np.array([_length(example) for example in train])
+    lengths = np.array([length(example) for example in train])
     if lengths.min() != lengths.max():  # neighbours of like length pad little; the order of batches stays random
         pool = recipe.batch_size * POOL
         pools = [chunk[np.argsort(lengths[chunk], kind="stable")] for chunk in np.split(indices, range(pool, len(indices), pool))]
@@ -342,37 +207,3 @@ def _learning_rate_factor(step: int, steps: int, recipe: Recipe) -> float:
         return (step + 1) / warmup
     done = (step - warmup) / max(steps - warmup, 1)
     return {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[recipe.schedule]
-
-
-def _length(example: Example) -> int:
-    return max(len(window) for window in example.windows)
-
-
-def _letters(example: Example) -> int:
-    return sum(len(window) if window.alignment is None else window.alignment.size for window in example.windows)
-
-
-def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """A batch's tensors on the device."""
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A context that computes in bf16 where ``precision`` says so, and as usual otherwise."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(np.float64(logits) - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
-def _log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """scikit-learn's log_loss, clipped as there so that one sure mistake is not infinite."""
-    chosen = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.clip(chosen, np.finfo(np.float64).eps, None)).mean())
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether this is how torch reports that memory is short, on any device."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "can't allocate memory" in str(error)

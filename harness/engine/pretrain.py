@@ -8,7 +8,6 @@ same command goes on exactly: all that is random in a step is drawn from (seed, 
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import os
 import statistics
@@ -16,39 +15,36 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from harness import hardware, registry, results, weights
+from harness import registry
 from harness.adapter import IGNORED, Adapter, Batch, Pretrainable
-from harness.alignments import GAP, Alignment, open_alignment
-from harness.data import Locus, Window
 from harness.errors import BadData, RunFailed, UserError
+from harness.files.alignments import open_alignment
+from harness.files.fingerprint import code_digest, digest
 from harness.kernels import compilation
+from harness.progress import Progress, Reporter
 from harness.recipe import Recipe
-from harness.run import random_size, typed_options
-from harness.train import Progress, adamw, autocast, out_of_memory, to_device
 
-if TYPE_CHECKING:
-    from harness.screen import Screen
+from . import hardware
+from .build import request
+from .corpus import Corpus, Validation, collate
+from .fit import adamw
+from .predict import autocast, out_of_memory, to_device
 
 TOKENS_PER_STEP = 49_152  # 8 × 12 windows of 512 nt; as many letters are looked at in validation
 RECORD, STATE, WEIGHTS, CURVE, PICTURE = "pretrain.json", "state.pt", "model.safetensors", "loss.csv", "loss.png"
 JUDGED: Sequence[str] = ("validation_loss", "validation_accuracy", "vote_accuracy")
 COLUMNS: Sequence[str] = ("step", "train_loss", "learning_rate", "seconds", "reading_seconds", *JUDGED)
 
-BLOCK = 16  # contexts
-HELD_OUT = 0.1
-MOST_MISSES = 10_000  # draws in a row of windows that are of no use
 SAVE_SECONDS = 300.0
 
 _USED = ("batch_size", "learning_rate", "weight_decay", "betas", "warmup", "schedule", "clip")  # of a recipe
-_UNKNOWN = ord("N")
-_BASES = np.frombuffer(b"ACGT", np.uint8)
 
 
 def pretrain(
@@ -68,7 +64,7 @@ def pretrain(
     device: str = "auto",
     out: Path | None = None,
     force: bool = False,
-    screen: Screen,
+    reporter: Reporter,
 ) -> Path:
     """Train a model on windows of ``context`` nt of an alignment, from random weights or from ``checkpoint``.
 
@@ -89,26 +85,24 @@ def pretrain(
     ):
         if value < least:
             raise UserError(f"{name} {value}: must be at least {least}")
-    hardware.keep_freed_memory()
     adapter_class = _pretrainable(model)
-    size, typed = random_size(init, checkpoint), typed_options(adapter_class, options or {})
+    wanted = request(model, checkpoint=checkpoint, init=init, options=options, official=False)
     recipe = adapter_class.pretraining.override(**(settings or {}))  # type: ignore[attr-defined]
     place = hardware.pick_device(device)
     precision = hardware.pick_precision(recipe.precision, place)
-    files = None if checkpoint is None else weights.resolve(adapter_class.name, adapter_class.card, checkpoint)
     corpus = Corpus(open_alignment(msa, species), context)
-    compilation.on_compile = screen.say
+    compilation.on_compile = reporter.say
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        adapter = adapter_class.from_checkpoint(files, size=size, **typed)
+        adapter = wanted.build()
         if adapter.max_length is not None and context > adapter.max_length:
             raise UserError(f"context {context}: {adapter.name} takes at most {adapter.max_length} nt")
         validation = Validation(adapter, corpus, max(TOKENS_PER_STEP // context, 1), recipe.batch_size)
         asked = {
             "model": adapter.name,
-            "size": None if files else size,
+            "size": None if wanted.checkpoint else wanted.size,
             "checkpoint": adapter.audit and adapter.audit.sha256,
-            "options": typed,
+            "options": wanted.options,
             "data": corpus.alignment.path.name,
             "data_sha256": validation.sha256,
             "extents": corpus.alignment.extents,
@@ -122,22 +116,22 @@ def pretrain(
             "device": place.type,
         }
         asked = json.loads(json.dumps(asked))
-        folder = out or Path("pretrained", f"{adapter.name}-seed{seed}-{results.digest(asked)[:10]}")
+        folder = out or Path("pretrained", f"{adapter.name}-seed{seed}-{digest(asked)[:10]}")
         record = _earlier(folder, asked, force)
         if record and record["step"] == steps:
-            screen.say(f"{folder} holds this very run, finished (--force starts over)")
-            _show(record, folder, screen)
+            reporter.say(f"{folder} holds this very run, finished (--force starts over)")
+            _show(record, folder, reporter)
             return folder
         _prepare(folder)
         run = Pretraining(adapter, corpus, recipe, steps, tokens_per_step // context, seed, place, precision)
-        code = results.code_fingerprint(*[Path(model)] if model.endswith(".py") else [])
+        code = digest([code_digest(Path(__file__)), code_digest(registry.model_file(model))])
         events = list(record["events"]) if record else []
         if record and record["step"]:
             run.restore(folder / STATE)
-            screen.say(f"going on after step {run.step:,} of {steps:,}, from {folder / STATE}")
+            reporter.say(f"going on after step {run.step:,} of {steps:,}, from {folder / STATE}")
             if record["code"] != code:
                 events.append(f"the code changed after step {run.step}: the result may differ from an uninterrupted run's")
-                screen.say(events[-1])
+                reporter.say(events[-1])
         else:
             for name in (STATE, WEIGHTS, CURVE, PICTURE):  # of a run that is started over
                 (folder / name).unlink(missing_ok=True)
@@ -157,14 +151,14 @@ def pretrain(
             },
         }
         _replace(folder / RECORD, lambda path: path.write_text(json.dumps(record, indent=1)))
-        screen.say(_describe(adapter, record, folder))
-        _train(run, validation, evaluate_every, folder, record, screen)
-    _show(record, folder, screen)
+        reporter.say(_describe(adapter, record, folder))
+        _train(run, validation, evaluate_every, folder, record, reporter)
+    _show(record, folder, reporter)
     return folder
 
 
 def _train(
-    run: Pretraining, validation: Validation, evaluate_every: int, folder: Path, record: dict[str, Any], screen: Screen
+    run: Pretraining, validation: Validation, evaluate_every: int, folder: Path, record: dict[str, Any], reporter: Reporter
 ) -> None:
     """Step until the last step; judge, save and say so on the way.
 
@@ -173,7 +167,7 @@ def _train(
     """
     steps, saved = record["settings"]["steps"], time.monotonic()
     try:
-        with screen.training(f"{record['settings']['model']} on {record['settings']['data']}"):
+        with reporter.training(f"{record['settings']['model']} on {record['settings']['data']}"):
             while run.step < steps:
                 row = run.advance()
                 judged = run.step % evaluate_every == 0 or run.step == steps
@@ -182,159 +176,16 @@ def _train(
                 if judged or time.monotonic() - saved > SAVE_SECONDS:
                     _save(folder, run, record)
                     saved = time.monotonic()
-                    screen.say(_news(row, steps))
-                screen.report(Progress(run.corpus.passes(run.step * run.windows), run.step, steps, row["train_loss"]))
+                    reporter.say(_news(row, steps))
+                reporter.report(Progress(run.corpus.passes(run.step * run.windows), run.step, steps, row["train_loss"]))
     except KeyboardInterrupt:
-        screen.say(f"stopped; {folder} holds step {record['step']:,} of {steps:,}, and the same command goes on from there")
+        reporter.say(f"stopped; {folder} holds step {record['step']:,} of {steps:,}, and the same command goes on from there")
         raise
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
         size = record["settings"]["batch_size"]
         raise RunFailed(f"out of memory with batches of {size} windows: a smaller --batch-size makes the same steps") from None
-
-
-class Corpus:
-    """Windows of an alignment: drawn at random for training, and fixed ones of held-out blocks for validation.
-
-    Every chromosome is cut into blocks of 16 contexts, or shorter ones (at least a context) where the longest would make
-    less than ten; its last block takes what remains. A tenth of all blocks, at least one, is held out: the same whatever
-    the seed of training. Training windows start anywhere but never touch a held-out block. A window with less than half
-    of its target row known (gaps become N) is of no use, and drawn again.
-
-    Raises:
-        UserError: the context is too long for a block to train on and one to hold out.
-    """
-
-    def __init__(self, alignment: Alignment, context: int) -> None:
-        self.alignment, self.context, self.skipped = alignment, context, 0
-        longest = max(end - start for start, end in alignment.extents.values())
-        self.block = min(BLOCK * context, max(longest // 10, context))
-        names, starts, ends = [], [], []
-        for name, (start, end) in alignment.extents.items():
-            if end - start >= context:
-                edges = np.arange(start, max(end - self.block, start) + 1, self.block)
-                names += [name] * len(edges)
-                starts.append(edges)
-                ends.append(np.append(edges[1:], end))
-        if len(names) < 2:
-            raise UserError(
-                f"context {context}: {alignment.path} spans {longest:,} columns, and one window to train on and one held out "
-                f"need {2 * context:,}; choose --context {longest // 2} or less"
-            )
-        chromosomes, first, last = np.array(names), np.concatenate(starts), np.concatenate(ends)
-        chosen = np.random.default_rng(0).permutation(len(first))[: max(1, round(HELD_OUT * len(first)))]
-        held_out = np.zeros(len(first), bool)
-        held_out[chosen] = True
-        self._held_out = [(str(chromosomes[index]), int(first[index]), int(last[index])) for index in chosen]
-        # Neighbouring blocks make one run, within which windows start anywhere.
-        broken = np.append(True, held_out[1:] | held_out[:-1] | (chromosomes[1:] != chromosomes[:-1]))
-        opens, closes = broken & ~held_out, np.append(broken[1:], True) & ~held_out
-        self._chromosomes, self._ends = chromosomes[opens], last[closes]
-        self.letters = int((self._ends - first[opens]).sum())
-        self._places = np.cumsum(self._ends - first[opens] - context + 1)
-        self._blocks = len(first)
-
-    def draw(self, rng: np.random.Generator, count: int) -> list[Window]:
-        """``count`` training windows, uniform over all places.
-
-        Raises:
-            BadData: none of 10,000 places in a row is of use.
-        """
-        found: list[Window] = []
-        misses = 0
-        while len(found) < count:
-            place = int(rng.integers(self._places[-1]))
-            run = int(np.searchsorted(self._places, place, side="right"))
-            start = int(self._ends[run] - self.context - (self._places[run] - 1 - place))
-            window = self._window(str(self._chromosomes[run]), start)
-            if window is not None:
-                found.append(window)
-                misses = 0
-                continue
-            self.skipped += 1
-            misses += 1
-            if misses == MOST_MISSES:
-                raise BadData(
-                    f"{self.alignment.path}: in {misses:,} windows of {self.context} nt less than half of row 0 "
-                    f"({self.alignment.species[0]}) is known; give one that covers more, or a shorter --context"
-                )
-        return found
-
-    def held_out(self, count: int) -> list[Window]:
-        """At most ``count`` windows side by side in held-out blocks, in random order.
-
-        Raises:
-            BadData: there is none of use.
-        """
-        tiles = [
-            (name, start) for name, first, last in self._held_out for start in range(first, last - self.context + 1, self.context)
-        ]
-        found: list[Window] = []
-        for index in np.random.default_rng(0).permutation(len(tiles)):
-            window = self._window(*tiles[index])
-            if window is not None:
-                found.append(window)
-            if len(found) == count:
-                break
-        if not found:
-            raise BadData(
-                f"{self.alignment.path}: row 0 ({self.alignment.species[0]}) is known in no window of {self.context} nt of the "
-                f"{len(self._held_out)} held-out blocks; give one that covers more, or a shorter --context"
-            )
-        return found
-
-    def passes(self, windows: int) -> int:
-        """Which pass over the training blocks' letters so many windows have come to, from 1."""
-        return 1 + windows * self.context // self.letters
-
-    def facts(self) -> dict[str, Any]:
-        """What a record keeps; lengths in columns."""
-        return {
-            "rows": len(self.alignment.species),
-            "block": self.block,
-            "blocks": self._blocks,
-            "held_out_blocks": len(self._held_out),
-            "training_letters": self.letters,
-        }
-
-    def _window(self, chromosome: str, start: int) -> Window | None:
-        locus = Locus(chromosome, start, start + self.context)
-        rows = self.alignment.columns(locus)
-        rows[0][rows[0] == GAP] = _UNKNOWN
-        if 2 * int((rows[0] != _UNKNOWN).sum()) < self.context:
-            return None
-        return Window(rows[0].tobytes().decode(), locus, rows)
-
-
-class Validation:
-    """Held-out windows, corrupted once and for all, and what a vote of each column's other rows makes of the hidden bases.
-
-    The most common base of a column wins; the more common one of the target decides a tie, and where there is no base.
-    """
-
-    def __init__(self, adapter: Adapter, corpus: Corpus, count: int, batch_size: int) -> None:
-        assert isinstance(adapter, Pretrainable)
-        rng = np.random.default_rng(0)
-        windows, sample = corpus.held_out(count), corpus.draw(rng, count)
-        self.batches = _collate(adapter, windows, batch_size, rng)
-        self.windows = len(windows)
-        held_out, drawn = ([window.alignment for window in part if window.alignment is not None] for part in (windows, sample))
-        frequencies = (np.array([rows[0] for rows in drawn])[..., None] == _BASES).mean(axis=(0, 1))
-        asked = np.concatenate([(batch["targets"] != IGNORED).numpy() for batch in self.batches])
-        votes = []
-        for rows, positions in zip(held_out, asked, strict=True):
-            columns = rows[:, positions]
-            counts = (columns[1:, :, None] == _BASES).sum(axis=0)
-            votes.append(_BASES[(counts + frequencies / 2).argmax(axis=1)] == columns[0])
-        self.targets = int(asked.sum())
-        self.vote_accuracy = float(np.concatenate(votes).mean())
-        # A whole genome's alignment takes long to hash: what is read here stands for it.
-        self.sha256 = hashlib.sha256(b"".join(rows.tobytes() for rows in (*held_out, *drawn))).hexdigest()
-
-    def facts(self) -> dict[str, Any]:
-        """What a record keeps."""
-        return {"validation_windows": self.windows, "validation_targets": self.targets, "vote_accuracy": self.vote_accuracy}
 
 
 class Pretraining:
@@ -367,7 +218,7 @@ class Pretraining:
         self.step += 1
         rng = np.random.default_rng([self.seed, self.step])
         torch.manual_seed(int(rng.integers(2**63)))
-        batches = _collate(self.adapter, self.corpus.draw(rng, self.windows), self.recipe.batch_size, rng)
+        batches = collate(self.adapter, self.corpus.draw(rng, self.windows), self.recipe.batch_size, rng)
         reading = time.perf_counter() - begun
         targets = sum(int((batch["targets"] != IGNORED).sum()) for batch in batches)
         total = torch.zeros((), device=self.device)
@@ -479,13 +330,6 @@ def _pretrainable(model: str) -> type[Adapter]:
         able = [name for name in registry.model_files() if issubclass(registry.adapter_class(name), Pretrainable)]
         raise UserError(f"model {model!r}: cannot be pretrained here; choose one of {', '.join(able)}")
     return found
-
-
-def _collate(adapter: Adapter, windows: Sequence[Window], size: int, rng: np.random.Generator) -> list[Batch]:
-    """Corrupted batches of ``size`` windows; what is hidden does not depend on the size."""
-    assert isinstance(adapter, Pretrainable)
-    whole = adapter.collate_pretraining(windows, rng)
-    return [{name: tensor[start : start + size] for name, tensor in whole.items()} for start in range(0, len(windows), size)]
 
 
 # --- the folder ---------------------------------------------------------------------------------------------------------
@@ -601,7 +445,7 @@ def _news(row: Mapping[str, float], steps: int) -> str:
     return f"step {row['step']:,} of {steps:,}: loss {row['train_loss']:.4f}{judged}, {row['seconds']:.2f} s a step"
 
 
-def _show(record: Mapping[str, Any], folder: Path, screen: Screen) -> None:
+def _show(record: Mapping[str, Any], folder: Path, reporter: Reporter) -> None:
     """The closing lines; the accuracy with its standard error."""
     asked, scores, timing = record["settings"], record["scores"], record["timing"]
     above = scores["validation_accuracy"] > scores["vote_accuracy"]
@@ -618,4 +462,4 @@ def _show(record: Mapping[str, Any], folder: Path, screen: Screen) -> None:
         f"weights, curve    {folder}",
         f"fine-tune it      harness run --model {asked['model']} --checkpoint {folder} --task TASK",
     ]
-    screen.out.print("\n  ".join(lines), markup=False)
+    reporter.conclude("\n  ".join(lines))

@@ -18,7 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from harness.errors import ChecksumMismatch, DataMissing, DownloadFailed, UserError
+from harness import registry
+from harness.errors import ChecksumMismatch, DataMissing, DownloadFailed, UnknownName, UserError
 from harness.task import Source
 
 try:
@@ -103,6 +104,22 @@ def intact(sources: Iterable[Source], name: str) -> list[Path]:
                 f"`harness data get {name}` sets the file aside and downloads it again"
             )
     return [locate(source) for source in sources]
+
+
+def find_sources(name: str) -> list[Source]:
+    """The files of a task, of a family or of all tasks (as in :mod:`harness.registry`), or of one of the references; each once.
+
+    Raises:
+        UnknownName: none of these.
+    """
+    if name.lower() in REFERENCES:
+        return [REFERENCES[name.lower()]]
+    try:
+        found = registry.find_tasks(name)
+    except UnknownName:
+        words = dict.fromkeys(word for task in registry.tasks().values() for word in (task.name, task.family))
+        raise registry.unknown("data set", name, [*words, *REFERENCES]) from None
+    return list(dict.fromkeys(source for task in found for source in task.sources))
 
 
 def sha256(path: Path) -> str:

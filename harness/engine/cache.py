@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from harness.data import Example
-from harness.sources import cache_home
+from harness.files.sources import cache_home
 
 
 class EmbeddingCache:

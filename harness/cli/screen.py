@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from harness.progress import Progress, Reporter
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-    from harness.results import RunRecord
-    from harness.train import Progress
+    from harness.evidence.records import RunRecord
 
 PANEL_METRICS = ("accuracy", "f1", "log_loss", "auroc", "auprc", "mcc", "ece")
 
 
-class Screen:
-    """Messages and progress go to standard error, results to standard output."""
+class Screen(Reporter):
+    """Messages and progress go to standard error, results to standard output; without ``panel``, no results are shown."""
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(self, quiet: bool = False, panel: bool = True) -> None:
+        self.quiet, self.panel = quiet, panel
         self.out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
         self.err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
         self._bar: Bar | None = None
@@ -99,9 +100,21 @@ class Screen:
             table.add_row(*map(Text, row))  # Text, because plain strings are read as markup
         self.out.print(table)
 
+    def card(self, facts: dict[str, str]) -> None:
+        """Names and what is known, line by line; what is empty is left out."""
+        width = max(map(len, facts))
+        for name, text in facts.items():
+            for number, line in enumerate(text.splitlines()):
+                self.out.print(f"{name if number == 0 else '':<{width}}  {line}", markup=False, soft_wrap=True)
+
+    def conclude(self, text: str) -> None:
+        self.out.print(text, markup=False)
+
     def result(self, record: RunRecord, folder: str) -> None:
         """The closing panel: scores, what qualifies them, and where the record lies."""
-        title = f"{record.model['name']} on {record.task['name']}, seed {record.seed}"
+        if not self.panel:
+            return
+        title = f"{record.model['name']} on {record.task_label}, seed {record.seed}"
         if not record.finished:
             self.out.print(f"{title}: failed: {str(record.error).splitlines()[0]}\n  record            {folder}", markup=False)
             return

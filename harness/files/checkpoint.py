@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from harness.adapter import LoadAudit
 from harness.errors import BadData, CheckpointMismatch, DataMissing
-from harness.sources import sha256
+from harness.files.sources import sha256
 
 _partial: ContextVar[bool] = ContextVar("partial_weights", default=False)
 

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import BadData, UnknownName, UserError
-from harness.metrics import METRICS
-from harness.results import RunRecord, check_writable, digest, read_all
+from harness.files.fingerprint import digest
+
+from .metrics import METRICS
+from .records import RunRecord, check_writable, read_all
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -206,26 +208,36 @@ def show(table: Table, console: Console) -> None:
         console.print(Text(note, style="dim"))
 
 
-def print_table(results_dir: Path, metric: str | None, by: str, format: str) -> None:
-    """Write the tables of a results folder, and print one of them to standard output.
+def make_table(results_dir: Path, metric: str | None, by: str = "model,task") -> Table:
+    """The table of a results folder: models against tasks, or a flat list by other keys.
 
     ``metric`` is by default the main one of the tasks, and accuracy where these differ.
+
+    Raises:
+        UnknownName: a metric or grouping that does not exist.
+        UserError: no records.
+    """
+    if metric not in (None, *METRICS):
+        raise UnknownName(f"metric {metric!r}: choose one of {', '.join(METRICS)}")
+    records = read_all(results_dir)
+    if not records:
+        raise UserError(f"no records in {Path(results_dir)}: start with `harness run`, or point --results elsewhere")
+    shown = metric or _main_metric(records)
+    keys = [key.strip() for key in by.split(",")]
+    return wide(records, shown, read_published()) if keys == ["model", "task"] else _flat(long(records, shown, keys), shown)
+
+
+def print_table(results_dir: Path, metric: str | None, by: str, format: str) -> None:
+    """Write the tables of a results folder, and print one of them (see :func:`make_table`) to standard output.
 
     Raises:
         UnknownName: a metric, format or grouping that does not exist.
         UserError: no records, or a folder that cannot be written.
     """
-    if metric not in (None, *METRICS):
-        raise UnknownName(f"metric {metric!r}: choose one of {', '.join(METRICS)}")
     if format not in FORMATS:
         raise UnknownName(f"format {format!r}: choose one of {', '.join(FORMATS)}")
-    records = read_all(results_dir)
-    if not records:
-        raise UserError(f"no records in {Path(results_dir)}: start with `harness run`, or point --results elsewhere")
+    table = make_table(results_dir, metric, by)
     check_writable(results_dir)
-    shown = metric or _main_metric(records)
-    keys = [key.strip() for key in by.split(",")]
-    table = wide(records, shown, read_published()) if keys == ["model", "task"] else _flat(long(records, shown, keys), shown)
     write_tables(results_dir)
     if format == "terminal":
         from rich.console import Console
@@ -251,7 +263,7 @@ def write_tables(results_dir: Path) -> list[Path]:
 
 def published_folder() -> Path:
     """Where the papers' numbers lie: inside the package in a wheel, in ``results/published`` in a checkout."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     inside = package / "published"
     return inside if inside.is_dir() else package.parent / "results" / "published"
 
@@ -306,7 +318,7 @@ def _setting(record: RunRecord) -> str:
 
 def _column(record: RunRecord) -> Column:
     task = record.task
-    return task["name"], task["split"], digest(task["files"])[:6]
+    return record.task_label, task["split"], digest(task["files"])[:6]
 
 
 def _column_labels(records: Iterable[RunRecord]) -> dict[Column, str]:

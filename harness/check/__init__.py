@@ -1,0 +1,1 @@
+"""The contract that every adapter keeps, and a template that keeps it."""

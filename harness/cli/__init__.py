@@ -1,0 +1,5 @@
+"""The `harness` command."""
+
+from .main import main
+
+__all__ = ["main"]

@@ -1,0 +1,127 @@
+"""`harness list`, `harness show` and `harness doctor`: what there is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from harness.errors import UnknownName
+
+if TYPE_CHECKING:
+    from harness.task import Task
+
+list_app = typer.Typer(no_args_is_help=True, help="Show the models or tasks there are.")
+
+
+@list_app.command("models")
+def list_models() -> None:
+    """Every model: what it reads, its size and length limit, licence and paper."""
+    from harness.registry import model_cards
+
+    from .screen import Screen
+
+    rows = [
+        [
+            name + (" (floor)" if card.floor else ""),
+            card.summary,
+            card.reads,
+            card.parameters,
+            "any" if card.max_length is None else f"{card.max_length:,} nt",
+            card.licence,
+            card.paper,
+        ]
+        for name, card in model_cards().items()
+    ]
+    Screen().table(["model", "what it is", "reads", "parameters", "length", "licence", "paper"], rows)
+
+
+@list_app.command("tasks")
+def list_tasks() -> None:
+    """Every task: its classes and split rules, and whether the data is on this machine."""
+    from harness.files.sources import missing
+    from harness.registry import tasks
+
+    from .screen import Screen
+
+    rows = [
+        [
+            task.name,
+            task.family,
+            task.summary,
+            " / ".join(task.classes),
+            ", ".join(task.split_rules),
+            "yes" if not missing(task.sources) else f"no: harness data get {task.name}",
+            task.licence,
+        ]
+        for task in tasks().values()
+    ]
+    Screen().table(["task", "family", "what is asked", "classes", "splits", "data here", "licence"], rows)
+
+
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A model, a task, or a path to an adapter file.")],
+) -> None:
+    """All that is known of a model (its options and recipe too) or of a task."""
+    from harness.registry import find_tasks, model_files, unknown
+
+    from .screen import Screen
+
+    if name.endswith(".py") or name.lower().replace("-", "_") in model_files():
+        Screen().card(_model_card(name))
+        return
+    try:
+        tasks = find_tasks(name)
+    except UnknownName:
+        from harness.registry import tasks as known
+
+        raise unknown("model or task", name, [*model_files(), *known()]) from None
+    for task in tasks:
+        Screen().card(_task_card(task))
+
+
+def _model_card(name: str) -> dict[str, str]:
+    from harness.registry import model_facts
+
+    facts = model_facts(name)
+    card = facts.card
+    return {
+        "model": facts.name + (" (floor)" if card.floor else ""),
+        "what it is": card.summary,
+        "paper": card.paper,
+        "licence": card.licence,
+        "reads": f"{card.reads}, letters {card.alphabet}",
+        "parameters": card.parameters,
+        "longest window": "any" if card.max_length is None else f"{card.max_length:,} nt",
+        "weights": f"{card.checkpoint} at {card.revision or 'main'}" if card.checkpoint else card.get,
+        "options": ", ".join(f"{name}={option.default!r} ({option.type})" for name, option in facts.options.items()),
+        "recipe": ", ".join(f"{name} {value}" for name, value in asdict(facts.recipe).items()),
+    }
+
+
+def _task_card(task: Task) -> dict[str, str]:
+    from harness.files.sources import locate, missing
+
+    return {
+        "task": task.label,
+        "family": task.family,
+        "what is asked": task.summary,
+        "classes": " / ".join(task.classes),
+        "splits": ", ".join(task.split_rules),
+        "main metric": task.main_metric,
+        "assembly": task.assembly or "",
+        "licence": task.licence,
+        "citation": task.citation,
+        "data": "\n".join(f"{locate(source)}{' (not here)' if missing([source]) else ''}" for source in task.sources),
+        "sample": "" if task.sample is None else task.sample.summary,
+    }
+
+
+def doctor() -> None:
+    """What this machine can do, and what to install for more."""
+    from harness.engine.hardware import doctor as look
+
+    from .screen import Screen
+
+    Screen().table(["", "found", "what it means"], [[name, "yes" if found else "no", text] for name, found, text in look()])

@@ -1,0 +1,58 @@
+"""The `harness` command: options in, calls out. No logic, and no heavy import before a command needs it."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from harness.errors import HarnessError
+
+from . import adapters, data, look, pretrain, run, tables, weights
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app.command("run")(run.run)
+app.command("table")(tables.table)
+app.command("pretrain")(pretrain.pretrain)
+app.add_typer(look.list_app, name="list")
+app.command("show")(look.show)
+app.add_typer(data.app, name="data")
+app.add_typer(weights.app, name="weights")
+app.command("doctor")(look.doctor)
+app.command("check-adapter")(adapters.check_adapter)
+app.command("new-adapter")(adapters.new_adapter)
+
+
+def main() -> None:
+    """Entry point: expected failures become one line and an exit code (2: a user's mistake, 1: a failed run)."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    try:
+        app(arguments, prog_name="harness")
+    except HarnessError as error:
+        if debug:
+            raise
+        _stop(str(error), error.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        _stop(f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback", 1)
+
+
+def _stop(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; may stand anywhere.")] = False,
+) -> None:
+    """Compare genomic foundation models on the same data, in the same way."""
+    if version:
+        from harness import __version__
+
+        print(f"harness {__version__}")
+        raise typer.Exit

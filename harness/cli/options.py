@@ -1,0 +1,68 @@
+"""Options that several commands share, and those of fine-tuning, which the fields of Recipe make."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness.errors import UserError
+from harness.recipe import Recipe
+
+Results = Annotated[Path, typer.Option(help="Folder of records and tables.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
+Checkpoint = Annotated[str | None, typer.Option(help="Weights: a file, a folder, or a hub id (owner/name[@revision]).")]
+ModelOptions = Annotated[
+    list[str] | None, typer.Option("--option", help="An option of the model, name=value (see `harness show MODEL`); repeatable.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+
+TRAINING = "Fine-tuning (default: the model's published settings)"
+
+
+def pairs(options: Sequence[str] | None) -> dict[str, str]:
+    """``--option name=value``, given any number of times, as a dictionary."""
+    for option in options or ():
+        if "=" not in option:
+            raise UserError(f"--option {option!r}: expected name=value")
+    return dict(option.split("=", 1) for option in options or ())
+
+
+def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command whose last parameter is ``**settings`` an option for each field of Recipe, or for those named.
+
+    Type, default, range and help are the field's. A setting that the user does not give is None.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        hints = typing.get_type_hints(command, include_extras=True)
+        types = typing.get_type_hints(Recipe)
+        own = [item for item in inspect.signature(command).parameters.values() if item.kind is not item.VAR_KEYWORD]
+        own = [item.replace(annotation=hints[item.name], kind=item.KEYWORD_ONLY) for item in own]
+        made = [
+            inspect.Parameter(
+                item.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[types[item.name] | None, typer.Option(help=_help(item), rich_help_panel=TRAINING)],
+            )
+            for item in fields(Recipe)
+            if not names or item.name in names
+        ]
+        signature = inspect.Signature([*own, *made])
+        command.__signature__ = signature  # type: ignore[attr-defined]
+        command.__annotations__ = {name: item.annotation for name, item in signature.parameters.items()}
+        return command
+
+    return decorate
+
+
+def _help(item: Any) -> str:
+    choices = item.metadata.get("choices", ())
+    named = all(choice in item.metadata["help"] for choice in choices)
+    return item.metadata["help"] + ("" if named else f" One of {', '.join(choices)}.")

@@ -1,0 +1,54 @@
+"""`harness pretrain`: a model's own objective on an alignment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .options import Checkpoint, Device, ModelOptions, Quiet, pairs, with_settings
+
+
+@with_settings("batch_size", "learning_rate", "weight_decay", "warmup", "precision")
+def pretrain(
+    model: Annotated[str, typer.Option(help="A model that can be pretrained (msamamba, gpn_msa), or a path to an adapter file.")],
+    msa: Annotated[Path, typer.Option(help="The alignment to learn from (zarr, MAF, FASTA, store).")],
+    context: Annotated[int, typer.Option(help="Window length in nucleotides: 128, 512, 1024, …")] = 512,
+    species: Annotated[str, typer.Option(help="Rows of the alignment: 89, 99, names or a file.")] = "",
+    steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1000,
+    tokens_per_step: Annotated[int, typer.Option(help="Letters of the target row in each optimiser step.")] = 49_152,
+    evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations on held-out blocks, and saves.")] = 50,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    checkpoint: Checkpoint = None,
+    init: Annotated[str | None, typer.Option(help="random:base (default) or random:tiny.")] = None,
+    option: ModelOptions = None,
+    device: Device = "auto",
+    out: Annotated[Path | None, typer.Option(help="Folder to write (default: pretrained/, named by the settings).")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Start over what the folder holds.")] = False,
+    quiet: Quiet = False,
+    **settings: Any,
+) -> None:
+    """Train a model on an alignment by filling in masked bases; an unfinished run with the same settings is resumed."""
+    from harness.engine.pretrain import pretrain as train
+
+    from .screen import Screen
+
+    train(
+        model,
+        msa,
+        species=species,
+        context=context,
+        steps=steps,
+        tokens_per_step=tokens_per_step,
+        evaluate_every=evaluate_every,
+        checkpoint=checkpoint,
+        init=init,
+        options=pairs(option),
+        settings=settings,
+        seed=seed,
+        device=device,
+        out=out,
+        force=force,
+        reporter=Screen(quiet),
+    )

@@ -1,0 +1,88 @@
+"""`harness run`: fine-tune, score, record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .options import Checkpoint, Device, ModelOptions, Quiet, Results, pairs, with_settings
+
+REFERENCE = "Reference data, for tasks of variants and of loci"
+
+
+@with_settings()
+def run(
+    model: Annotated[
+        list[str],
+        typer.Option(
+            help="A model (see `harness list models`), `floors`, or a path to an adapter file; a,b or repeated for several."
+        ),
+    ],
+    task: Annotated[
+        list[str],
+        typer.Option(help="A task, a family of tasks, or your own file (table, FASTA, BED); several tasks as a,b or repeated."),
+    ],
+    more_files: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE]", help="With --task pos.fa or pos.bed: the file of the negatives.")
+    ] = None,
+    genome: Annotated[Path | None, typer.Option(help="For variants and BED: FASTA or 2bit.", rich_help_panel=REFERENCE)] = None,
+    msa: Annotated[
+        Path | None, typer.Option(help="An alignment: zarr, MAF, FASTA or a store.", rich_help_panel=REFERENCE)
+    ] = None,
+    species: Annotated[str, typer.Option(help="Rows of the alignment: 89, 99, names or a file.", rich_help_panel=REFERENCE)] = "",
+    context: Annotated[
+        int | None, typer.Option(help="Variants: window length in nucleotides (default 128).", rich_help_panel=REFERENCE)
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Random seed; repeatable (default 0).")] = None,
+    split: Annotated[str | None, typer.Option(help="Split rule of the task, e.g. thesis or published.")] = None,
+    checkpoint: Checkpoint = None,
+    init: Annotated[
+        str | None, typer.Option(help="random, random:tiny or random:base: start without pretrained weights.")
+    ] = None,
+    option: ModelOptions = None,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Load a checkpoint that lacks tensors; recorded.")
+    ] = False,
+    device: Device = "auto",
+    results: Results = Path("results"),
+    no_sample: Annotated[
+        bool, typer.Option("--no-sample", help="Fail rather than use the simulated sample of a data set that is not here.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Run again even if this very run is already recorded.")] = False,
+    quiet: Quiet = False,
+    **settings: Any,
+) -> None:
+    """Fine-tune a model on a task, score it on the test split, and write a record."""
+    from harness.evidence.records import check_writable
+    from harness.study.plan import plan
+    from harness.study.run import execute_all
+
+    from .screen import Screen
+
+    check_writable(results)
+    runs = plan(
+        _several(model),
+        [*(task if more_files else _several(task)), *(more_files or [])],
+        seed=seed or 0,
+        split=split,
+        genome=genome,
+        msa=msa,
+        species=species,
+        context=context,
+        checkpoint=checkpoint,
+        init=init,
+        option=pairs(option),
+        allow_partial=allow_partial,
+        sample=not no_sample,
+        device=device,
+        **settings,
+    )
+    records = execute_all(runs, results, device=device, force=force, reporter=Screen(quiet))
+    raise typer.Exit(0 if all(record.finished for record in records) else 1)
+
+
+def _several(words: list[str]) -> list[str]:
+    """Words given apart or with commas between them; a path is one word, whatever is in it."""
+    return [part for word in words for part in (word.split(",") if "/" not in word and "." not in word else [word]) if part]

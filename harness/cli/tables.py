@@ -1,0 +1,24 @@
+"""`harness table`: records compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Results
+
+
+def table(
+    metric: Annotated[
+        str | None, typer.Option(help="Any metric of the records, e.g. f1, log_loss (default: the tasks' main one, or accuracy).")
+    ] = None,
+    by: Annotated[str, typer.Option(help="Rows and columns, or a flat list by other keys.")] = "model,task",
+    format: Annotated[str, typer.Option(help="terminal, markdown or csv.")] = "terminal",
+    results: Results = Path("results"),
+) -> None:
+    """Compare the records in a table; also writes results/tables/."""
+    from harness.evidence.tables import print_table
+
+    print_table(results, metric, by, format)

@@ -1,0 +1,51 @@
+"""`harness weights`: get, find and check the official weights of models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from harness.card import ModelCard
+
+app = typer.Typer(no_args_is_help=True, help="Get, find and check the official weights of models.")
+
+
+@app.command("get")
+def weights_get(model: str) -> None:
+    """Download a model's official weights at the pinned revision, with resume and checksum."""
+    from harness.files.hub import fetch
+
+    for name, card in _cards(model).items():
+        print(fetch(name, card))
+
+
+@app.command("path")
+def weights_path(model: str) -> None:
+    """Print the folder of a model's official weights; fails where they are not here."""
+    from harness.files.hub import official
+
+    for name, card in _cards(model).items():
+        print(official(name, card))
+
+
+@app.command("verify")
+def weights_verify(model: str) -> None:
+    """Compare a model's files with their checksums; exit 1 if any is not intact."""
+    from harness.files.hub import official, verify
+
+    from .screen import Screen
+
+    states = {}
+    for name, card in _cards(model).items():
+        official(name, card)
+        states |= {str(path): state for path, state in verify(card).items()}
+    Screen().table(["file", "state"], [[path, state] for path, state in states.items()])
+    raise typer.Exit(0 if set(states.values()) == {"ok"} else 1)
+
+
+def _cards(model: str) -> dict[str, ModelCard]:
+    from harness.registry import model_cards, model_names
+
+    return {name: model_cards()[name] for name in model_names(model)}

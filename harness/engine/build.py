@@ -1,0 +1,147 @@
+"""Models made from requests, for runs, pretraining and notebooks alike. Checking a request imports no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness import registry
+from harness.errors import UserError
+from harness.files import hub, sources
+from harness.files.fingerprint import digest, file_digest
+
+if TYPE_CHECKING:
+    from harness.adapter import Adapter
+
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_TYPES = {"bool": bool, "int": int, "float": float, "str": str}
+# Files of a checkpoint's folder that no adapter reads.
+_UNREAD = (hub.SUMS, "loss.csv", "loss.png", "state.pt")
+_UNREAD_ENDINGS = (".md", ".bad", ".part", ".tmp", ".lock", ".metadata")
+_BESIDE = (".json", ".txt", ".model", ".yaml")  # what may lie beside a weight file and be read with it
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """Which model, with which weights: plain values, checked by :func:`request`.
+
+    ``checkpoint`` is None for random initialisation at the named ``size``; ``options`` are keyword arguments of the
+    adapter's ``from_checkpoint``; ``allow_partial`` lets the checkpoint lack tensors.
+    """
+
+    model: str
+    checkpoint: str | None = None
+    size: str = "base"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    allow_partial: bool = False
+
+    def fingerprint(self) -> str | None:
+        """sha256 over the checkpoint's files that may be read: weights, configuration, vocabulary; None without one."""
+        if self.checkpoint is None:
+            return None
+        path = Path(self.checkpoint)
+        if path.is_dir():
+            files = sorted(file for file in path.iterdir() if _may_be_read(file))
+            return digest([[file.name, file_digest(file)] for file in files])
+        beside = sorted(file for file in path.parent.iterdir() if file.suffix in _BESIDE and file != path and _may_be_read(file))
+        return digest([file_digest(path), *([file.name, file_digest(file)] for file in beside)])
+
+    def identity(self) -> str:
+        """sha256 of all that makes the model what it is before training, besides its code and the seed.
+
+        A file counts by its content, whether it is the checkpoint, the value of an option, or the scores of its card.
+        """
+        scores = registry.model_facts(self.model).card.scores
+        published = sources.locate(sources.REFERENCES[scores]) if scores else None
+        options = {
+            name: file_digest(Path(value)) if isinstance(value, str) and os.path.isfile(value) else value
+            for name, value in self.options.items()
+        }
+        return digest(
+            {
+                "weights": self.fingerprint() or self.size,
+                "partial": self.allow_partial,
+                "options": options,
+                "scores": file_digest(published) if published is not None and published.is_file() else None,
+            }
+        )
+
+    def build(self) -> Adapter:
+        """The adapter. What is random in it is drawn from torch's generator, which the caller seeds.
+
+        Raises:
+            UserError: the adapter loads no weights, or refuses them or an option.
+        """
+        from harness.files.checkpoint import partial_weights
+
+        path = None if self.checkpoint is None else Path(self.checkpoint)
+        with partial_weights(self.allow_partial):
+            adapter = registry.adapter_class(self.model).from_checkpoint(path, size=self.size, **self.options)
+        if path is not None and adapter.audit is None:
+            raise UserError(f"checkpoint {str(path)!r}: {adapter.name} loads no weights; leave --checkpoint out")
+        return adapter
+
+
+def request(
+    model: str,
+    *,
+    checkpoint: str | None = None,
+    init: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    allow_partial: bool = False,
+    official: bool = True,
+) -> ModelRequest:
+    """What the options of a command ask for, checked; weights from the hub are fetched.
+
+    Without ``checkpoint`` and ``init``, a pretrained model takes its official weights, unless ``official`` is False.
+
+    Raises:
+        UserError: no such model, option, size or weights, or both ``checkpoint`` and ``init``.
+    """
+    facts = registry.model_facts(model)
+    size = _random_size(init, checkpoint)
+    path = None
+    if checkpoint is not None:
+        path = hub.resolve(facts.name, facts.card, checkpoint)
+    elif init is None and official and (facts.card.checkpoint or facts.card.get):
+        path = hub.official(facts.name, facts.card)
+    return ModelRequest(model, path and str(path), size, _typed(facts, options or {}), allow_partial)
+
+
+def _may_be_read(file: Path) -> bool:
+    return (
+        file.is_file()
+        and not file.name.startswith(".")
+        and file.name not in _UNREAD
+        and file.suffix.lower() not in _UNREAD_ENDINGS
+    )
+
+
+def _random_size(init: str | None, checkpoint: str | None) -> str:
+    """The size that ``--init random:SIZE`` asks for."""
+    kind, _, size = (init or "random").partition(":")
+    if kind != "random":
+        raise UserError(f"init {init!r}: expected random, random:tiny or random:base")
+    if init is not None and checkpoint is not None:
+        raise UserError(f"init {init!r} and checkpoint {checkpoint!r}: choose one of them")
+    return size or "base"
+
+
+def _typed(facts: registry.ModelFacts, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as the keyword arguments of the adapter's ``from_checkpoint``; text is converted to their types."""
+    typed = {}
+    for name, value in options.items():
+        if name not in facts.options:
+            raise registry.unknown(f"option of {facts.name}", name, list(facts.options) or ["none: it has no options"])
+        kind = facts.options[name].type
+        try:
+            if not isinstance(value, str):
+                typed[name] = _TYPES[kind](value)
+            else:
+                typed[name] = _BOOLEANS[value.lower()] if kind == "bool" else _TYPES[kind](value)
+        except (KeyError, ValueError):
+            raise UserError(f"option {name}={value!r}: expected a {kind}") from None
+    return typed

@@ -1,0 +1,81 @@
+"""probe(): a head on frozen embeddings, fitted as a logistic regression."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from harness.data import Example
+from harness.recipe import Recipe
+
+from .cache import EmbeddingCache
+from .classifier import Classifier
+from .fit import Fit
+from .predict import embed, log_loss, softmax
+
+PROBE_STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+
+
+def probe(
+    classifier: Classifier,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+    recipe: Recipe,
+    accelerator: Accelerator,
+    *,
+    precision: str = "float32",
+    cache: EmbeddingCache | None = None,
+) -> Fit:
+    """Embed each window once and fit the head as a logistic regression; its strength is chosen on validation log_loss.
+
+    Dense embeddings are standardised on the training split first; mostly-zero ones (counts) keep their scale.
+    """
+    from scipy import sparse
+    from sklearn.linear_model import LogisticRegression
+
+    def embedded(examples: Sequence[Example]) -> np.ndarray:
+        def compute() -> np.ndarray:
+            return embed(classifier, examples, accelerator, precision=precision, batch_size=recipe.batch_size)
+
+        return compute() if cache is None else cache.get(examples, compute)
+
+    begun = time.perf_counter()
+    features = embedded(train)
+    seconds = time.perf_counter() - begun
+    held_out = embedded(validation)
+    labels, held_out_labels = (np.array([example.label for example in split]) for split in (train, validation))
+    mean, scale = np.zeros(features.shape[1]), np.ones(features.shape[1])
+    if (features == 0).mean() > 0.5:
+        features = sparse.csr_array(features)
+    else:
+        mean, scale = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
+        scale[scale == 0] = 1.0
+        features = (features - mean) / scale
+
+    linear = classifier.head[-1]
+    assert isinstance(linear, nn.Linear)
+    fitted, best_loss, best = Fit(recipe), math.inf, None
+    for strength in PROBE_STRENGTHS:
+        model = LogisticRegression(C=strength, max_iter=2000).fit(features, labels)
+        # For two classes scikit-learn keeps one row of weights, the second class' logit against zero.
+        binary = len(model.classes_) == 2
+        weight = np.concatenate([np.zeros_like(model.coef_), model.coef_]) if binary else model.coef_
+        bias = np.concatenate([np.zeros_like(model.intercept_), model.intercept_]) if binary else model.intercept_
+        weight = weight / scale
+        bias = bias - weight @ mean
+        loss = log_loss(softmax(held_out @ weight.T + bias), held_out_labels)
+        fitted.history.append({"strength": strength, "validation_log_loss": loss})
+        if loss < best_loss:
+            best_loss, best = loss, (weight, bias)
+    assert best is not None
+    with torch.no_grad():
+        linear.weight.copy_(torch.from_numpy(best[0]))
+        linear.bias.copy_(torch.from_numpy(best[1]))
+    fitted.examples_per_second = len(train) / seconds
+    return fitted

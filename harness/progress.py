@@ -1,0 +1,43 @@
+"""What running work tells its caller: news in words, where it stands, what came out. Nothing unless someone listens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from harness.evidence.records import RunRecord
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands. ``loss`` is the epoch's so far, ``validation`` the last evaluation's log_loss."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+    validation: float | None = None
+
+
+class Reporter:
+    """Listens to a run and shows nothing; the command line's ``Screen`` shows it. Override what you want to hear."""
+
+    def say(self, message: str) -> None:
+        """A sentence for the user."""
+
+    @contextmanager
+    def training(self, title: str) -> Iterator[None]:
+        """While it lasts, a model is trained, and :meth:`report` says how far it is."""
+        yield
+
+    def report(self, progress: Progress | str) -> None:
+        """News of the training: a sentence, or where it stands; a few times a second at most."""
+
+    def result(self, record: RunRecord, folder: str) -> None:
+        """A run is finished or failed; ``folder`` holds its record."""
+
+    def conclude(self, text: str) -> None:
+        """The closing lines of a piece of work that makes no record."""

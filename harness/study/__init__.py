@@ -1,0 +1,1 @@
+"""From what is asked for to records: the plan of a study, and its runs."""

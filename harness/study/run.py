@@ -1,0 +1,248 @@
+"""execute(): one planned run, fitted, scored on the test split, and written as a record."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.engine import hardware
+from harness.errors import HarnessError, UserError
+from harness.evidence import records
+from harness.evidence.records import RunRecord
+from harness.evidence.sensitivity import insensitive
+from harness.progress import Reporter
+
+from .plan import Run, data_digest, open_task
+
+if TYPE_CHECKING:
+    from harness.adapter import Adapter
+    from harness.data import Example
+    from harness.task import Splits, Task
+
+    from .trial import Trial
+
+ONE_ROW = "no alignment at hand: each window is read as an alignment of one row"
+ZERO_SHOT = "zero-shot: p(reference) / (p(reference) + p(alternate)), never fitted to a label; judge it by auroc and auprc"
+UNUSED_ALIGNMENT = "the model does not use its alignment: its predictions are the same without it"
+RECORDED = "this very run is recorded already: same data, weights, settings, seed and code (--force runs it again)"
+
+
+def execute_all(
+    runs: Sequence[Run],
+    results: Path = Path("results"),
+    *,
+    device: str | None = None,
+    force: bool = False,
+    reporter: Reporter | None = None,
+) -> list[RunRecord]:
+    """Execute planned runs in turn; one that fails is recorded, and the next one begins.
+
+    Raises:
+        UserError: the results folder cannot be written, or a model cannot take its task.
+    """
+    records.check_writable(results)
+    reporter = reporter or Reporter()
+    described: set[tuple[str, str]] = set()
+    found = []
+    for run in runs:
+        question = (run.label, run.split)
+        if (earlier := None if force else finished(run, results)) is not None:
+            reporter.say(RECORDED)
+            reporter.result(earlier, str(results / earlier.folder))
+            found.append(earlier)
+            continue
+        if question not in described:
+            described.add(question)
+            reporter.say(_describe_task(run, *open_task(run)))
+        found.append(execute(run, results, device=device, force=True, reporter=reporter))
+    return found
+
+
+def finished(run: Run, results: Path) -> RunRecord | None:
+    """The record of this very run, if it is there and has scores. Builds no model and imports no torch."""
+    earlier = records.find(results, run.label, run.name, run.id)
+    return earlier if earlier is not None and earlier.finished else None
+
+
+def execute(
+    run: Run,
+    results: Path = Path("results"),
+    *,
+    device: str | None = None,
+    force: bool = False,
+    opened: tuple[Task, Splits] | None = None,
+    reporter: Reporter | None = None,
+) -> RunRecord:
+    """Fit, score the test split once, and write the record; or return the record of this very run if there is one.
+
+    ``device`` picks one of several of the planned type (``cuda:1``). ``opened`` are the run's task and examples, where they
+    are at hand. What breaks down on the way is a failed record.
+
+    Raises:
+        UserError: the model cannot take this task, or the data is not what was planned; nothing was written.
+    """
+    reporter = reporter or Reporter()
+    if not force and (earlier := finished(run, results)) is not None:
+        return earlier
+    import torch
+
+    from harness.kernels import compilation
+
+    from .trial import Trial
+
+    begun = time.perf_counter()
+    task, splits = opened or open_task(run)
+    if data_digest(splits.files) != run.data:
+        raise UserError(f"{run.label}: its data has changed since the run was planned; plan it again")
+    compilation.on_compile = reporter.say
+    with torch.random.fork_rng():
+        torch.manual_seed(run.seed)
+        trial = Trial.prepare(run, task, splits, device or run.device)
+        main = trial.accelerator.is_main_process
+        reporter = reporter if main else Reporter()
+        record, predictions = _begin_record(trial), None
+        reporter.say(_describe_run(run, record))
+        try:
+            fitted = trial.fit(reporter)
+            record |= {"history": fitted.history, "events": list(fitted.events)}
+            record["timing"]["examples_per_second"] = fitted.examples_per_second
+            scored = trial.score()
+            predictions = scored.predictions
+            record |= {name: getattr(scored, name) for name in ("metrics", "intervals", "alignment", "collapsed")}
+            record["events"] += [UNUSED_ALIGNMENT] if insensitive(scored.alignment) else []
+        except UserError:
+            raise
+        except HarnessError as error:
+            record |= {"status": records.FAILED, "error": str(error)}
+        except Exception as error:
+            record |= {"status": records.FAILED, "error": f"{type(error).__name__}: {error}\n{traceback.format_exc()}"}
+    record["timing"]["seconds"] = trial.seconds | {"total": time.perf_counter() - begun}
+    record["timing"]["peak_memory_bytes"] = hardware.peak_memory(trial.accelerator.device)
+    finished_record = RunRecord(**record)
+    if main:
+        folder = records.write(finished_record, predictions, results)
+        reporter.result(finished_record, str(folder))
+    return finished_record
+
+
+def _begin_record(trial: Trial) -> dict[str, Any]:
+    """A record's fields before the run: what was asked for, and on what."""
+    import torch
+
+    run, task, splits, adapter = trial.run, trial.task, trial.splits, trial.adapter
+    device, audit = trial.accelerator.device, adapter.audit
+    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    sequence_only = splits.train[0].windows[0].alignment is None
+    return {
+        "run_id": run.id,
+        "task": {
+            "name": task.name,
+            "context": task.context,
+            "family": task.family,
+            "split": run.split,
+            "default_split": task.split_rules[0],
+            "main_metric": task.main_metric,
+            "simulated": task.simulated,
+            "classes": task.classes,
+            "files": splits.files,
+            "counts": {name: _class_counts(part, task.classes) for name, part in parts.items()},
+            "changes": splits.changes,
+            "best_accuracy": splits.best_accuracy,
+        },
+        "model": {
+            "name": adapter.name,
+            "card": asdict(adapter.card),
+            "recipe": asdict(adapter.recipe),
+            "checkpoint": audit
+            and {
+                "name": Path(audit.source).name,
+                "sha256": audit.sha256,
+                "source": audit.source,
+                "fingerprint": run.weights or audit.sha256,
+            },
+            "size": run.size,
+            "options": run.options,
+            "audit": audit and asdict(audit),
+            "allow_partial": run.allow_partial,
+            "notes": [
+                *(audit.warnings if audit else ()),
+                *([ONE_ROW] if adapter.card.reads == "alignment" and sequence_only else []),
+                *([ZERO_SHOT] if trial.recipe.tune == "zero" else []),
+            ],
+            "unknown_tokens": _unknown_share(adapter, splits.train),
+            "parameters": trial.parameters(),
+        },
+        "recipe": asdict(trial.recipe),
+        "seed": run.seed,
+        "code": run.code,
+        "environment": {
+            "versions": hardware.versions(),
+            "device": device.type,
+            "device_name": hardware.describe_device(device),
+            "precision": run.precision,
+            "threads": torch.get_num_threads(),
+            "processes": trial.accelerator.num_processes,
+        },
+        "timing": {},
+    }
+
+
+def _unknown_share(adapter: Adapter, examples: Sequence[Example]) -> float | None:
+    """Share of the training split's tokens that are unknown to the model; None for models without tokens."""
+    unknown = total = 0
+    for start in range(0, len(examples), 1024):
+        batch = adapter.collate([window for example in examples[start : start + 1024] for window in example.windows])
+        found, among = adapter.unknown_tokens(batch)
+        unknown, total = unknown + found, total + among
+    return unknown / total if total else None
+
+
+def _class_counts(examples: Sequence[Example], classes: Sequence[str]) -> dict[str, int]:
+    counts = Counter(example.label for example in examples)
+    return {name: counts[label] for label, name in enumerate(classes)}
+
+
+def _describe_task(run: Run, task: Task, splits: Splits) -> str:
+    parts = (splits.train, splits.validation, splits.test)
+    lengths, positives = set(), []  # in one pass, for an example may be made when it is asked for
+    for part in parts:
+        positives.append(0)
+        for example in part:
+            lengths.update(map(len, example.windows))
+            positives[-1] += example.label
+    length = f"{min(lengths)}" if len(lengths) == 1 else f"{min(lengths)}-{max(lengths)}"
+    sizes = " / ".join(f"{len(part):,}" for part in parts)
+    text = f"{task.label}: {sizes} windows (train / validation / test, split {run.split!r}) of {length} nt"
+    if len(task.classes) == 2:
+        shares = " / ".join(f"{count / len(part):.0%}" for count, part in zip(positives, parts, strict=True))
+        text += f"\n  {task.classes[1]}: {shares}"
+    if task.simulated:
+        text += (
+            f"\n  SIMULATED data, not measured: {task.name} has not been downloaded (`harness data get {task.name}`); "
+            f"best possible accuracy {splits.best_accuracy:.4f}"
+        )
+    changed = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in splits.changes.items() if count)
+    return text + (f"\n  counted: {changed}" if changed else "")
+
+
+def _describe_run(run: Run, record: Mapping[str, Any]) -> str:
+    model, environment, audit = record["model"], record["environment"], record["model"]["audit"]
+    reads_scores = model["card"]["reads"] == "score"
+    if audit is None:
+        origin = "no weights" if reads_scores else "random initialisation"
+    else:
+        origin = "scores" if reads_scores else f"{audit['matched']} of {audit['expected']} tensors"
+        origin += f" from {audit['source']}"
+    unknown = "windows have no score" if reads_scores else "tokens are unknown to the model"
+    lines = [
+        f"{model['name']}, seed {run.seed}: {origin}, {model['parameters']['trainable']:,} trainable parameters, "
+        f"{environment['precision']} on {environment['device_name']}, {environment['threads']} threads",
+        *([f"{model['unknown_tokens']:.2%} of the training split's {unknown}"] if model["unknown_tokens"] else []),
+        *model["notes"],
+    ]
+    return "\n  ".join(lines)

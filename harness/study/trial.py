@@ -1,0 +1,163 @@
+"""Trial: a run under way. What is computed here, and in the modules it calls, is what a run's numbers depend on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+
+from harness.adapter import Adapter
+from harness.data import Example
+from harness.engine import hardware
+from harness.engine.cache import EmbeddingCache
+from harness.engine.classifier import Classifier, ZeroShot
+from harness.engine.fit import Fit, fit
+from harness.engine.predict import predict
+from harness.engine.probe import probe
+from harness.errors import UserError
+from harness.evidence.metrics import collapsed
+from harness.evidence.records import Predictions, judge
+from harness.evidence.sensitivity import alignment_sensitivity
+from harness.files.fingerprint import digest
+from harness.kernels import compilation
+from harness.progress import Reporter
+from harness.recipe import Recipe
+from harness.task import Splits, Task
+
+from .plan import Run
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model made of the test split. ``alignment`` is empty where there is none."""
+
+    predictions: Predictions
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    alignment: dict[str, Any]
+    collapsed: bool
+
+
+@dataclass
+class Trial:
+    """:meth:`fit` sees the training and validation splits only, :meth:`score` the test split, once.
+
+    ``seconds`` are what load, train (compile is part of it) and evaluate took.
+    """
+
+    run: Run
+    task: Task
+    splits: Splits
+    recipe: Recipe
+    classifier: Classifier | ZeroShot
+    accelerator: Accelerator
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def prepare(cls, run: Run, task: Task, splits: Splits, device: str) -> Trial:
+        """Build the model and check that it can take the task. What is random is drawn from torch's generator.
+
+        Raises:
+            UserError: it cannot.
+        """
+        begun = time.perf_counter()
+        accelerator = _accelerator(hardware.pick_device(device))
+        adapter = run.model_request().build()
+        recipe = adapter.recipe.override(**run.recipe)
+        _check(adapter, recipe, task, splits)
+        classifier = _classifier(adapter, recipe, task, splits).to(accelerator.device)
+        return cls(run, task, splits, recipe, classifier, accelerator, {"load": time.perf_counter() - begun})
+
+    @property
+    def adapter(self) -> Adapter:
+        """The model without its head."""
+        return self.classifier.adapter
+
+    def fit(self, reporter: Reporter) -> Fit:
+        """Fit the classifier to the training split, judged by the validation split."""
+        splits, precision, begun, compiled = self.splits, self.run.precision, time.perf_counter(), compilation.seconds
+        parts = (splits.train, splits.validation, self.recipe, self.accelerator)
+        with reporter.training(f"{self.run.name} on {self.run.label}"):
+            if isinstance(self.classifier, ZeroShot):
+                fitted = Fit(self.recipe)
+            elif self.recipe.tune == "probe":
+                cache = self._cache() if next(self.adapter.parameters(), None) is not None else None
+                fitted = probe(self.classifier, *parts, precision=precision, cache=cache)
+            else:
+                fitted = fit(self.classifier, *parts, seed=self.run.seed, precision=precision, report=reporter.report)
+        self.seconds |= {"train": time.perf_counter() - begun, "compile": compilation.seconds - compiled}
+        return fitted
+
+    def score(self) -> Scored:
+        """Predict and judge the test split."""
+
+        def ask(examples: Sequence[Example]) -> np.ndarray:
+            return predict(self.classifier, examples, self.accelerator, precision=self.run.precision)
+
+        begun, test = time.perf_counter(), self.splits.test
+        probabilities = ask(test)
+        self.seconds["evaluate"] = time.perf_counter() - begun
+        ids = tuple(example.id for example in test)
+        blocks = tuple(map(self.splits.block, ids)) if self.splits.block else ()
+        labels = np.array([example.label for example in test])
+        predictions = Predictions(ids, labels, probabilities, self.task.classes, blocks)
+        has_alignment = self.adapter.card.reads == "alignment" and test[0].windows[0].alignment is not None
+        alignment = alignment_sensitivity(test, probabilities, ask) if has_alignment else {}
+        return Scored(predictions, *judge(predictions), alignment, collapsed(probabilities))
+
+    def parameters(self) -> dict[str, int]:
+        """How many numbers the run trains, and how many there are in all."""
+        total = sum(item.numel() for item in self.classifier.parameters())
+        if isinstance(self.classifier, ZeroShot):
+            return {"trainable": 0, "total": total}
+        trained = self.classifier.head if self.recipe.tune == "probe" else self.classifier
+        return {"trainable": sum(item.numel() for item in trained.parameters() if item.requires_grad), "total": total}
+
+    def _cache(self) -> EmbeddingCache:
+        """Where this model's embeddings are kept: whatever else than the windows determines them is in the key."""
+        run, audit = self.run, self.adapter.audit
+        drawn = audit is None or bool(audit.missing)  # some weights are random
+        origin = [run.name, run.origin, run.seed if drawn else None]
+        return EmbeddingCache(digest([origin, run.device, run.precision, run.code]))
+
+
+def _accelerator(device: torch.device) -> Accelerator:
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    # A model may hold weights that fine-tuning does not reach (an unused pooler): several processes must not wait for them.
+    return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+
+
+def _check(adapter: Adapter, recipe: Recipe, task: Task, splits: Splits) -> None:
+    """Refuse, before anything runs, what the model cannot do.
+
+    Raises:
+        UserError: a window longer than the model takes, or fine-tuning a model without weights.
+    """
+    longest = max(
+        len(window) for part in (splits.train, splits.validation, splits.test) for example in part for window in example.windows
+    )
+    if adapter.max_length is not None and longest > adapter.max_length:
+        raise UserError(f"{task.label}: windows of {longest} nt, but {adapter.name} takes at most {adapter.max_length}")
+    if recipe.tune in ("full", "lora") and not any(item.requires_grad for item in adapter.parameters()):
+        raise UserError(f"tune {recipe.tune!r}: {adapter.name} has no weights to fine-tune; leave --tune out")
+
+
+def _classifier(adapter: Adapter, recipe: Recipe, task: Task, splits: Splits) -> Classifier | ZeroShot:
+    """What the run fits and asks.
+
+    Raises:
+        UserError: zero-shot on another task than variants, or by a model that cannot.
+    """
+    windows, classes = len(splits.train[0].windows), len(task.classes)
+    if recipe.tune != "zero":
+        return Classifier(adapter, classes, recipe, windows)
+    if windows != 2 or classes != 2:
+        raise UserError(f"tune 'zero': {task.label} is not a variant task; use --tune full or probe")
+    return ZeroShot(adapter)
