@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from harness.cli.main import main
 from harness.data import Example, Window
 from harness.files.hub import weights_home
 from harness.study.plan import Run, data_digest
@@ -18,10 +24,36 @@ WEIGHTS = weights_home()  # read before a fixture hides this machine's folders
 
 
 @pytest.fixture(autouse=True)
-def _own_folders(tmp_path, monkeypatch):
-    """No test sees this machine's data or writes outside its own folder."""
+def _own_folders(tmp_path, tmp_path_factory, monkeypatch):
+    """No test sees this machine's data or writes outside its own folder; what is remembered is shared by all tests."""
     monkeypatch.setenv("HARNESS_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.setenv("NO_COLOR", "1")
+
+
+@pytest.fixture
+def harness(tmp_path, monkeypatch):
+    """Runs `harness …` in this process, in an empty folder, and returns what came of it."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        out, err = io.StringIO(), io.StringIO()
+        with monkeypatch.context() as changed, redirect_stdout(out), redirect_stderr(err):
+            for name, value in environment.items():
+                changed.setenv(name, value)
+            with pytest.raises(SystemExit) as stopped:
+                main(arguments)
+        code = stopped.value.code
+        return subprocess.CompletedProcess(arguments, code if isinstance(code, int) else 0, out.getvalue(), err.getvalue())
+
+    return call
+
+
+def start(*arguments: str, folder: Path, **options) -> subprocess.Popen[str]:
+    """`harness …` as a process of its own, in a folder."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-m", *arguments], cwd=folder, env=environment, **pipes | options)
 
 
 @pytest.fixture

@@ -13,40 +13,30 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("adapters", "tasks", "kernels")
 
-# Each module may import only modules of a lower rank.
-RANK = {
-    name: rank
-    for rank, names in enumerate(
-        (
-            ("errors", "kernels"),
-            ("data",),
-            ("card", "recipe", "task"),
-            ("adapter", "sources", "readers"),
-            ("genome",),
-            ("alignments", "cache", "checkpoint", "classifier", "hardware", "metrics", "weights"),
-            ("registry", "results", "sensitivity", "train"),
-            ("contract", "screen", "tables", "template"),
-            ("run",),
-            ("pretrain",),
-            ("cli",),
-        )
-    )
-    for name in names
+ROOMS = ("files", "engine", "evidence", "study", "check", "cli")
+# What each room may import besides itself; every room may use the vocabulary, harness/*.py.
+BELOW = {
+    "files": set(),
+    "engine": {"files", "kernels"},
+    "evidence": {"files"},
+    "study": {"files", "engine", "evidence", "kernels"},
+    "check": {"files", "engine"},
+    "cli": {"files", "engine", "evidence", "study", "check"},
+    "adapters": {"files", "kernels"},
+    "tasks": {"files"},
+    "kernels": set(),
 }
-# What a file of each folder may import from the package; siblings are free.
-ALLOWED = {
-    "adapters": {"adapter", "card", "checkpoint", "data", "errors", "genome", "recipe", "sources", "kernels", "adapters"},
-    "tasks": {"alignments", "data", "errors", "genome", "readers", "sources", "task", "tasks"},
-    "kernels": {"kernels"},
-}
+# The vocabulary, from the ground up: each may import the ones before it.
+VOCABULARY = ("errors", "data", "card", "recipe", "task", "adapter", "facts", "registry", "progress")
+LONGEST = 400  # lines of a file
 
 
-def imports(path: Path) -> set[str]:
+def imports(path: Path, tree: ast.AST | None = None) -> set[str]:
     """The first part below ``harness`` of everything that a file imports from the package, wherever it does."""
     found = set()
     inside = path.relative_to(ROOT).parts
     package = ["harness", *inside[:-1]] if inside[0] != "harness" else list(inside[:-1])
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree or ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -60,19 +50,39 @@ def imports(path: Path) -> set[str]:
     return found - {"__version__"}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "harness").glob("*.py")), ids=lambda path: path.stem)
-def test_engine_imports_downward(path):
-    if path.stem in ("__init__", "__main__"):
-        return
-    assert path.stem in RANK, f"harness/{path.name} has no place in the order of modules"
-    upward = {name for name in imports(path) if RANK.get(name, 99) >= RANK[path.stem]}
-    assert not upward, f"harness/{path.name} imports {upward}"
+def executed_imports(path: Path) -> set[str]:
+    """Those of :func:`imports` that are no hints for type checkers."""
+    tree = ast.parse(path.read_text())
+    tree.body = [node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")]
+    return imports(path, tree)
 
 
-@pytest.mark.parametrize("path", sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")), ids=str)
-def test_rooms_import_only_what_they_may(path):
-    folder = path.relative_to(ROOT).parts[0]
-    assert imports(path) <= ALLOWED[folder]
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def test_vocabulary_imports_downward():
+    files = {path.stem: path for path in (ROOT / "harness").glob("*.py") if not path.stem.startswith("__")}
+    assert sorted(files) == sorted(VOCABULARY)
+    for rank, name in enumerate(VOCABULARY):
+        assert executed_imports(files[name]) <= set(VOCABULARY[:rank]), f"harness/{name}.py imports upward"
+
+
+@pytest.mark.parametrize("path", [path for room in ROOMS for path in sources(f"harness/{room}")] + sources(*FOLDERS), ids=str)
+def test_rooms_import_downward(path):
+    inside = path.relative_to(ROOT).parts
+    room = inside[1] if inside[0] == "harness" else inside[0]
+    vocabulary = set() if room == "kernels" else set(VOCABULARY)
+    assert imports(path) <= vocabulary | BELOW[room] | {room}
+
+
+def test_no_file_is_long():
+    long = {
+        str(path.relative_to(ROOT)): count
+        for path in sources("harness", *FOLDERS, "tests", "benchmarks")
+        if (count := len(path.read_text().splitlines())) > LONGEST
+    }
+    assert not long
 
 
 def test_tasks_and_kernels_know_no_model():
@@ -109,9 +119,16 @@ print(json.dumps({name: bool(spec and spec.origin) for name, spec in specs.items
     [
         "import harness",
         "import harness.cli",
+        "import harness.engine.build, harness.study.run, harness.evidence.tables",
         "from harness.registry import model_cards, tasks; model_cards(); tasks()",
     ],
 )
 def test_light_imports(statement):
     code = f"import sys, json\n{statement}\nprint(json.dumps(sorted(set(sys.modules) & {{'torch', 'transformers', 'pandas', 'sklearn', 'numba'}})))"
     assert fresh(code) == []
+
+
+def test_evidence_needs_no_torch():
+    modules = [f"harness.evidence.{path.stem}" for path in sources("harness/evidence") if path.stem != "__init__"]
+    code = f"import sys, json, {', '.join(modules)}\nprint(json.dumps('torch' in sys.modules))"
+    assert fresh(code) is False

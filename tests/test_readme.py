@@ -6,7 +6,6 @@ import re
 
 import pytest
 from conftest import ROOT
-from test_cli import harness  # noqa: F401 (a fixture)
 
 from harness import registry
 from harness.check import contract
@@ -35,7 +34,7 @@ def test_example_is_short(example):
     assert len(body) <= 25
 
 
-def test_example_runs(example, harness):  # noqa: F811
+def test_example_runs(example, harness):
     done = harness("run", "--model", "./bag_of_bases.py", "--task", "QKI", "--epochs", "1")
     assert done.returncode == 0, done.stderr
     (record,) = results.read_all(example.parent / "results")
@@ -46,7 +45,7 @@ def test_example_keeps_the_contract(example):
     assert [verdict for verdict in contract.check(str(example)) if verdict.state == "violated"] == []
 
 
-def test_commands_are_those_of_the_command_line(harness):  # noqa: F811
+def test_commands_are_those_of_the_command_line(harness):
     text = harness("run", "--help").stdout + harness("--help").stdout + harness("data", "--help").stdout
     for option in set(re.findall(r"(?<=\s)--[a-z-]+", block("command: run"))):
         assert option in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -24,10 +25,15 @@ app.command("check-adapter")(adapters.check_adapter)
 app.command("new-adapter")(adapters.new_adapter)
 
 
-def main() -> None:
-    """Entry point: expected failures become one line and an exit code (2: a user's mistake, 1: a failed run)."""
-    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
-    debug = len(arguments) < len(sys.argv) - 1
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: expected failures become one line and an exit code (2: a user's mistake, 1: a failed run).
+
+    Raises:
+        SystemExit: always, with the exit code.
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    arguments = [argument for argument in given if argument != "--debug"]
+    debug = len(arguments) < len(given)
     try:
         app(arguments, prog_name="harness")
     except HarnessError as error:
