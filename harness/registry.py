@@ -13,7 +13,7 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -53,6 +53,7 @@ def _built_in(folder: str) -> dict[str, Path]:
     }
 
 
+@cache
 def _plugins(group: str) -> dict[str, EntryPoint]:
     return {_canonical(point.name): point for point in entry_points(group=group)}
 
@@ -111,7 +112,14 @@ def model_facts(name: str) -> ModelFacts:
         UnknownName: no such model.
         UserError: a file that is no adapter.
     """
-    return read_facts(model_file(name), lambda: adapter_class(name))
+    file = model_file(name)
+    status = file.stat()
+    return _facts(name, file, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=256)
+def _facts(name: str, file: Path, changed: int, size: int) -> ModelFacts:
+    return read_facts(file, lambda: adapter_class(name))
 
 
 def adapter_class(name: str) -> type[Adapter]:
@@ -159,11 +167,22 @@ def _module_from(path: Path) -> ModuleType:
 
 
 @cache
+def _task_modules() -> tuple[ModuleType, ...]:
+    modules = [importlib.import_module(f"harness.tasks.{name}") for name in _built_in("tasks")]
+    return (*modules, *(point.load() for point in _plugins("harness.tasks").values()))
+
+
+@cache
 def tasks() -> dict[str, Task]:
     """Every task by name, in the order of its family's file."""
-    modules = [importlib.import_module(f"harness.tasks.{name}") for name in _built_in("tasks")]
-    modules += [point.load() for point in _plugins("harness.tasks").values()]
-    return {task.name: task for module in modules for task in module.tasks()}
+    return {task.name: task for module in _task_modules() for task in module.tasks()}
+
+
+def task_file(name: str) -> Path | None:
+    """The file that makes the task of that name; None for a task that is made from the user's own files."""
+    makers = (module for module in _task_modules() if any(task.name == name for task in module.tasks()))
+    module = next(makers, None)
+    return Path(module.__file__) if module is not None and module.__file__ is not None else None
 
 
 def find_tasks(name: str) -> list[Task]:

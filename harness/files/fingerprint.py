@@ -16,7 +16,7 @@ import sys
 import sysconfig
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -130,19 +130,26 @@ def code_digest(*files: Path, follow: bool = True) -> str:
     Raises:
         UserError: a file cannot be read as Python.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, str] = {}
     waiting = [(_module_name(file), file) for file in files]
     while waiting:
         name, file = waiting.pop()
         if name in found or _inert(name):
             continue
-        found[name] = file
+        status = file.stat()
+        found[name], imports = _read_module(name, file, status.st_mtime_ns, status.st_size)
         if follow:
-            waiting += imported(name, file)
-    return digest({name: _statements(file) for name, file in found.items()})
+            waiting += imports
+    return digest(found)
 
 
-def imported(name: str, file: Path) -> Iterator[tuple[str, Path]]:
+@lru_cache(maxsize=1024)
+def _read_module(name: str, file: Path, changed: int, size: int) -> tuple[str, tuple[tuple[str, Path], ...]]:
+    """A file's statements, and the modules that it imports; read again when it was changed."""
+    return _statements(file), tuple(_imports(name, file))
+
+
+def _imports(name: str, file: Path) -> Iterator[tuple[str, Path]]:
     """The modules, as name and file, that a file imports wherever it does, of this project or beside the file itself."""
     package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
     for node in ast.walk(_tree(file)):
@@ -161,7 +168,7 @@ def imported(name: str, file: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _inert(name: str) -> bool:
-    return any(name == inert or (inert == "harness.cli" and name.startswith("harness.cli.")) for inert in INERT)
+    return name in INERT or name.startswith("harness.cli.")
 
 
 def _find(module: str, importer: Path, importer_name: str) -> Path | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -174,7 +174,7 @@ def plan(
                 label=found.label,
                 name=name,
             )
-            runs += [Run(**(one.to_json() | {"seed": number})) for number in seeds]
+            runs += [replace(one, seed=number) for number in seeds]
     return runs
 
 
@@ -206,10 +206,8 @@ def named_tasks(task: str | Sequence[str], reference: Reference | None) -> list[
 
 def open_task(run: Run) -> tuple[Task, Splits]:
     """The task of a planned run, and its examples."""
-    reference = None
-    if run.reference is not None:
-        paths = {name: run.reference[name] and Path(run.reference[name]) for name in ("genome", "alignment")}
-        reference = Reference(**run.reference | paths)
+    given = run.reference or {}
+    reference = as_reference(given["genome"], given["alignment"], given["species"], given["context"]) if given else None
     (task,) = (item for item, _ in named_tasks(run.task, reference))
     if run.sample:
         assert task.sample is not None
@@ -260,11 +258,13 @@ def _numeric_code() -> str:
 
 
 def _task_code(task: Task) -> str:
+    """sha256 of the code that makes the task and loads it."""
     function: Any = task.load
     while isinstance(function, partial):
         function = function.func
-    file = inspect.getsourcefile(function if hasattr(function, "__code__") else type(function))
-    return code_digest(Path(str(file)))
+    loader = Path(str(inspect.getsourcefile(function if hasattr(function, "__code__") else type(function))))
+    maker = registry.task_file(task.name)
+    return code_digest(loader, *([maker] if maker is not None else []))
 
 
 def _is_file(word: str) -> bool:
