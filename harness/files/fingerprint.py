@@ -146,7 +146,8 @@ def code_digest(*files: Path, follow: bool = True) -> str:
 @lru_cache(maxsize=1024)
 def _read_module(name: str, file: Path, changed: int, size: int) -> tuple[str, tuple[tuple[str, Path], ...]]:
     """A file's statements, and the modules that it imports; read again when it was changed."""
-    return _statements(file), tuple(_imports(name, file))
+    imports = tuple(_imports(name, file))  # first: it says what is no Python
+    return _statements(file), imports
 
 
 def _imports(name: str, file: Path) -> Iterator[tuple[str, Path]]:
