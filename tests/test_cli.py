@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import threading
+from dataclasses import fields
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +18,7 @@ from conftest import motif_examples, start
 from harness import registry
 from harness.evidence import records as results
 from harness.evidence import tables
+from harness.recipe import Recipe
 
 FAST = ("--init", "random:tiny", "--epochs", "1")
 
@@ -47,6 +49,17 @@ class TestLook:
         assert all(name in models for name in ("msamamba", "kmer (floor)", "OpenReview"))
         tasks = harness("list", "tasks").stdout
         assert all(name in tasks for name in ("QKI", "GTF2F1", "thesis, published", "harness data get QKI"))
+
+    def test_show_tells_all_of_a_model_or_task(self, harness, tmp_path):
+        shown = harness("show", "dnabert1").stdout
+        assert all(
+            text in shown for text in ("Ji et al. 2021", "long='refuse' (str)", "learning_rate 0.0002", "zhihan1996/DNA_bert_6")
+        )
+        shown = harness("show", "clinvar").stdout
+        assert all(text in shown for text in ("assembly", "hg38", "citation", "chromosome, position", "not here", "SIMULATED"))
+        refused(harness("show", "QKJ"), "unknown model or task 'QKJ'", "did you mean QKI")
+        (tmp_path / "broken.py").write_text("def f(:")
+        refused(harness("show", "./broken.py"), "broken.py", "not Python")
 
     def test_doctor(self, harness):
         done = harness("doctor")
@@ -128,6 +141,22 @@ class TestRun:
         }
         assert {record.task["name"] for record in records} == {"pos+neg"}
 
+    def test_lists_of_models_and_tasks(self, harness, tmp_path):
+        command = ("run", "--model", "gc,kmer", "--model", "gc", "--task", "QKI", "--task", "PTBP1,ILF3", "--quiet")
+        assert harness(*command).returncode == 0
+        found = {(record.model["name"], record.task["name"]) for record in results.read_all(tmp_path / "results")}
+        assert found == {(model, task) for model in ("gc", "kmer") for task in ("QKI", "PTBP1", "ILF3")}
+
+    def test_every_setting_of_a_recipe_is_an_option(self, harness, tmp_path):
+        shown = harness("run", "--help").stdout
+        for item in fields(Recipe):
+            assert f"--{item.name.replace('_', '-')} " in shown
+        given = ("--tune", "lora", "--lora-rank", "2", "--lora-alpha", "4", "--betas", "0.8", "0.95", "--epochs", "1")
+        done = harness("run", "--model", "msamamba", "--task", *two_files(tmp_path), "--init", "random:tiny", *given)
+        assert done.returncode == 0, done.stderr
+        (record,) = results.read_all(tmp_path / "results")
+        assert (record.recipe["lora_rank"], record.recipe["lora_alpha"], record.recipe["betas"]) == (2, 4, [0.8, 0.95])
+
     def test_a_failed_run_is_a_record(self, harness, tmp_path):
         done = harness("run", "--model", "cnn", "--task", "QKI", *FAST, "--learning-rate", "1e30", "--clip", "1e30")
         assert done.returncode == 1
@@ -177,6 +206,9 @@ class TestBadInput:
             (("--model", "kmer", "--task", "none.fa"), ("none.fa", "no such file")),
             (("--model", "kmer", "--task", "QKI", "--tune", "full"), ("kmer has no weights",)),
             (("--model", "cnn", "--task", "QKI", "--learning-rate", "0"), ("learning-rate 0.0",)),
+            (("--model", "cnn", "--task", "QKI", "--betas", "0.9", "1"), ("betas (0.9, 1.0)", "at least 0 and below 1")),
+            (("--model", "cnn", "--task", "QKI", "--seed", "-1"), ("seed -1",)),
+            (("--model", "cnn", "--task", "QKI,a.csv"), ("task 'QKI' and files",)),
             (("--model", "cnn", "--task", "QKI", "--device", "tpu"), ("device 'tpu'",)),
             (("--model", "cnn", "--task", "QKI", "--init", "zeros"), ("init 'zeros'",)),
             (("--model", "cnn", "--task", "QKI", "--init", "random:huge"), ("size 'huge'", "tiny")),

@@ -45,6 +45,17 @@ def test_example_keeps_the_contract(example):
     assert [verdict for verdict in contract.check(str(example)) if verdict.state == "violated"] == []
 
 
+def test_notebook_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(block("example: notebook"), names)
+    assert names["record"].finished
+    assert [record.finished for record in names["records"]] == [True] * 8
+    assert len(names["frame"]) == 8
+    assert names["embeddings"].shape == (4, names["model"].embedding_dim)
+    assert "PTBP1 (sample)" in capsys.readouterr().out
+
+
 def test_commands_are_those_of_the_command_line(harness):
     text = harness("run", "--help").stdout + harness("--help").stdout + harness("data", "--help").stdout
     for option in set(re.findall(r"(?<=\s)--[a-z-]+", block("command: run"))):

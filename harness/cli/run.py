@@ -64,7 +64,7 @@ def run(
     check_writable(results)
     runs = plan(
         _several(model),
-        [*(task if more_files else _several(task)), *(more_files or [])],
+        [*_several(task), *(more_files or [])],
         seed=seed or 0,
         split=split,
         genome=genome,
@@ -84,5 +84,5 @@ def run(
 
 
 def _several(words: list[str]) -> list[str]:
-    """Words given apart or with commas between them; a path is one word, whatever is in it."""
-    return [part for word in words for part in (word.split(",") if "/" not in word and "." not in word else [word]) if part]
+    """Words given apart or with commas between them; the path of a file is one word, whatever is in it."""
+    return [part for word in words for part in ([word] if Path(word).exists() else word.split(",")) if part]
