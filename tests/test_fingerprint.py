@@ -8,7 +8,8 @@ import pytest
 
 from harness.errors import UserError
 from harness.files.atomic import atomic
-from harness.files.fingerprint import code_digest, digest, file_digest, file_states, plain, remembered
+from harness.files.code import code_digest
+from harness.files.fingerprint import digest, file_digest, file_states, plain, remembered
 
 CODE = '''"""Docstring."""
 

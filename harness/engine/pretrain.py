@@ -26,7 +26,8 @@ from harness import registry
 from harness.adapter import IGNORED, Adapter, Batch, Pretrainable
 from harness.errors import BadData, RunFailed, UserError
 from harness.files.alignments import open_alignment
-from harness.files.fingerprint import code_digest, digest
+from harness.files.code import code_digest
+from harness.files.fingerprint import digest
 from harness.kernels import compilation
 from harness.progress import Progress, Reporter
 from harness.recipe import Recipe

@@ -1,45 +1,20 @@
-"""What a thing is, as a sha256: JSON values, files, and the code that can change a number.
+"""What a thing is, as a sha256: JSON values and files. What takes long to compute is remembered in the cache folder.
 
-A file's checksum is kept in the cache folder by its path, size and time of change, so that gigabytes of weights are read
-once; a cache that is damaged or cannot be written is done without.
+A cache that is damaged is made again, and one that cannot be written is done without.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import io
 import json
 import math
-import os
-import sys
-import sysconfig
-import tokenize
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache, lru_cache
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-import harness
-from harness.errors import UserError
 
 from .atomic import atomic
 from .sources import cache_home, sha256
 
-# Modules that no number depends on: they say, store, fetch or look up. What they fetch is compared by its checksum.
-INERT = (
-    "harness",
-    "harness.card",
-    "harness.errors",
-    "harness.progress",
-    "harness.registry",
-    "harness.cli",
-    "harness.files.atomic",
-    "harness.files.fingerprint",
-    "harness.files.hub",
-    "harness.files.sources",
-    "harness.kernels.compilation",
-)
 _LARGE = 1 << 22  # bytes from which a file's checksum is worth keeping
 
 
@@ -67,9 +42,6 @@ def plain(value: Any) -> Any:
 def digest(value: Any) -> str:
     """sha256 of a JSON value, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()
-
-
-# --- files ---------------------------------------------------------------------------------------------------------------
 
 
 def remembered(what: str, paths: Iterable[Path], parameters: Any, compute: Callable[[], Any]) -> Any:
@@ -116,149 +88,3 @@ def file_states(paths: Iterable[Path]) -> list[Any]:
         else:
             states.append([where, status.st_size, status.st_mtime_ns])
     return states
-
-
-# --- code ----------------------------------------------------------------------------------------------------------------
-
-
-def code_digest(*files: Path, follow: bool = True) -> str:
-    """sha256 over Python files and, with ``follow``, over what they import of this project and of their own folder.
-
-    Comments, docstrings and layout do not count, nor do the INERT modules. The same in a checkout and in a wheel, and in
-    every version of Python.
-
-    Raises:
-        UserError: a file cannot be read as Python.
-    """
-    found: dict[str, str] = {}
-    waiting = [(_module_name(file), file) for file in files]
-    while waiting:
-        name, file = waiting.pop()
-        if name in found or _inert(name):
-            continue
-        status = file.stat()
-        found[name], imports = _read_module(name, file, status.st_mtime_ns, status.st_size)
-        if follow:
-            waiting += imports
-    return digest(found)
-
-
-@lru_cache(maxsize=1024)
-def _read_module(name: str, file: Path, changed: int, size: int) -> tuple[str, tuple[tuple[str, Path], ...]]:
-    """A file's statements, and the modules that it imports; read again when it was changed."""
-    imports = tuple(_imports(name, file))  # first: it says what is no Python
-    return _statements(file), imports
-
-
-def _imports(name: str, file: Path) -> Iterator[tuple[str, Path]]:
-    """The modules, as name and file, that a file imports wherever it does, of this project or beside the file itself."""
-    package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
-    for node in ast.walk(_tree(file)):
-        if isinstance(node, ast.Import):
-            wanted = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            above = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
-            base = ".".join(part for part in (above, node.module or "") if part)
-            wanted = [base, *(f"{base}.{alias.name}" if base else alias.name for alias in node.names)]
-        else:
-            continue
-        for module in wanted:
-            found = _find(module, file, name)
-            if found is not None:
-                yield module, found
-
-
-def _inert(name: str) -> bool:
-    return name in INERT or name.startswith("harness.cli.")
-
-
-def _find(module: str, importer: Path, importer_name: str) -> Path | None:
-    """The file of a module of this project, or of one that lies where the importer does."""
-    parts = module.split(".")
-    if parts[0] == "harness":
-        roots = [Path(root, *parts[1:]) for root in harness.__path__] if len(parts) > 1 else [Path(harness.__path__[0])]
-    else:
-        levels = len(importer_name.split(".")) - (importer.name != "__init__.py")
-        home = importer.resolve().parent.parents[levels - 1] if levels else importer.resolve().parent
-        roots = [Path(root, *parts) for root in dict.fromkeys([home, *_own_paths()])]
-    for root in roots:
-        for candidate in (root.with_suffix(".py"), root / "__init__.py"):
-            if candidate.is_file():
-                return candidate
-    return None
-
-
-@cache
-def _own_paths() -> tuple[Path, ...]:
-    """The entries of Python's search path that hold neither the standard library nor installed packages."""
-    installed = {Path(folder).resolve() for folder in sysconfig.get_paths().values()}
-    entries = [Path(entry or os.curdir).resolve() for entry in sys.path]
-    return tuple(
-        entry for entry in entries if entry.is_dir() and not any(place == entry or place in entry.parents for place in installed)
-    )
-
-
-def _module_name(file: Path) -> str:
-    """The dotted name that a file of the project or of a package is imported by; the stem of any other."""
-    file = file.resolve()
-    for root in map(Path, reversed(harness.__path__)):
-        if file.is_relative_to(root.resolve()) and (parts := file.relative_to(root.resolve()).with_suffix("").parts):
-            if root != Path(harness.__path__[0]) and parts[0] not in ("adapters", "tasks", "kernels"):
-                continue
-            return ".".join(["harness", *parts]).removesuffix(".__init__")
-    parts, folder = [file.stem], file.parent
-    while (folder / "__init__.py").is_file():
-        parts.insert(0, folder.name)
-        folder = folder.parent
-    return ".".join(parts).removesuffix(".__init__")
-
-
-def _source(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read as Python ({error})") from None
-
-
-def _tree(file: Path) -> ast.Module:
-    try:
-        return ast.parse(_source(file), str(file))
-    except (SyntaxError, ValueError) as error:
-        raise UserError(f"{file}: not Python that can be read ({error})") from None
-
-
-def _statements(file: Path) -> str:
-    """A file's code without comments, blank lines, docstrings and line breaks inside statements."""
-    source = _source(file)
-    lines = source.splitlines(keepends=True)
-    words, statement, opened = [], [], None
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        kind = tokenize.tok_name[token.type]
-        # Since Python 3.12 an f-string comes in pieces; its text is the same in every version.
-        if kind in ("FSTRING_START", "TSTRING_START"):
-            opened = (token.start, 1) if opened is None else (opened[0], opened[1] + 1)
-        if opened is not None:
-            if kind in ("FSTRING_END", "TSTRING_END"):
-                opened = (opened[0], opened[1] - 1)
-                if opened[1] == 0:
-                    statement.append(_between(lines, opened[0], token.end))
-                    opened = None
-            continue
-        if kind in ("COMMENT", "NL", "ENCODING"):
-            continue
-        if kind in ("INDENT", "DEDENT"):
-            words.append(kind)
-        elif kind in ("NEWLINE", "ENDMARKER"):
-            if not (len(statement) == 1 and statement[0].lstrip("rRuUbB")[:1] in ("'", '"')):
-                words.append(" ".join(statement))
-            statement = []
-        else:
-            statement.append(token.string)
-    return "\n".join(words)
-
-
-def _between(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
-    """The text of a source from one (line, column) to another; lines count from 1."""
-    if start[0] == end[0]:
-        return lines[start[0] - 1][start[1] : end[1]]
-    return "".join([lines[start[0] - 1][start[1] :], *lines[start[0] : end[0] - 1], lines[end[0] - 1][: end[1]]])

@@ -19,7 +19,8 @@ from harness.engine import hardware
 from harness.engine.build import ModelRequest, request
 from harness.errors import DataMissing, UserError
 from harness.files import sources
-from harness.files.fingerprint import code_digest, digest, file_states, plain, remembered
+from harness.files.code import code_digest
+from harness.files.fingerprint import digest, file_states, plain, remembered
 from harness.recipe import Recipe
 from harness.task import Reference, Splits, Task
 
