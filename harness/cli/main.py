@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -11,8 +12,14 @@ import typer
 from harness.errors import HarnessError
 
 from . import adapters, data, look, pretrain, run, tables, weights
+from .screen import printable
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
 app.command("run")(run.run)
 app.command("table")(tables.table)
 app.command("pretrain")(pretrain.pretrain)
@@ -34,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else list(arguments)
     arguments = [argument for argument in given if argument != "--debug"]
     debug = len(arguments) < len(given)
+    for stream in (sys.stdout, sys.stderr):  # a terminal that knows no ↓ shows ?
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         app(arguments, prog_name="harness")
     except HarnessError as error:
@@ -47,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _stop(message: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {printable(message)}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -46,10 +46,7 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
         own = [item.replace(annotation=hints[item.name], kind=item.KEYWORD_ONLY) for item in own]
         made = [
             inspect.Parameter(
-                item.name,
-                inspect.Parameter.KEYWORD_ONLY,
-                default=None,
-                annotation=Annotated[types[item.name] | None, typer.Option(help=_help(item), rich_help_panel=TRAINING)],
+                item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(item, types[item.name])
             )
             for item in fields(Recipe)
             if not names or item.name in names
@@ -62,7 +59,9 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
     return decorate
 
 
-def _help(item: Any) -> str:
+def _annotation(item: Any, kind: Any) -> Any:
     choices = item.metadata.get("choices", ())
     named = all(choice in item.metadata["help"] for choice in choices)
-    return item.metadata["help"] + ("" if named else f" One of {', '.join(choices)}.")
+    help = item.metadata["help"] + ("" if named else f" One of {', '.join(choices)}.")
+    names = [f"--{item.name.replace('_', '-')}", *(["--lr"] if item.name == "learning_rate" else [])]
+    return Annotated[kind | None, typer.Option(*names, help=help, rich_help_panel=TRAINING)]

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 PANEL_METRICS = ("accuracy", "f1", "log_loss", "auroc", "auprc", "mcc", "ece")
 
 
+def printable(text: str) -> str:
+    """Text from files and names without what would steer a terminal: control characters are shown as escapes (``\\x1b``)."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in text)
+
+
 class Screen(Reporter):
     """Messages and progress go to standard error, results to standard output; without ``panel``, no results are shown."""
 
@@ -32,7 +37,7 @@ class Screen(Reporter):
     def say(self, message: str) -> None:
         """One line of news, kept above a running bar."""
         if not self.quiet:
-            (self._bar.console if self._bar else self.err).print(message, markup=False)
+            (self._bar.console if self._bar else self.err).print(printable(message), markup=False)
 
     @contextmanager
     def training(self, title: str) -> Iterator[None]:
@@ -90,14 +95,14 @@ class Screen(Reporter):
     def table(self, columns: list[str], rows: list[list[str]]) -> None:
         """A table on a terminal, tab-separated lines (header first) elsewhere."""
         if not self.out.is_terminal:
-            print("\n".join("\t".join(row) for row in [columns, *rows]))
+            print(printable("\n".join("\t".join(row) for row in [columns, *rows])))
             return
         from rich.table import Table
         from rich.text import Text
 
         table = Table(*columns, box=None, pad_edge=False, header_style="bold")
         for row in rows:
-            table.add_row(*map(Text, row))  # Text, because plain strings are read as markup
+            table.add_row(*(Text(printable(cell)) for cell in row))  # Text, because plain strings are read as markup
         self.out.print(table)
 
     def card(self, facts: dict[str, str]) -> None:
@@ -105,10 +110,10 @@ class Screen(Reporter):
         width = max(map(len, facts))
         for name, text in facts.items():
             for number, line in enumerate(text.splitlines()):
-                self.out.print(f"{name if number == 0 else '':<{width}}  {line}", markup=False, soft_wrap=True)
+                self.out.print(f"{name if number == 0 else '':<{width}}  {printable(line)}", markup=False, soft_wrap=True)
 
     def conclude(self, text: str) -> None:
-        self.out.print(text, markup=False)
+        self.out.print(printable(text), markup=False)
 
     def result(self, record: RunRecord, folder: str) -> None:
         """The closing panel: scores, what qualifies them, and where the record lies."""
@@ -116,7 +121,8 @@ class Screen(Reporter):
             return
         title = f"{record.model['name']} on {record.task_label}, seed {record.seed}"
         if not record.finished:
-            self.out.print(f"{title}: failed: {str(record.error).splitlines()[0]}\n  record            {folder}", markup=False)
+            reason = next(iter(str(record.error).splitlines()), "")
+            self.conclude(f"{title}: failed: {reason}\n  record            {folder}")
             return
         lines = [_score(record, name) for name in PANEL_METRICS if record.metrics.get(name) is not None]
         best = record.task.get("best_accuracy")
@@ -130,9 +136,9 @@ class Screen(Reporter):
             from rich.panel import Panel
             from rich.text import Text
 
-            self.out.print(Panel(Text("\n".join(lines)), title=title, expand=False))
+            self.out.print(Panel(Text(printable("\n".join(lines))), title=Text(printable(title)), expand=False))
         else:
-            self.out.print("\n".join([title, *(f"  {line}" for line in lines)]), markup=False)
+            self.conclude("\n".join([title, *(f"  {line}" for line in lines)]))
 
 
 def _score(record: RunRecord, name: str) -> str:

@@ -48,8 +48,8 @@ def execute_all(
     records.check_writable(results)
     reporter = reporter or Reporter()
     described: set[tuple[str, str]] = set()
-    found = []
-    for run in runs:
+    found, seconds = [], list[float]()
+    for number, run in enumerate(runs, start=1):
         question = (run.label, run.split)
         if (earlier := None if force else finished(run, results)) is not None:
             reporter.say(RECORDED)
@@ -59,8 +59,20 @@ def execute_all(
         if question not in described:
             described.add(question)
             reporter.say(_describe_task(run, *open_task(run)))
+        if len(runs) > 1:
+            reporter.say(f"run {number} of {len(runs)}{_time_left(seconds, len(runs) - number + 1)}")
+        begun = time.perf_counter()
         found.append(execute(run, results, device=device, force=True, reporter=reporter))
+        seconds.append(time.perf_counter() - begun)
     return found
+
+
+def _time_left(seconds: Sequence[float], runs: int) -> str:
+    """What remains if the next runs take as long as those so far did on average."""
+    if not seconds:
+        return ""
+    minutes = sum(seconds) / len(seconds) * runs / 60
+    return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"
 
 
 def finished(run: Run, results: Path) -> RunRecord | None:
