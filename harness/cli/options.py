@@ -40,10 +40,11 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        keyword = inspect.Parameter.KEYWORD_ONLY
         hints = typing.get_type_hints(command, include_extras=True)
         types = typing.get_type_hints(Recipe)
         own = [item for item in inspect.signature(command).parameters.values() if item.kind is not item.VAR_KEYWORD]
-        own = [item.replace(annotation=hints[item.name], kind=item.KEYWORD_ONLY) for item in own]
+        own = [item.replace(annotation=hints[item.name], kind=keyword) for item in own]
         made = [
             inspect.Parameter(
                 item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(item, types[item.name])

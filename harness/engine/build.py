@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import registry
-from harness.errors import UserError
+from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.files import hub, sources
 from harness.files.fingerprint import digest, file_digest
 
@@ -72,9 +72,15 @@ class ModelRequest:
     def build(self) -> Adapter:
         """The adapter. What is random in it is drawn from torch's generator, which the caller seeds.
 
+        Whatever an adapter does by itself, a checkpoint is loaded whole, or partly where the user allows it, or not at all.
+
         Raises:
-            UserError: the adapter loads no weights, or refuses them or an option.
+            UserError: the adapter loads no weights, or refuses an option.
+            CheckpointMismatch: tensors are missing in the file, and that is not allowed.
+            BadData: a weight is not a finite number.
         """
+        import torch
+
         from harness.files.checkpoint import partial_weights
 
         path = None if self.checkpoint is None else Path(self.checkpoint)
@@ -82,6 +88,16 @@ class ModelRequest:
             adapter = registry.adapter_class(self.model).from_checkpoint(path, size=self.size, **self.options)
         if path is not None and adapter.audit is None:
             raise UserError(f"checkpoint {str(path)!r}: {adapter.name} loads no weights; leave --checkpoint out")
+        audit = adapter.audit
+        if path is not None and audit is not None:
+            if audit.expected and (not audit.matched or (audit.missing and not self.allow_partial)):
+                raise CheckpointMismatch(
+                    f"checkpoint {audit.source}: {audit.matched} of {audit.expected} tensors match {adapter.name}, and "
+                    f"{', '.join(audit.missing[:3])}… stay random; give the whole file, or --allow-partial"
+                )
+            for name, tensor in adapter.state_dict().items():
+                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                    raise BadData(f"checkpoint {audit.source}: {name} holds values that are not finite; fetch it again")
         return adapter
 
 

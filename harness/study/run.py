@@ -246,7 +246,8 @@ def _describe_run(run: Run, record: Mapping[str, Any]) -> str:
     model, environment, audit = record["model"], record["environment"], record["model"]["audit"]
     reads_scores = model["card"]["reads"] == "score"
     if audit is None:
-        origin = "no weights" if reads_scores else "random initialisation"
+        has_weights = model["parameters"]["total"] > model["parameters"]["head"]
+        origin = "random initialisation" if has_weights else "no weights of its own"
     else:
         origin = "scores" if reads_scores else f"{audit['matched']} of {audit['expected']} tensors"
         origin += f" from {audit['source']}"

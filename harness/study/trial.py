@@ -112,12 +112,16 @@ class Trial:
         return Scored(predictions, *judge(predictions), alignment, collapsed(probabilities))
 
     def parameters(self) -> dict[str, int]:
-        """How many numbers the run trains, and how many there are in all."""
+        """How many numbers the run trains, how many there are in all, and how many of these are the head's."""
         total = sum(item.numel() for item in self.classifier.parameters())
         if isinstance(self.classifier, ZeroShot):
-            return {"trainable": 0, "total": total}
+            return {"trainable": 0, "total": total, "head": 0}
         trained = self.classifier.head if self.recipe.tune == "probe" else self.classifier
-        return {"trainable": sum(item.numel() for item in trained.parameters() if item.requires_grad), "total": total}
+        return {
+            "trainable": sum(item.numel() for item in trained.parameters() if item.requires_grad),
+            "total": total,
+            "head": sum(item.numel() for item in self.classifier.head.parameters()),
+        }
 
     def _cache(self) -> EmbeddingCache:
         """Where this model's embeddings are kept: whatever else than the windows determines them is in the key."""
