@@ -12,7 +12,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import motif_examples
-from test_cli import harness, refused  # noqa: F401 (a fixture)
+from test_cli import refused
 from torch import nn
 
 from harness import registry
