@@ -1,4 +1,4 @@
-"""`harness table`: records compared."""
+"""`harness table`: compare records."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ def table(
     metric: Annotated[
         str | None, typer.Option(help="Any metric of the records, e.g. f1, log_loss (default: the tasks' main one, or accuracy).")
     ] = None,
-    by: Annotated[str, typer.Option(help="Rows and columns, or a flat list by other keys.")] = "model,task",
-    format: Annotated[str, typer.Option(help="terminal, markdown or csv.")] = "terminal",
+    by: Annotated[
+        str, typer.Option(help="Rows and columns, or the columns of summary.csv by which to list the runs.")
+    ] = "model,task",
+    format: Annotated[str, typer.Option(help="terminal, markdown or csv (one line per cell).")] = "terminal",
     results: Results = Path("results"),
 ) -> None:
-    """Compare the records in a table; also writes results/tables/."""
+    """Compare the records in a table; also writes the CSV files in results/tables/."""
     from harness.evidence.tables import print_table
 
     print_table(results, metric, by, format)

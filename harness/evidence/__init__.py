@@ -1,1 +1,1 @@
-"""What runs leave behind and what can be said of it: records, metrics, tables. Imports no torch."""
+"""What runs leave behind and what can be concluded from it: records, metrics, tables. Imports no torch."""

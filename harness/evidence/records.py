@@ -1,4 +1,4 @@
-"""RunRecord, and the folder it lies in: ``results/<task>/<model>/<run id>/`` with record.json and predictions.csv."""
+"""RunRecord and its folder, ``results/<task>/<model>/<run id>/``, which holds record.json and predictions.csv."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 2
 RECORD, PREDICTIONS = "record.json", "predictions.csv"
-BLOCK = "block"  # the column of predictions whose examples come in blocks
+BLOCK = "block"  # the column of predictions.csv that names bootstrap blocks
 FINISHED, FAILED = "finished", "failed"
 COLLAPSED = "collapsed: every test example was put into one class"
 
@@ -34,26 +34,35 @@ _NEEDED = {
     "task": ("name", "family", "split", "default_split", "simulated", "classes", "files"),
     "model": ("name", "card", "recipe", "checkpoint", "size", "options"),
 }
-_RESERVED = ("tables", "published")  # folders of the results folder that are no task
-_STALE_SECONDS = 600  # writing takes a second: an older temporary folder was left by a killed run
+_RESERVED = ("tables", "published")  # folders in the results folder that do not belong to a task
+_STALE_SECONDS = 600  # writing takes about a second, so an older temporary folder was left by a killed run
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """All that is known of one (model, task, seed). Holds JSON values only, so that what is read equals what was written.
+    """Everything known about one run of a model on a task with a seed.
 
-    Tuples become lists, NumPy scalars become numbers, and NaN and infinity become None.
+    A record holds JSON values only, so that reading gives back what was written: tuples become lists, NumPy scalars become
+    numbers, NaN and infinity become None.
 
-    ``task``: name, family, split, default_split, main_metric, simulated, classes, files (name → sha256), counts (part → class →
-    examples), changes (letters that normalisation changed), best_accuracy.
-    ``model``: name, card, recipe (the published settings), checkpoint (None, or name and sha256), size, options, audit,
-    parameters (trainable, total), notes.
-    ``recipe``: every setting as asked for; what had to be changed on the way is in ``events``.
-    ``environment``: versions, device (its type), device_name, precision (as computed), threads.
+    ``task``: name, context (window length in nucleotides, None where windows come as they are), family, split,
+    default_split, main_metric, simulated, classes, files (name → sha256), counts (split → class → examples), changes (how
+    many letters normalisation changed), best_accuracy (of the Bayes rule, for simulated data).
+    ``model``: name, card, recipe (the published settings), size, options, audit, allow_partial, notes, unknown_tokens (share of
+    the training split's), parameters (trainable, total), and checkpoint: None, or the weight file's name, sha256 and source
+    (its path as given), and fingerprint, the sha256 over all files that the model was built from.
+    ``recipe``: every setting as asked for; ``events`` says what had to be changed during the run.
+    ``environment``: versions, device (its type), device_name, precision (as computed), threads, processes.
     ``timing``: seconds (load, compile, train, evaluate, total), examples_per_second, peak_memory_bytes.
-    ``intervals``: metric → (low, high), the block-bootstrap intervals of the test split, where its examples come in blocks.
-    ``alignment``: how far the predictions change without the alignment (see :mod:`.sensitivity`), where there is one.
-    ``code`` is the digest of the code that can change a number. ``error`` tells why a run failed. ``created`` is UTC.
+    ``metrics``: metric → score on the test split; see :func:`.metrics.scores`.
+    ``intervals``: metric → (low, high), block-bootstrap intervals on the test split, where its examples come in blocks.
+    ``alignment``: how much the predictions change without the alignment (see :mod:`.sensitivity`), if there is one.
+    ``history``: one entry per epoch. ``collapsed``: every test example was put into one class.
+    ``code``: digest of the code that can change a number. ``error``: why the run failed. ``created``: time in UTC.
+
+    Raises:
+        ValueError: the status does not fit the error, or a section lacks a key that readers need.
+        TypeError: a value that JSON cannot hold.
     """
 
     run_id: str
@@ -91,7 +100,7 @@ class RunRecord:
 
     @property
     def flags(self) -> list[str]:
-        """What qualifies the scores, as sentences."""
+        """What a reader of the scores must know, as sentences."""
         return [COLLAPSED, *self.events] if self.collapsed else list(self.events)
 
     @property
@@ -101,15 +110,18 @@ class RunRecord:
 
     @property
     def task_label(self) -> str:
-        """What tables and folders call the task."""
+        """The task's name in tables and folders, e.g. ``clinvar@512 (sample)``."""
         return task_label(self.task["name"], self.task.get("context"), self.task["simulated"])
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model said of the test split: ids (N), labels (N,) as indices of ``classes`` (K), probabilities (N, K).
+    """A model's predictions on the test split: ids (N), labels (N,) as indices of ``classes`` (K), probabilities (N, K).
 
-    ``blocks`` (N) names what each example is drawn with, empty where examples are independent.
+    ``blocks`` (N) names each example's bootstrap block; it is empty where examples are independent.
+
+    Raises:
+        ValueError: shapes that do not fit together.
     """
 
     ids: tuple[str, ...]
@@ -121,16 +133,16 @@ class Predictions:
     def __post_init__(self) -> None:
         shape = (len(self.ids), len(self.classes))
         if len(self.blocks) not in (0, len(self.ids)):
-            raise ValueError(f"{len(self.blocks)} blocks: expected {len(self.ids)}, one an example, or none")
+            raise ValueError(f"{len(self.blocks)} blocks: expected {len(self.ids)}, one per example, or none")
         if self.labels.shape != shape[:1] or self.probabilities.shape != shape:
             found = f"labels {self.labels.shape}, probabilities {self.probabilities.shape}"
             raise ValueError(f"{found}: expected {shape[:1]}, {shape}")
 
 
 def folder_name(name: str) -> str:
-    """A name as a folder: ``QKI (sample)`` is ``QKI-sample``. Different names get different folders.
+    """The folder for a name: ``QKI (sample)`` becomes ``QKI-sample``. Different names get different folders.
 
-    Where another name has the better claim to the short form, a piece of the name's sha256 is added.
+    A name that has to change in any other way, or is reserved, gets a piece of its sha256 added.
     """
     short = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:60] or "unnamed"
     claimant = short.removesuffix("-sample") + " (sample)" if short.endswith("-sample") else short
@@ -140,10 +152,10 @@ def folder_name(name: str) -> str:
 
 
 def check_writable(results_dir: Path) -> None:
-    """Make sure, before anything runs, that records can be written. Creates nothing.
+    """Check, before anything runs, that records can be written. Creates nothing.
 
     Raises:
-        UserError: the folder, or the one it would be made in, cannot be written.
+        UserError: the folder, or the existing folder in which it would be made, cannot be written.
     """
     results_dir = Path(results_dir).absolute()
     existing = next(folder for folder in (results_dir, *results_dir.parents) if folder.exists())
@@ -156,9 +168,9 @@ def check_writable(results_dir: Path) -> None:
 
 
 def write(record: RunRecord, predictions: Predictions | None, results_dir: Path) -> Path:
-    """Write a run's folder, whole or not at all; an earlier one of the same run id is kept until the new one is in place.
+    """Write a run's folder whole or not at all, and return it. A failed run has no predictions.
 
-    A failed run has no predictions. Returns the folder.
+    An earlier folder of the same run id is kept until the new one is in place.
     """
     folder = Path(results_dir) / record.folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -180,10 +192,10 @@ def write(record: RunRecord, predictions: Predictions | None, results_dir: Path)
 
 
 def read(folder: Path) -> RunRecord:
-    """The record of a run's folder.
+    """The record in a run's folder. One of schema 1 (version 0.1.0) is converted to the present schema.
 
     Raises:
-        BadData: a record that is damaged, or of another schema.
+        BadData: the record is damaged, or of a schema that this version does not know.
     """
     path = Path(folder) / RECORD
     try:
@@ -191,7 +203,8 @@ def read(folder: Path) -> RunRecord:
         if content["schema"] == 1:
             _upgrade(content)
         if content["schema"] != SCHEMA:
-            raise BadData(f"{path}: has schema {content['schema']}, this version reads {SCHEMA}; use the version that wrote it")
+            known = f"this version reads 1 to {SCHEMA}"
+            raise BadData(f"{path}: has schema {content['schema']}, {known}; use the version that wrote it")
         needed = [item.name for item in fields(RunRecord) if item.default is item.default_factory is MISSING]
         if missing := [name for name in needed if name not in content]:
             raise ValueError(f"it lacks {', '.join(missing)}")
@@ -201,32 +214,36 @@ def read(folder: Path) -> RunRecord:
 
 
 def _upgrade(content: dict[str, Any]) -> None:
-    """Schema 1 had the task's context and ``(sample)`` inside its name, and no source or fingerprint of a checkpoint."""
+    """Convert a record from schema 1 to 2, in place.
+
+    Schema 1 had context and ``(sample)`` inside the task's name. Of a checkpoint it lacked the source, which is in the audit,
+    and the fingerprint, for which the sha256 of the weight file must do.
+    """
     task, model = content["task"], content["model"]
-    name, _, context = task["name"].removesuffix(" (sample)").partition("@")
+    name, context = task["name"].removesuffix(" (sample)"), None
     if task["family"] == "variants":
-        task |= {"name": name, "context": int(context or Reference.context)}
-    else:
-        task |= {"name": task["name"].removesuffix(" (sample)"), "context": None}
+        stated = re.fullmatch(r"(.+)@(\d+)", name)
+        name, context = (stated[1], int(stated[2])) if stated else (name, Reference.context)
+    task |= {"name": name, "context": context}
     if model["checkpoint"]:
         model["checkpoint"] |= {"source": model["audit"]["source"], "fingerprint": model["checkpoint"]["sha256"]}
     content["schema"] = SCHEMA
 
 
 def read_all(results_dir: Path) -> list[RunRecord]:
-    """Every record of a results folder, sorted by task, model and run id. Temporary folders are passed over.
+    """Every record of a results folder, sorted by task, model and run id. Temporary folders are skipped.
 
     Raises:
-        BadData: a damaged record, which is never left out in silence.
+        BadData: a damaged record; it is never left out silently.
     """
     return [read(folder) for model in sorted(Path(results_dir).glob("*/*/")) for folder in _run_folders(model)]
 
 
 def find(results_dir: Path, task: str, model: str, run_id: str) -> RunRecord | None:
-    """The record of that very run, or None where there is none yet.
+    """The record of one run, or None if it has not been written; ``task`` is the task's label.
 
     Raises:
-        BadData: there is one, but damaged.
+        BadData: the record is damaged.
     """
     for folder in _run_folders(Path(results_dir) / folder_name(task) / folder_name(model)):
         if folder.name in (run_id, f".old-{run_id}"):
@@ -235,10 +252,10 @@ def find(results_dir: Path, task: str, model: str, run_id: str) -> RunRecord | N
 
 
 def read_predictions(folder: Path) -> Predictions:
-    """The stored predictions of a run, the same to the last bit as those that were written.
+    """The stored predictions of a run, bit for bit as they were written.
 
     Raises:
-        BadData: no predictions, or damaged ones.
+        BadData: the predictions are missing or damaged.
     """
     import numpy as np
 
@@ -257,22 +274,30 @@ def read_predictions(folder: Path) -> Predictions:
 
 
 def judge(predictions: Predictions) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """The metrics of predictions, and the intervals of those that have some."""
-    from harness.evidence.metrics import intervals, scores
+    """The metrics of predictions and, where examples come in blocks, their bootstrap intervals.
 
-    stated = predictions.probabilities, predictions.labels
-    return scores(*stated), intervals(*stated, predictions.blocks) if predictions.blocks else {}
+    ``judge(read_predictions(folder))`` computes again what a record says.
+
+    Raises:
+        RunFailed: a probability is not a number.
+    """
+    from .metrics import intervals, scores
+
+    judged = predictions.probabilities, predictions.labels
+    return scores(*judged), intervals(*judged, predictions.blocks) if predictions.blocks else {}
 
 
 def _write_predictions(predictions: Predictions, path: Path) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)  # else a "\r" in an id ends the line
+        writer = csv.writer(
+            file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
+        )  # unquoted, a "\r" in an id would end the line
         block = [BLOCK] if predictions.blocks else []
         writer.writerow(["id", "label", *block, *(f"probability_{name}" for name in predictions.classes)])
         words = zip(
             predictions.ids, (predictions.classes[label] for label in predictions.labels), *block and [predictions.blocks]
         )
-        # csv writes floats by repr: the shortest text that reads back as the same bits.
+        # The csv module writes floats by repr, the shortest text that reads back as the same bits.
         writer.writerows([*row, *numbers] for row, numbers in zip(words, predictions.probabilities.tolist(), strict=True))
         _sync(file)
 
@@ -283,7 +308,7 @@ def _sync(file: TextIO) -> None:
 
 
 def _put(temporary: Path, folder: Path) -> None:
-    """Rename into place. A folder cannot be renamed over another: the old one waits as ``.old-…``, which readers know."""
+    """Rename into place. A folder cannot replace another, so the old one is first renamed to ``.old-…``, which readers know."""
     old = _waiting(folder)
     if folder.exists():
         shutil.rmtree(old, ignore_errors=True)
@@ -303,13 +328,13 @@ def _waiting(folder: Path) -> Path:
 
 def _clean(model_folder: Path) -> None:
     for path in model_folder.glob(".tmp-*"):
-        with suppress(FileNotFoundError):  # another run may be done with it by now
+        with suppress(FileNotFoundError):  # another run may have renamed or removed it
             if time.time() - path.stat().st_mtime > _STALE_SECONDS:
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def _run_folders(model_folder: Path) -> list[Path]:
-    """The folders with a record, sorted by run id; an old one counts where a kill left no new one in its place."""
+    """The folders with a record, sorted by run id. An ``.old-…`` one counts if a killed run left nothing in its place."""
     found = {path.parent.name: path.parent for path in model_folder.glob(f"*/{RECORD}")}
     final = {name.removeprefix(".old-"): path for name, path in found.items() if not name.startswith(".tmp-")}
     return [found.get(name, path) for name, path in sorted(final.items())]

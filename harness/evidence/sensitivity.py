@@ -1,4 +1,4 @@
-"""Does a model use its alignment at all? Its predictions with the auxiliary rows spoilt, against those with them intact."""
+"""Does a model use its alignment at all? Compares its predictions with intact and with spoilt auxiliary rows."""
 
 from __future__ import annotations
 
@@ -13,40 +13,42 @@ from harness.data import Example
 
 from .metrics import scores
 
-MOST = 500  # examples looked at: this is a diagnosis, not a score
+MAX_EXAMPLES = 500  # enough for a diagnosis, which is all that this is
+MIN_CHANGE = 0.005  # mean change of a probability below which a model does not use its alignment
+COMPARED = ("accuracy", "auroc")
 GAP = ord("-")
-INSENSITIVE = 0.005  # mean change of a probability below which a model does not use its alignment
-METRICS = ("accuracy", "auroc")
 
 
 def alignment_sensitivity(
     examples: Sequence[Example], probabilities: np.ndarray, predict: Callable[[Sequence[Example]], np.ndarray]
 ) -> dict[str, Any]:
-    """How predictions change with the auxiliary rows ``blanked`` (gaps) and ``shuffled`` (their columns in random order).
+    """How predictions change when the auxiliary rows are ``blanked`` (all gaps) or ``shuffled`` (columns in random order).
 
-    ``probabilities`` (N, K) are those of the examples as they are; ``predict`` gives them for others. Shuffling keeps every
-    row's letters and how the rows agree, and takes away what stands in which column; the windows of one example are
-    shuffled alike. At most MOST examples, evenly spaced, are looked at. Per way: ``mean_change`` of the probability of the
-    last class, and what is left of METRICS.
+    ``probabilities`` (N, K) are the predictions for the examples as they are; ``predict`` makes those for spoilt examples.
+    Shuffling keeps the letters of each row and the agreement between rows, but not which column they are in. All windows
+    of an example are shuffled alike. At most MAX_EXAMPLES examples, evenly spaced, are used.
+
+    Returns ``examples`` (their number), ``intact`` with the scores in COMPARED, and ``blanked`` and ``shuffled`` with the
+    same scores and ``mean_change``, the mean absolute change of the last class's probability.
     """
-    places = np.linspace(0, len(examples) - 1, min(len(examples), MOST)).round().astype(int)
-    chosen, intact = [examples[place] for place in places], probabilities[places]
+    indices = np.linspace(0, len(examples) - 1, min(len(examples), MAX_EXAMPLES)).round().astype(int)
+    chosen, intact = [examples[index] for index in indices], probabilities[indices]
     labels = np.array([example.label for example in chosen])
-    found: dict[str, Any] = {"examples": len(chosen), "intact": _kept(intact, labels)}
+    found: dict[str, Any] = {"examples": len(chosen), "intact": _compared(intact, labels)}
     for name, spoil in (("blanked", _blanked), ("shuffled", _shuffled)):
         spoilt = predict([_with_rows(example, spoil) for example in chosen])
-        found[name] = {"mean_change": float(abs(spoilt - intact)[:, -1].mean()), **_kept(spoilt, labels)}
+        found[name] = {"mean_change": float(abs(spoilt - intact)[:, -1].mean()), **_compared(spoilt, labels)}
     return found
 
 
 def insensitive(found: dict[str, Any]) -> bool:
-    """Whether a model's predictions are the same without its alignment."""
-    return bool(found) and max(found[name]["mean_change"] for name in ("blanked", "shuffled")) < INSENSITIVE
+    """Whether the model of :func:`alignment_sensitivity`'s result makes the same predictions without its alignment."""
+    return bool(found) and max(found[name]["mean_change"] for name in ("blanked", "shuffled")) < MIN_CHANGE
 
 
-def _kept(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def _compared(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     found = scores(probabilities, labels)
-    return {name: found[name] for name in METRICS}
+    return {name: found[name] for name in COMPARED}
 
 
 def _with_rows(example: Example, spoil: Callable[[np.ndarray, str], np.ndarray]) -> Example:

@@ -1,168 +1,122 @@
-"""Comparison tables: functions of records, and of the numbers that papers print."""
+"""Comparison tables: functions of records, and of the numbers that papers print. Looks are :mod:`.render`'s business."""
 
 from __future__ import annotations
 
-import csv
-import io
-import os
-import re
+import json
 import statistics
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from harness.errors import BadData, UnknownName, UserError
+from harness.errors import UnknownName, UserError
+from harness.files.atomic import atomic
 from harness.files.fingerprint import digest
 
+from . import render
+from .cells import BELOW, COLLAPSED, FAILED, UNDEFINED, Cell, Column, CrossTable, Listing, Row, Table
 from .metrics import METRICS
+from .published import Published, read_published
 from .records import RunRecord, check_writable, read_all
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console
 
 WIDE = ("accuracy", "f1", "log_loss", "auroc", "auprc")  # the tables kept in results/tables/
 FORMATS = ("terminal", "markdown", "csv")
-KMER = "kmer (floor)"
-BEST = "best possible"
-BELOW, COLLAPSED = "↓", "!"
-PUBLISHED_COLUMNS = ("source", "table", "model", "task", "metric", "value", "sd", "n", "split", "note")
+REFERENCE = "kmer"  # the floor that other models are held against
+BEST = Row("best possible")
 
-Column = tuple[str, str, str]  # task, split, digest of the data files
+Key = TypeVar("Key", bound=Hashable)
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table as it is shown: rows start with their label, and ``notes`` explain the marks in the cells."""
+def make_table(results_dir: Path, metric: str | None, by: str = "model,task") -> Table:
+    """The table of a results folder: models against tasks, or a flat list by other keys.
 
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    notes: tuple[str, ...] = ()
+    ``metric`` is by default the main one of the tasks, or accuracy where they differ.
 
-
-@dataclass(frozen=True)
-class Published:
-    """A number that a paper prints; ``value``, ``sd`` and ``n`` keep its spelling, and are empty where it gives none."""
-
-    source: str
-    table: str
-    model: str
-    task: str
-    metric: str
-    value: str
-    sd: str
-    n: str
-    split: str
-    note: str
-
-    @property
-    def label(self) -> str:
-        """The name of its row."""
-        return f"{self.model} (published: {self.source})"
-
-
-@dataclass
-class _Grid:
-    """A wide table in the making: text and mean of each cell by row and column, rows in order, footnotes once each."""
-
-    texts: dict[str, dict[Column, str]] = field(default_factory=lambda: defaultdict(dict))
-    means: dict[str, dict[Column, float]] = field(default_factory=lambda: defaultdict(dict))
-    notes: list[str] = field(default_factory=list)
-
-    def put(self, row: str, column: Column, text: str, mean: float | None = None) -> None:
-        self.texts[row][column] = text
-        if mean is not None:
-            self.means[row][column] = mean
-
-    def note(self, text: str) -> str:
-        """The mark of a footnote."""
-        if text not in self.notes:
-            self.notes.append(text)
-        return f"[{self.notes.index(text) + 1}]"
-
-    def mark_below_floor(self, metric: str) -> bool:
-        """Mark every cell whose mean is worse than the k-mer floor's in its column; whether there was one."""
-        floor, sign = self.means.get(KMER, {}), 1 if METRICS[metric].higher_is_better else -1
-        below = [
-            (row, column)
-            for row, means in self.means.items()
-            for column, mean in means.items()
-            if column in floor and sign * mean < sign * floor[column]
-        ]
-        for row, column in below:
-            self.texts[row][column] += f" {BELOW}"
-        return bool(below)
-
-
-def model_label(record: RunRecord) -> str:
-    """A model and what sets this use of it apart, e.g. ``kmer (floor)`` or ``msamamba (untrained, probe)``."""
-    model, tune = record.model, record.recipe["tune"]
-    usual = model["recipe"]["tune"]
-    facts = ["floor"] if model["card"]["floor"] else []
-    if model["checkpoint"]:
-        facts.append(model["checkpoint"]["name"])
-    elif tune in ("probe", "zero") and tune != usual:
-        facts.append("untrained")
-    elif model["card"]["checkpoint"] or model["card"]["get"]:
-        facts.append("from scratch")
-    if tune != usual:
-        facts.append(tune)
-    if model["size"] != "base":
-        facts.append(f"size {model['size']}")
-    facts += [f"{name}={value}" for name, value in sorted(model["options"].items())]
-    return f"{model['name']} ({', '.join(facts)})" if facts else model["name"]
-
-
-def summary(records: Iterable[RunRecord]) -> pd.DataFrame:
-    """One row a run: what ran on what, every metric, costs, flags, all settings, and where the record lies.
-
-    ``counted`` is False for a run that a newer one of the same setting and seed replaces. ``setting`` names runs that
-    differ in nothing but task, data, seed and version of the code.
+    Raises:
+        UnknownName: a metric or grouping that does not exist.
+        UserError: no records.
     """
-    import pandas as pd
+    if metric not in (None, *METRICS):
+        raise UnknownName(f"metric {metric!r}: choose one of {', '.join(METRICS)}")
+    records = read_all(results_dir)
+    if not records:
+        raise UserError(f"no records in {Path(results_dir)}: start with `harness run`, or point --results elsewhere")
+    shown = metric or _main_metric(records)
+    keys = [key.strip() for key in by.split(",")]
+    return wide(records, shown, read_published()) if keys == ["model", "task"] else Listing(shown, long(records, shown, keys))
 
-    records = list(records)
-    counted = {record.folder for record in _newest(records)}
-    frame = pd.DataFrame([_summary_row(record, record.folder in counted) for record in records])
-    return frame.astype({name: float for name in METRICS if name in frame})  # undefined in every run is still a number
 
+def print_table(results_dir: Path, metric: str | None, by: str, format: str) -> None:
+    """Write the tables of a results folder, and print one of them (see :func:`make_table`) to standard output.
 
-def wide(records: Iterable[RunRecord], metric: str, published: Iterable[Published] = ()) -> Table:
-    """Models down, tasks across: ``mean ± sd (n=seeds)`` of the newest setting that finished.
-
-    A column is one task, one split and the very same data files. Settings are never chosen by their scores.
+    Raises:
+        UnknownName: a metric, format or grouping that does not exist.
+        UserError: no records, or a folder that cannot be written.
     """
-    counted = _newest(records)
-    columns = _column_labels(counted)
-    cells: dict[tuple[bool, str, Column], list[RunRecord]] = defaultdict(list)
+    if format not in FORMATS:
+        raise UnknownName(f"format {format!r}: choose one of {', '.join(FORMATS)}")
+    table = make_table(results_dir, metric, by)
+    check_writable(results_dir)
+    write_tables(results_dir)
+    if format == "terminal":
+        from rich.console import Console
+
+        render.show(table, Console(highlight=False, width=None if sys.stdout.isatty() else 1000))
+    else:
+        print(render.csv(table) if format == "csv" else render.markdown(table), end="")
+
+
+def write_tables(results_dir: Path) -> list[Path]:
+    """Write the CSV files of a results folder's ``tables/`` and return their paths."""
+    records, published = read_all(results_dir), read_published()
+    folder = Path(results_dir) / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {f"{metric}.csv": render.csv(wide(records, metric, published)) for metric in WIDE}
+    texts["summary.csv"] = summary(records).to_csv(index=False, lineterminator="\n")
+    for name, text in texts.items():
+        with atomic(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+    return [folder / name for name in texts]
+
+
+def wide(records: Iterable[RunRecord], metric: str, published: Iterable[Published] = ()) -> CrossTable:
+    """Models down, tasks across; of each model, the newest setting that finished, over all its seeds.
+
+    Settings are never chosen by their scores. Published numbers are rows of their own. They stand in every column of their
+    task and split, except that of simulated data.
+    """
+    counted = _newest(_with_fingerprints(records))
+    rows, columns = _row_labels(counted), _column_labels(counted)
+    runs: dict[tuple[Row, Column], list[RunRecord]] = defaultdict(list)
     for record in counted:
-        cells[not record.model["card"]["floor"], model_label(record), _column(record)].append(record)
-    grid = _Grid()
-    for (_, row, column), runs in sorted(cells.items()):  # floors first
-        grid.put(row, column, *_cell(runs, metric, f"{row}, {columns[column]}", grid))
+        runs[_row(record), _column(record)].append(record)
+    cells = {key: _cell(found, metric) for key, found in runs.items()}
     for item in sorted(published, key=lambda item: item.label):
+        row = Row(item.model, source=item.source)
         for column in columns:
-            if item.metric == metric and (item.task, item.split) == column[:2]:
-                note = f" {grid.note(item.note)}" if item.note else ""
-                grid.put(item.label, column, _spread(item.value, item.sd, item.n) + note, float(item.value))
-    notes = [f"{BELOW} worse than {KMER}"] if grid.mark_below_floor(metric) else []
+            if (item.metric, item.task, item.split, False) == (metric, column.task, column.split, column.simulated):
+                cells[row, column] = _published_cell(item)
+                rows[row] = item.label
+    below = _below_reference(cells, {_row(record) for record in counted if _is_reference(record)}, metric)
+    for key in below:
+        cells[key] = replace(cells[key], marks=(*cells[key].marks, BELOW))
     for record in counted:
-        if metric == "accuracy" and record.task.get("best_accuracy") is not None:
-            grid.put(BEST, _column(record), f"{record.task['best_accuracy']:.4f}")
+        if metric == "accuracy" and (best := record.task.get("best_accuracy")) is not None:
+            cells[BEST, _column(record)] = Cell(best)
+            rows[BEST] = BEST.model
+    notes = []
+    if below:
+        notes.append(f"{render.SYMBOLS[BELOW]} worse than {REFERENCE} (floor)")
     if any(metric in record.intervals for record in counted):
         notes.append("[low, high]: 95 % block-bootstrap interval over the test split; of several seeds, the widest")
-    if any(record.task["simulated"] for record in counted):
+    if any(column.simulated for column in columns):
         notes.append("(sample): simulated data, which says nothing about the real set")
-    return Table(
-        METRICS[metric].label,
-        ("model", *columns.values()),
-        tuple((row, *(texts.get(column, "") for column in columns)) for row, texts in grid.texts.items()),
-        (*notes, *(f"[{number}] {text}" for number, text in enumerate(grid.notes, start=1))),
-    )
+    return CrossTable(metric, rows, columns, cells, tuple(notes))
 
 
 def long(records: Iterable[RunRecord], metric: str, by: Sequence[str]) -> pd.DataFrame:
@@ -182,126 +136,137 @@ def long(records: Iterable[RunRecord], metric: str, by: Sequence[str]) -> pd.Dat
     return values.agg(mean="mean", sd="std", runs="count").assign(seeds=groups["seed"].nunique()).reset_index()
 
 
-def render(table: Table, format: str) -> str:
-    """A table as ``markdown`` or ``csv`` text; in csv the notes follow as lines that start with ``#``."""
-    if format == "csv":
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([table.columns, *table.rows])
-        return text.getvalue() + "".join(f"# {note}\n" for note in table.notes)
-    lines = [table.columns, ("---",) * len(table.columns), *table.rows]
-    body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    return "\n".join([*body, *(f"\n{note}" for note in table.notes)]) + "\n"
+def summary(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One line per run: what ran on what, every metric, costs, flags, all settings, and where the record lies.
 
-
-def show(table: Table, console: Console) -> None:
-    """Print a table to a terminal."""
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    grid = RichTable(title=Text(table.title), title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for number, column in enumerate(table.columns):  # as Text: rich would read "QKI [published]" as markup
-        grid.add_column(Text(column), justify="right" if number else "left")
-    for row in table.rows:
-        grid.add_row(*map(Text, row))
-    console.print(grid)
-    for note in table.notes:
-        console.print(Text(note, style="dim"))
-
-
-def make_table(results_dir: Path, metric: str | None, by: str = "model,task") -> Table:
-    """The table of a results folder: models against tasks, or a flat list by other keys.
-
-    ``metric`` is by default the main one of the tasks, and accuracy where these differ.
-
-    Raises:
-        UnknownName: a metric or grouping that does not exist.
-        UserError: no records.
+    ``model`` and ``task`` are the labels of rows and columns in a table of the same records. ``counted`` is False for a run
+    that a newer one of the same setting, data and seed replaces. ``setting`` is the same for runs that differ in nothing
+    but task, data, seed and version of the code.
     """
-    if metric not in (None, *METRICS):
-        raise UnknownName(f"metric {metric!r}: choose one of {', '.join(METRICS)}")
-    records = read_all(results_dir)
-    if not records:
-        raise UserError(f"no records in {Path(results_dir)}: start with `harness run`, or point --results elsewhere")
-    shown = metric or _main_metric(records)
-    keys = [key.strip() for key in by.split(",")]
-    return wide(records, shown, read_published()) if keys == ["model", "task"] else _flat(long(records, shown, keys), shown)
+    import pandas as pd
+
+    records = _with_fingerprints(records)
+    counted = {record.folder for record in _newest(records)}
+    rows, columns = _row_labels(records), _column_labels(records)
+    frame = pd.DataFrame(
+        [
+            {"model": rows[_row(record)], "task": columns[_column(record)], **_summary_line(record, record.folder in counted)}
+            for record in records
+        ]
+    )
+    return frame.astype({name: float for name in METRICS if name in frame})  # undefined in every run is still a number
 
 
-def print_table(results_dir: Path, metric: str | None, by: str, format: str) -> None:
-    """Write the tables of a results folder, and print one of them (see :func:`make_table`) to standard output.
+def model_label(record: RunRecord, checkpoint: str = "") -> str:
+    """A model and what sets this use of it apart, e.g. ``kmer (floor)`` or ``msamamba (untrained, probe)``.
 
-    Raises:
-        UnknownName: a metric, format or grouping that does not exist.
-        UserError: no records, or a folder that cannot be written.
+    ``checkpoint`` is what to call the weights, by default the name of their file.
     """
-    if format not in FORMATS:
-        raise UnknownName(f"format {format!r}: choose one of {', '.join(FORMATS)}")
-    table = make_table(results_dir, metric, by)
-    check_writable(results_dir)
-    write_tables(results_dir)
-    if format == "terminal":
-        from rich.console import Console
-
-        show(table, Console(highlight=False, width=None if sys.stdout.isatty() else 1000))
-    else:
-        print(render(table, format), end="")
-
-
-def write_tables(results_dir: Path) -> list[Path]:
-    """Write ``tables/`` of a results folder; returns their paths."""
-    records, published = read_all(results_dir), read_published()
-    folder = Path(results_dir) / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = {f"{metric}.csv": render(wide(records, metric, published), "csv") for metric in WIDE}
-    texts["summary.csv"] = summary(records).to_csv(index=False, lineterminator="\n")
-    for name, text in texts.items():
-        temporary = folder / f".tmp-{os.getpid()}-{name}"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, folder / name)
-    return [folder / name for name in texts]
+    model, tune = record.model, record.recipe["tune"]
+    usual = model["recipe"]["tune"]
+    facts = ["floor"] if model["card"]["floor"] else []
+    if model["checkpoint"]:
+        facts.append(checkpoint or model["checkpoint"]["name"])
+    elif tune in ("probe", "zero") and tune != usual:
+        facts.append("untrained")
+    elif model["card"]["checkpoint"] or model["card"]["get"]:
+        facts.append("from scratch")
+    if tune != usual:
+        facts.append(tune)
+    if model["size"] != "base":
+        facts.append(f"size {model['size']}")
+    facts += [f"{name}={value}" for name, value in sorted(model["options"].items())]
+    return f"{model['name']} ({', '.join(facts)})" if facts else model["name"]
 
 
-def published_folder() -> Path:
-    """Where the papers' numbers lie: inside the package in a wheel, in ``results/published`` in a checkout."""
-    package = Path(__file__).parents[1]
-    inside = package / "published"
-    return inside if inside.is_dir() else package.parent / "results" / "published"
+# --- what is the same, and what it is called -----------------------------------------------------------------------------
 
 
-def read_published(folder: Path | None = None) -> list[Published]:
-    """The numbers of every ``*.csv`` in a folder (by default the project's own), see ``results/published/README.md``.
+def _with_fingerprints(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """Records whose checkpoints are identified as well as can be.
 
-    Raises:
-        BadData: a file with other columns, an unknown metric, an empty cell that must not be, no number, or a repetition.
+    Records of version 0.1.0 know the sha256 of the weight file alone. They get the fingerprint that newer records hold for
+    that file, if there is exactly one.
     """
-    found: dict[tuple[str, ...], Published] = {}
-    for path in sorted((folder or published_folder()).glob("*.csv")):
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file, restkey="more", restval="")
-            if tuple(rows.fieldnames or ()) != PUBLISHED_COLUMNS:
-                raise BadData(f"{path}: expected the columns {','.join(PUBLISHED_COLUMNS)}")
-            for number, row in enumerate(rows, start=2):
-                if fault := _fault(row):
-                    raise BadData(f"{path}, line {number}: {fault}")
-                item = Published(**row)
-                key = (item.source, item.model, item.task, item.metric, item.split)
-                if key in found:
-                    raise BadData(f"{path}, line {number}: repeats {', '.join(key)}")
-                found[key] = item
-    return list(found.values())
+    records = list(records)
+    known: dict[str, set[str]] = defaultdict(set)
+    for record in records:
+        if (checkpoint := record.model["checkpoint"]) and checkpoint["fingerprint"] != checkpoint["sha256"]:
+            known[checkpoint["sha256"]].add(checkpoint["fingerprint"])
+
+    def identified(record: RunRecord) -> RunRecord:
+        checkpoint = record.model["checkpoint"]
+        if not checkpoint or checkpoint["fingerprint"] != checkpoint["sha256"] or len(known[checkpoint["sha256"]]) != 1:
+            return record
+        (fingerprint,) = known[checkpoint["sha256"]]
+        return replace(record, model=record.model | {"checkpoint": checkpoint | {"fingerprint": fingerprint}})
+
+    return [identified(record) for record in records]
 
 
-def _fault(row: dict[str, Any]) -> str | None:
-    if "more" in row:
-        return "has too many cells"
-    if empty := [name for name in ("source", "table", "model", "task", "metric", "value", "split") if not row[name]]:
-        return f"{empty[0]} is empty"
-    if row["metric"] not in METRICS:
-        return f"metric {row['metric']!r} is none of {', '.join(METRICS)}"
-    for name in ("value", "sd", "n"):
-        if row[name] and not re.fullmatch(r"\d+" if name == "n" else r"-?\d+(\.\d+)?", row[name]):
-            return f"{name} {row[name]!r} is no number"
-    return None
+def _row(record: RunRecord) -> Row:
+    model = record.model
+    weights = model["checkpoint"] and model["checkpoint"]["fingerprint"]
+    options = json.dumps(model["options"], sort_keys=True)
+    return Row(model["name"], weights, model["size"], options, record.recipe["tune"], model["card"]["floor"])
+
+
+def _column(record: RunRecord) -> Column:
+    task = record.task
+    data = digest(list(task["files"].values()))  # whatever the files are called
+    return Column(task["name"], task.get("context"), task["simulated"], task["split"], data)
+
+
+def _setting(record: RunRecord) -> str:
+    """What the user can choose for a model, apart from task and seed, as eight hex digits."""
+    row = _row(record)
+    return digest([row.model, row.weights, row.size, row.options, record.recipe])[:8]
+
+
+def _row_labels(records: Iterable[RunRecord]) -> dict[Row, str]:
+    """Rows in their order, floors first, and their labels.
+
+    A checkpoint is called by its file's name; where that does not tell rows apart, by folder and file; else by file and a
+    piece of the fingerprint. Of several copies of a checkpoint, the newest run's is named.
+    """
+    candidates = {}
+    for record in sorted(records, key=_age):
+        names = [""]
+        if checkpoint := record.model["checkpoint"]:
+            path = Path(*Path(checkpoint["source"]).parts[-2:])
+            names = ["", path.as_posix(), f"{checkpoint['name']} {checkpoint['fingerprint'][:8]}"]
+        candidates[_row(record)] = [model_label(record, name) for name in names]
+    labels = _distinct(candidates)
+    return dict(sorted(labels.items(), key=lambda item: (not item[0].floor, item[1])))
+
+
+def _column_labels(records: Iterable[RunRecord]) -> dict[Column, str]:
+    """Columns in their order, real data before simulated, and their labels, with no more in them than sets them apart."""
+    tasks = {_column(record): record.task for record in sorted(records, key=_age)}
+    ordered = sorted(
+        tasks, key=lambda column: (column.simulated, tasks[column]["family"], column.task, column.split, column.data)
+    )
+    candidates = {}
+    for column in ordered:
+        split, data = f" [{column.split}]", f" data {column.data[:6]}"
+        usual = column.task + ("" if column.split == tasks[column]["default_split"] else split)
+        candidates[column] = [usual, usual + data, column.task + split + data]
+    return _distinct(candidates)
+
+
+def _distinct(candidates: Mapping[Key, Sequence[str]]) -> dict[Key, str]:
+    """For each key, the first of its candidates that no other key has among its own; else its last."""
+    found = Counter(text for texts in candidates.values() for text in dict.fromkeys(texts))
+    return {key: next((text for text in texts if found[text] == 1), texts[-1]) for key, texts in candidates.items()}
+
+
+def _age(record: RunRecord) -> tuple[str, str]:
+    return record.created, record.run_id
+
+
+def _newest(records: Iterable[RunRecord]) -> list[RunRecord]:
+    """Of runs that share setting, data and seed, the newest, so that no seed counts twice."""
+    return list({(_setting(record), _column(record), record.seed): record for record in sorted(records, key=_age)}.values())
 
 
 def _main_metric(records: Iterable[RunRecord]) -> str:
@@ -309,68 +274,47 @@ def _main_metric(records: Iterable[RunRecord]) -> str:
     return found.pop() if len(found) == 1 else "accuracy"
 
 
-def _setting(record: RunRecord) -> str:
-    """What the user can choose for a model, apart from task and seed."""
-    model = record.model
-    weights = model["checkpoint"] and model["checkpoint"]["sha256"]
-    return digest([model["name"], weights, model["size"], model["options"], record.recipe])[:8]
+# --- cells ---------------------------------------------------------------------------------------------------------------
 
 
-def _column(record: RunRecord) -> Column:
-    task = record.task
-    return record.task_label, task["split"], digest(task["files"])[:6]
-
-
-def _column_labels(records: Iterable[RunRecord]) -> dict[Column, str]:
-    """Columns in their order, real data before simulated, with no more in the label than sets them apart."""
-    tasks = {_column(record): record.task for record in records}
-    versions: dict[tuple[str, str], int] = defaultdict(int)
-    for name, split, _ in tasks:
-        versions[name, split] += 1
-    labels = {}
-    for column, task in sorted(tasks.items(), key=lambda item: (item[1]["simulated"], item[1]["family"], item[0])):
-        name, split, data = column
-        split_label = "" if split == task["default_split"] else f" [{split}]"
-        labels[column] = name + split_label + (f" data {data}" if versions[name, split] > 1 else "")
-    return labels
-
-
-def _newest(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """Of runs that share setting, data and seed, the newest, so that no seed counts twice."""
-    latest: dict[tuple[Any, ...], RunRecord] = {}
-    for record in sorted(records, key=lambda record: (record.created, record.run_id)):
-        latest[_setting(record), _column(record), record.seed] = record
-    return list(latest.values())
-
-
-def _cell(found: list[RunRecord], metric: str, where: str, grid: _Grid) -> tuple[str, float | None]:
-    """Text and mean of one cell from its runs, of which there may be several settings."""
+def _cell(found: list[RunRecord], metric: str) -> Cell:
+    """One cell from its runs, of which there may be several settings."""
     settings: dict[str, list[RunRecord]] = defaultdict(list)
     for record in found:
         settings[_setting(record)].append(record)
     newest = max(settings.values(), key=lambda runs: (any(run.finished for run in runs), max(run.created for run in runs)))
     values = [value for run in newest if (value := run.metrics.get(metric)) is not None]
     failed = [run for run in newest if not run.finished]
-    marks = []
-    mean = None
-    if values:
-        mean = statistics.fmean(values)
-        sd = f"{statistics.stdev(values):.4f}" if len(values) > 1 else ""
-        text = _spread(f"{mean:.4f}", sd, str(len(values)))
-        if limits := [run.intervals[metric] for run in newest if metric in run.intervals]:
-            text += f" [{min(low for low, _ in limits):.3f}, {max(high for _, high in limits):.3f}]"
-    else:
-        text = "failed" if len(failed) == len(newest) else "undefined"
-    if seeds := [run.seed for run in newest if run.collapsed]:
-        marks += [COLLAPSED, grid.note(f"{where}: collapsed, every test example in one class (seed {_join(seeds)})")]
-    for run in failed:
-        first_line = str(run.error).strip().splitlines()[0]
-        marks.append(grid.note(f"{where}: seed {run.seed} failed: {first_line}"))
+    limits = [run.intervals[metric] for run in newest if metric in run.intervals] if values else []
+    marks, notes = [], []
+    if not values:
+        marks.append(FAILED if len(failed) == len(newest) else UNDEFINED)
+    if seeds := sorted(run.seed for run in newest if run.collapsed):
+        marks.append(COLLAPSED)
+        notes.append(f"collapsed, every test example in one class (seed {', '.join(map(str, seeds))})")
+    notes += [f"seed {run.seed} failed: {str(run.error).strip().splitlines()[0]}" for run in failed]
     if changes := _changes(newest[0]):
-        marks.append(grid.note(f"{where}: not the model's own recipe: {changes}"))
+        notes.append(f"not the model's own recipe: {changes}")
     if others := len(settings) - 1:
-        marks.append(grid.note(f"{where}: the newest setting; {others} more in summary.csv"))
-    return " ".join([text, *marks]), mean
+        notes.append(f"the newest setting; {others} more in summary.csv")
+    return Cell(
+        mean=statistics.fmean(values) if values else None,
+        sd=statistics.stdev(values) if len(values) > 1 else None,
+        n=len(values),
+        interval=(min(low for low, _ in limits), max(high for _, high in limits)) if limits else None,
+        marks=tuple(marks),
+        notes=tuple(notes),
+    )
+
+
+def _published_cell(item: Published) -> Cell:
+    return Cell(
+        mean=float(item.value),
+        sd=float(item.sd) if item.sd else None,
+        n=int(item.n) if item.n else None,
+        notes=(item.note,) if item.note else (),
+        printed=render.spread(item.value, item.sd, item.n),
+    )
 
 
 def _changes(record: RunRecord) -> str:
@@ -380,35 +324,30 @@ def _changes(record: RunRecord) -> str:
     return ", ".join(f"{name} {record.recipe[name]} (not {usual.get(name)})" for name in different)
 
 
-def _spread(mean: str, sd: str, n: str) -> str:
-    return mean + (f" ± {sd}" if sd else "") + (f" (n={n})" if n else "")
+def _is_reference(record: RunRecord) -> bool:
+    model = record.model
+    as_published = model["recipe"]["tune"] == record.recipe["tune"] and model["size"] == "base" and not model["options"]
+    return model["name"] == REFERENCE and model["card"]["floor"] and not model["checkpoint"] and as_published
 
 
-def _join(numbers: Iterable[int]) -> str:
-    return ", ".join(map(str, sorted(numbers)))
+def _below_reference(cells: Mapping[tuple[Row, Column], Cell], reference: set[Row], metric: str) -> list[tuple[Row, Column]]:
+    """The cells whose mean is worse than the reference's in the same column."""
+    sign = 1 if METRICS[metric].higher_is_better else -1
+    floor = {column: sign * cell.mean for (row, column), cell in cells.items() if row in reference and cell.mean is not None}
+    return [key for key, cell in cells.items() if cell.mean is not None and sign * cell.mean < floor.get(key[1], float("-inf"))]
 
 
-def _flat(frame: pd.DataFrame, metric: str) -> Table:
-    """A frame as a table: numbers to four places, empty where there is none."""
-    rows = [tuple(map(_text, row)) for row in frame.itertuples(index=False, name=None)]
-    return Table(METRICS[metric].label, tuple(frame.columns), tuple(rows))
+# --- the summary ---------------------------------------------------------------------------------------------------------
 
 
-def _text(value: Any) -> str:
-    if value is None or value != value:  # NaN
-        return ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _summary_row(record: RunRecord, counted: bool) -> dict[str, Any]:
+def _summary_line(record: RunRecord, counted: bool) -> dict[str, Any]:
     task, timing, parameters = record.task, record.timing, record.model.get("parameters") or {}
+    checkpoint = record.model["checkpoint"] or {}
     return {
-        "model": model_label(record),
-        "task": _column_labels([record])[_column(record)],
         "family": task["family"],
         "split": task["split"],
         "simulated": task["simulated"],
-        "data": _column(record)[2],
+        "data": _column(record).data,
         "seed": record.seed,
         "status": record.status,
         "counted": counted,
@@ -429,6 +368,8 @@ def _summary_row(record: RunRecord, counted: bool) -> dict[str, Any]:
         "computed_in": record.environment.get("precision"),
         "flags": "; ".join(record.flags),
         "error": record.error,
+        "checkpoint": checkpoint.get("source"),
+        "fingerprint": checkpoint.get("fingerprint"),
         "setting": _setting(record),
         **{f"recipe_{name}": str(value) if isinstance(value, list) else value for name, value in record.recipe.items()},
         "created": record.created,

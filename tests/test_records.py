@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from harness.card import ModelCard
 from harness.errors import BadData
-from harness.evidence import records as results
+from harness.evidence import records
 from harness.evidence.metrics import scores
 from harness.evidence.records import (
     Predictions,
@@ -42,7 +42,8 @@ def record(**changes) -> RunRecord:
     facts = {
         "run_id": "seed0-0123456789",
         "task": {
-            "name": "QKI (sample)",
+            "name": "QKI",
+            "context": None,
             "family": "rbp",
             "split": "thesis",
             "default_split": "thesis",
@@ -90,7 +91,7 @@ def test_predictions_read_back_to_the_last_bit(tmp_path_factory, rows, classes):
     probabilities = np.array([[1 - p, p] for *_, p in rows])
     ids, labels = tuple(name for name, *_ in rows), np.array([label for _, label, _ in rows])
     folder = tmp_path_factory.mktemp("run")
-    results._write_predictions(Predictions(ids, labels, probabilities, tuple(classes)), folder / "predictions.csv")
+    records._write_predictions(Predictions(ids, labels, probabilities, tuple(classes)), folder / "predictions.csv")
     back = read_predictions(folder)
     assert (back.ids, back.classes) == (ids, tuple(classes))
     assert back.labels.tolist() == labels.tolist()
@@ -112,7 +113,7 @@ def test_a_record_holds_json_values_only():
 
 
 def test_flags():
-    assert record(collapsed=True, events=["halved"]).flags == [results.COLLAPSED, "halved"]
+    assert record(collapsed=True, events=["halved"]).flags == [records.COLLAPSED, "halved"]
 
 
 def test_failed_run_needs_no_predictions(tmp_path):
@@ -236,7 +237,7 @@ def test_records_from_before_a_field_was_added_are_read(tmp_path):
         (lambda text: text[:100], "not a readable record"),
         (lambda text: "[]", "not a readable record"),
         (lambda text: text.replace('"seed": 0', '"sead": 0'), "lacks seed"),
-        (lambda text: text.replace('"schema": 1', '"schema": 2'), "has schema 2, this version reads 1"),
+        (lambda text: text.replace('"schema": 2', '"schema": 3'), "has schema 3, this version reads 1 to 2"),
     ],
 )
 def test_damaged_record_is_reported(tmp_path, damage, message):

@@ -1,0 +1,81 @@
+"""Numbers that papers print, read from CSV files; ``results/published/README.md`` says what may be entered."""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import BadData
+
+from .metrics import METRICS
+
+COLUMNS = ("source", "table", "model", "task", "metric", "value", "sd", "n", "split", "note")
+_REQUIRED = ("source", "table", "model", "task", "metric", "value", "split")
+_PACKAGE = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Published:
+    """A number that a paper prints. ``value``, ``sd`` and ``n`` keep its spelling; the last two are empty if not given."""
+
+    source: str
+    table: str
+    model: str
+    task: str
+    metric: str
+    value: str
+    sd: str
+    n: str
+    split: str
+    note: str
+
+    @property
+    def label(self) -> str:
+        """The name of its row."""
+        return f"{self.model} (published: {self.source})"
+
+
+def published_folder(package: Path = _PACKAGE) -> Path:
+    """The folder with the papers' numbers: inside the package in a wheel, ``results/published`` beside it in a checkout."""
+    inside = package / "published"
+    return inside if inside.is_dir() else package.parent / "results" / "published"
+
+
+def read_published(folder: Path | None = None) -> list[Published]:
+    """The numbers in every ``*.csv`` of a folder, by default the project's own.
+
+    Raises:
+        BadData: a file with other columns, an unknown metric, an empty required cell, a value that is no number, or a
+            repeated line.
+    """
+    found: dict[tuple[str, ...], Published] = {}
+    for path in sorted((folder or published_folder()).glob("*.csv")):
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file, restkey="more", restval="")
+            if tuple(rows.fieldnames or ()) != COLUMNS:
+                raise BadData(f"{path}: expected the columns {','.join(COLUMNS)}")
+            for number, row in enumerate(rows, start=2):
+                if fault := _fault(row):
+                    raise BadData(f"{path}, line {number}: {fault}")
+                item = Published(**row)
+                key = (item.source, item.model, item.task, item.metric, item.split)
+                if key in found:
+                    raise BadData(f"{path}, line {number}: repeats {', '.join(key)}")
+                found[key] = item
+    return list(found.values())
+
+
+def _fault(row: dict[str, Any]) -> str | None:
+    if "more" in row:
+        return "has too many cells"
+    if empty := [name for name in _REQUIRED if not row[name]]:
+        return f"{empty[0]} is empty"
+    if row["metric"] not in METRICS:
+        return f"metric {row['metric']!r} is none of {', '.join(METRICS)}"
+    for name in ("value", "sd", "n"):
+        if row[name] and not re.fullmatch(r"\d+" if name == "n" else r"-?\d+(\.\d+)?", row[name]):
+            return f"{name} {row[name]!r} is no number"
+    return None
