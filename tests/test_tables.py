@@ -1,63 +1,29 @@
 """Tables from made-up records: one test for each rule."""
 
-import io
-from dataclasses import asdict, replace
+import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
+from made_records import PROBE, cells, checkpoint, failed, labels, published, record
 
-from harness.card import ModelCard
-from harness.errors import BadData, UnknownName, UserError
+from harness.errors import UnknownName, UserError
 from harness.evidence import tables
+from harness.evidence.cells import BELOW, Row
 from harness.evidence.metrics import METRICS
-from harness.evidence.records import Predictions, RunRecord, write
-from harness.evidence.tables import Published, long, model_label, read_published, render, show, summary, wide
+from harness.evidence.records import Predictions, write
+from harness.evidence.render import as_text
+from harness.evidence.tables import long, model_label, summary, wide
 from harness.recipe import Recipe
 
-PROBE = Recipe(tune="probe")
 
-
-def record(model="msamamba", task="QKI", accuracy=0.9, seed=0, minute=0, **changes) -> RunRecord:
-    floor = model in ("kmer", "gc", "cnn")
-    usual = PROBE if model in ("kmer", "gc") else Recipe()
-    recipe = changes.pop("recipe", usual)
-    facts = {name: changes.pop(name) for name in ("checkpoint", "size", "options") if name in changes}
-    split, files = changes.pop("split", "thesis"), changes.pop("files", {"train.csv": "aa"})
-    card = ModelCard("", "", "", "DNA", floor=floor, checkpoint="msamamba.pt" if model == "msamamba" else None)
-    simulated = task.endswith("(sample)")
-    made = {
-        "run_id": f"seed{seed}-{minute:010}",
-        "task": {
-            "name": task,
-            "family": "rbp",
-            "split": split,
-            "default_split": "thesis",
-            "simulated": simulated,
-            "classes": ("unbound", "bound"),
-            "files": files,
-            "best_accuracy": 0.96 if simulated else None,
-        },
-        "model": {"name": model, "card": asdict(card), "recipe": asdict(usual)}
-        | {"checkpoint": None, "size": "base", "options": {}}
-        | facts,
-        "recipe": asdict(recipe),
-        "seed": seed,
-        "code": "c0de",
-        "metrics": {"accuracy": accuracy, "log_loss": 1 - accuracy, "auroc": None},
-        "timing": {"seconds": {"total": 2.0}, "examples_per_second": 50.0, "peak_memory_bytes": 7},
-        "created": f"2030-01-01T00:{minute:02}:00.000+00:00",
-    }
-    return RunRecord(**(made | changes))
-
-
-def failed(**changes) -> RunRecord:
-    return record(status="failed", error="RunFailed: loss is nan\nsecond line", metrics={}, **changes)
-
-
-def cells(table) -> dict[tuple[str, str], str]:
-    return {(row[0], column): cell for row in table.rows for column, cell in zip(table.columns, row) if column != "model"}
+@pytest.fixture
+def results_dir(tmp_path):
+    predictions = Predictions(("a",), np.array([1]), np.array([[0.1, 0.9]]), ("unbound", "bound"))
+    for made in (record(), record(seed=1, accuracy=0.8), record(model="kmer")):
+        write(made, predictions, tmp_path)
+    return tmp_path
 
 
 def cell(records, row="msamamba (from scratch)", column="QKI", metric="accuracy", **more) -> str:
@@ -79,7 +45,7 @@ def test_n_counts_seeds_and_the_newest_run_of_a_seed_wins():
 
 def test_real_and_simulated_data_never_share_a_column():
     table = wide([record(), record(task="QKI (sample)", accuracy=0.5, files={"generator": "1"})], "accuracy")
-    assert table.columns == ("model", "QKI", "QKI (sample)")
+    assert as_text(table).header == ("model", "QKI", "QKI (sample)")
     assert cells(table)["msamamba (from scratch)", "QKI"] == "0.9000 (n=1)"
     assert cells(table)["msamamba (from scratch)", "QKI (sample)"] == "0.5000 (n=1)"
     assert "(sample): simulated data, which says nothing about the real set" in table.notes
@@ -87,17 +53,71 @@ def test_real_and_simulated_data_never_share_a_column():
 
 def test_best_possible_accuracy_of_simulated_data():
     records = [record(), record(task="QKI (sample)")]
-    assert wide(records, "accuracy").rows[-1] == ("best possible", "", "0.9600")
-    assert "best possible" not in dict(cells(wide(records, "log_loss")))
-    assert all(row[0] != "best possible" for row in wide([record()], "accuracy").rows)
+    assert as_text(wide(records, "accuracy")).rows[-1] == ("best possible", "", "0.9600")
+    assert "best possible" not in labels(wide(records, "log_loss"))
+    assert "best possible" not in labels(wide([record()], "accuracy"))
 
 
 def test_columns_are_a_split_and_the_same_data():
     table = wide([record(split="published"), record(), record(task="PTBP1")], "accuracy")
-    assert table.columns == ("model", "PTBP1", "QKI [published]", "QKI")
+    assert list(table.columns.values()) == ["PTBP1", "QKI [published]", "QKI"]
     changed = wide([record(), record(model="cnn", files={"train.csv": "bb"})], "accuracy")
-    assert len(changed.columns) == 3
-    assert all(name.startswith("QKI data ") for name in changed.columns[1:])
+    assert len(changed.columns) == 2
+    assert all(label == f"QKI data {column.data[:6]}" for column, label in changed.columns.items())
+
+
+def test_columns_are_told_apart_by_fields_not_by_labels():
+    odd = record(task="QKI@512")  # a file of somebody's own may be called so
+    table = wide([odd, record(task="QKI", context=512), record(task="QKI", context=128), record()], "accuracy")
+    assert {(column.name, column.context) for column in table.columns} == {
+        ("QKI", None),
+        ("QKI", 128),
+        ("QKI", 512),
+        ("QKI@512", None),
+    }
+    renamed = wide([record(), record(model="cnn", files={"renamed.csv": "aa"})], "accuracy")
+    assert list(renamed.columns.values()) == ["QKI"]
+
+
+def test_two_checkpoints_of_one_name_are_two_rows():
+    one, two = checkpoint("/runs/one/pytorch_model.bin", "f1"), checkpoint("/runs/two/pytorch_model.bin", "f2")
+    alone = wide([record(checkpoint=one)], "accuracy")
+    assert labels(alone) == ["msamamba (pytorch_model.bin)"]
+    records = [record(checkpoint=one, accuracy=0.7), record(checkpoint=two, accuracy=0.8, minute=1)]
+    table = wide(records, "accuracy")
+    assert labels(table) == ["msamamba (one/pytorch_model.bin)", "msamamba (two/pytorch_model.bin)"]
+    assert [cell.mean for cell in table.cells.values()] == [0.7, 0.8]
+    assert summary(records).model.tolist() == labels(table)
+    assert long(records, "accuracy", ["model"])["mean"].tolist() == [0.7, 0.8]
+
+
+def test_two_checkpoints_of_one_name_and_folder_name_show_a_piece_of_their_fingerprints():
+    places = {"/a/run/model.safetensors": "1" * 64, "/b/run/model.safetensors": "2" * 64, "/b/other/model.safetensors": "3" * 64}
+    table = wide([record(checkpoint=checkpoint(*place)) for place in places.items()], "accuracy")
+    assert labels(table) == [
+        "msamamba (model.safetensors 11111111)",
+        "msamamba (model.safetensors 22222222)",
+        "msamamba (other/model.safetensors)",
+    ]
+    retrained = [record(checkpoint=checkpoint("run/model.safetensors", number * 64)) for number in "12"]
+    assert len(wide(retrained, "accuracy").rows) == 2  # one path, but not the same weights
+
+
+def test_one_checkpoint_in_two_places_is_one_row():
+    first = record(checkpoint=checkpoint("/here/model.pt", "f1"), accuracy=0.7)
+    moved = record(checkpoint=checkpoint("/there/renamed.pt", "f1"), accuracy=0.8, minute=1, seed=1)
+    table = wide([moved, first], "accuracy")
+    assert cells(table) == {("msamamba (renamed.pt)", "QKI"): "0.7500 ± 0.0707 (n=2)"}
+    again = replace(moved, seed=0)
+    assert cell([first, again], "msamamba (renamed.pt)") == "0.8000 (n=1)"  # it replaces the older run of that seed
+
+
+def test_a_checkpoint_known_by_its_sha256_alone_joins_the_only_one_with_that_sha256():
+    old = record(checkpoint=checkpoint(fingerprint="aa"), accuracy=0.7)
+    new = record(checkpoint=checkpoint(fingerprint="f1"), accuracy=0.8, minute=1, seed=1)
+    assert cell([old, new], "msamamba (msamamba.pt)") == "0.7500 ± 0.0707 (n=2)"
+    other = record(checkpoint=checkpoint(fingerprint="f2"), accuracy=0.9, minute=2)  # another configuration beside it
+    assert len(wide([old, new, other], "accuracy").rows) == 3
 
 
 @pytest.mark.parametrize(
@@ -107,7 +127,7 @@ def test_columns_are_a_split_and_the_same_data():
         ({"model": "cnn", "recipe": PROBE}, "cnn (floor, untrained, probe)"),
         ({}, "msamamba (from scratch)"),
         ({"recipe": PROBE}, "msamamba (untrained, probe)"),
-        ({"checkpoint": {"name": "msamamba.pt", "sha256": "aa"}}, "msamamba (msamamba.pt)"),
+        ({"checkpoint": checkpoint()}, "msamamba (msamamba.pt)"),
         ({"size": "tiny", "options": {"attention": "raw_reshape"}}, "msamamba (from scratch, size tiny, attention=raw_reshape)"),
         ({"model": "mine"}, "mine"),
     ],
@@ -118,7 +138,7 @@ def test_row_labels(facts, label):
 
 def test_floors_come_first():
     table = wide([record(), record(model="mine"), record(model="kmer"), record(model="gc")], "accuracy")
-    assert [row[0] for row in table.rows] == ["gc (floor)", "kmer (floor)", "mine", "msamamba (from scratch)"]
+    assert labels(table) == ["gc (floor)", "kmer (floor)", "mine", "msamamba (from scratch)"]
 
 
 def test_worse_than_the_kmer_floor_is_marked_whichever_way_is_up():
@@ -130,18 +150,20 @@ def test_worse_than_the_kmer_floor_is_marked_whichever_way_is_up():
     assert cells(table)["msamamba (from scratch)", "ILF3"] == "0.9000 (n=1)"
     assert table.notes == ("↓ worse than kmer (floor)",)
     assert cells(wide(records, "log_loss"))["msamamba (from scratch)", "QKI"] == "0.2000 (n=1) ↓"
+    larger = [record(accuracy=0.8), record(model="kmer", options={"k": 6}), record(model="kmer", size="tiny")]
+    assert wide(larger, "accuracy").notes == ()  # only the published k-mer model is the floor
 
 
 def test_collapsed_seeds_are_flagged():
     table = wide([record(accuracy=0.5, collapsed=True, seed=2), record(accuracy=0.5)], "accuracy")
-    assert table.rows[0][1] == "0.5000 ± 0.0000 (n=2) ! [1]"
-    assert table.notes == ("[1] msamamba (from scratch), QKI: collapsed, every test example in one class (seed 2)",)
+    assert as_text(table).rows[0][1] == "0.5000 ± 0.0000 (n=2) ! [1]"
+    assert as_text(table).notes == ("[1] msamamba (from scratch), QKI: collapsed, every test example in one class (seed 2)",)
 
 
 def test_failed_runs_are_cells():
     table = wide([failed()], "accuracy")
-    assert table.rows == (("msamamba (from scratch)", "failed [1]"),)
-    assert table.notes == ("[1] msamamba (from scratch), QKI: seed 0 failed: RunFailed: loss is nan",)
+    assert as_text(table).rows == (("msamamba (from scratch)", "failed [1]"),)
+    assert as_text(table).notes == ("[1] msamamba (from scratch), QKI: seed 0 failed: RunFailed: loss is nan",)
     assert cell([failed(), record(seed=1)]) == "0.9000 (n=1) [1]"
 
 
@@ -152,8 +174,8 @@ def test_undefined_metric():
 def test_the_newest_setting_is_shown_whatever_it_scores():
     low = Recipe(learning_rate=1e-5)
     table = wide([record(accuracy=0.95, minute=1), record(accuracy=0.85, minute=2, recipe=low)], "accuracy")
-    assert table.rows[0][1] == "0.8500 (n=1) [1] [2]"
-    assert table.notes == (
+    assert as_text(table).rows[0][1] == "0.8500 (n=1) [1] [2]"
+    assert as_text(table).notes == (
         "[1] msamamba (from scratch), QKI: not the model's own recipe: learning_rate 1e-05 (not 3e-05)",
         "[2] msamamba (from scratch), QKI: the newest setting; 1 more in summary.csv",
     )
@@ -191,69 +213,20 @@ def test_long_never_pools_settings_or_simulated_data():
         long(records, "accuracy", ["nothing"])
 
 
-def published(**changes) -> Published:
-    facts = {"source": "Doe 2020", "table": "Table 2", "model": "BERT", "task": "QKI", "metric": "accuracy"}
-    return Published(**(facts | {"value": "0.80", "sd": "", "n": "", "split": "thesis", "note": ""} | changes))
-
-
 def test_published_numbers_are_rows_of_their_own_in_the_same_column():
     numbers = [published(sd="0.01", n="3", note="100 nt")]
     numbers += [published(task="ILF3"), published(split="published"), published(metric="f1")]
     table = wide([record(), record(model="kmer", accuracy=0.85)], "accuracy", numbers)
-    assert table.rows[-1] == ("BERT (published: Doe 2020)", "0.80 ± 0.01 (n=3) [1] ↓")
-    assert table.notes == ("↓ worse than kmer (floor)", "[1] 100 nt")
+    assert as_text(table).rows[-1] == ("BERT (published: Doe 2020)", "0.80 ± 0.01 (n=3) [1] ↓")
+    assert as_text(table).notes == ("↓ worse than kmer (floor)", "[1] 100 nt")
     assert len(wide([record(task="QKI (sample)")], "accuracy", numbers).rows) == 2  # the model and the best possible
+    assert table.cells[Row("BERT", source="Doe 2020"), next(iter(table.columns))].mean == 0.8
 
 
-HEADER = ",".join(tables.PUBLISHED_COLUMNS)
-GOOD = "Doe 2020,Table 2,BERT,QKI,accuracy,0.80,0.01,3,thesis,"
-
-
-def test_published_files(tmp_path):
-    (tmp_path / "doe.csv").write_text(f"{HEADER}\n{GOOD}\n")
-    assert read_published(tmp_path) == [published(sd="0.01", n="3")]
-    assert isinstance(read_published(), list)  # the project's own are valid
-    assert (tables.published_folder() / "README.md").is_file()
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("model,accuracy\nBERT,0.8\n", "expected the columns source,table"),
-        (f"{HEADER}\n{GOOD},more\n", "line 2: has too many cells"),
-        (f"{HEADER}\n{GOOD.replace('thesis', '')}\n", "line 2: split is empty"),
-        (f"{HEADER}\n{GOOD.replace('accuracy', 'loss')}\n", "line 2: metric 'loss' is none of accuracy"),
-        (f"{HEADER}\n{GOOD.replace('0.80', 'nan')}\n", "line 2: value 'nan' is no number"),
-        (f"{HEADER}\n{GOOD}\n{GOOD}\n", "line 3: repeats Doe 2020, BERT, QKI"),
-    ],
-)
-def test_bad_published_files(tmp_path, text, message):
-    (tmp_path / "doe.csv").write_text(text)
-    with pytest.raises(BadData, match=message):
-        read_published(tmp_path)
-
-
-def test_csv_and_markdown():
-    table = tables.Table("accuracy", ("model", "QKI [published]"), (("a|b", "0.5 ↓"), ("c,d", "")), ("↓ worse",))
-    text = render(table, "csv")
-    assert text == 'model,QKI [published]\na|b,0.5 ↓\n"c,d",\n# ↓ worse\n'
-    assert pd.read_csv(io.StringIO(text), comment="#").shape == (2, 2)
-    assert render(table, "markdown").splitlines() == [
-        "| model | QKI [published] |",
-        "| --- | --- |",
-        "| a\\|b | 0.5 ↓ |",
-        "| c,d |  |",
-        "",
-        "↓ worse",
-    ]
-
-
-def test_terminal_keeps_brackets():
-    console = Console(file=io.StringIO(), width=80)
-    show(wide([record(split="published", collapsed=True)], "accuracy"), console)
-    printed = console.file.getvalue()
-    assert "QKI [published]" in printed
-    assert "[1]" in printed
+def test_published_numbers_of_another_context():
+    numbers = [published(task="clinvar", value="0.5"), published(task="clinvar@512", value="0.6")]
+    table = wide([record(task="clinvar", context=128), record(task="clinvar", context=512)], "accuracy", numbers)
+    assert as_text(table).rows[-1] == ("BERT (published: Doe 2020)", "0.5", "0.6")
 
 
 def test_intervals_stand_beside_the_score_and_are_the_widest_of_the_seeds():
@@ -261,28 +234,21 @@ def test_intervals_stand_beside_the_score_and_are_the_widest_of_the_seeds():
         record(accuracy=0.8, intervals={"accuracy": (0.75, 0.85)}),
         record(accuracy=0.9, seed=1, intervals={"accuracy": (0.7, 0.95)}),
     ]
-    table = tables.wide(records, "accuracy")
-    assert table.rows[0][1] == "0.8500 ± 0.0707 (n=2) [0.700, 0.950]"
+    table = wide(records, "accuracy")
+    assert as_text(table).rows[0][1] == "0.8500 ± 0.0707 (n=2) [0.700, 0.950]"
     assert any("block-bootstrap" in note for note in table.notes)
-    assert tables.wide(records[:1], "f1").notes == ()
-    row = tables.summary(records).iloc[0]
+    assert wide(records[:1], "f1").notes == ()
+    row = summary(records).iloc[0]
     assert (row.accuracy_low, row.accuracy_high) == (0.75, 0.85)
-
-
-@pytest.fixture
-def results_dir(tmp_path):
-    predictions = Predictions(("a",), np.array([1]), np.array([[0.1, 0.9]]), ("unbound", "bound"))
-    for made in (record(), record(seed=1, accuracy=0.8), record(model="kmer")):
-        write(made, predictions, tmp_path)
-    return tmp_path
 
 
 def test_write_tables(results_dir):
     paths = tables.write_tables(results_dir)
     assert [path.name for path in paths] == [*(f"{name}.csv" for name in tables.WIDE), "summary.csv"]
     assert sorted((results_dir / "tables").iterdir()) == sorted(paths)
-    wide_file = pd.read_csv(paths[0], comment="#").set_index("model")
-    assert wide_file.loc["msamamba (from scratch)", "QKI"] == "0.8500 ± 0.0707 (n=2) ↓"
+    line = pd.read_csv(paths[0]).set_index("model").loc["msamamba (from scratch)"]
+    assert (line.task, line.metric, line["mean"], line.n, line.marks) == ("QKI", "accuracy", pytest.approx(0.85), 2, BELOW)
+    assert line.sd == pytest.approx(0.1 / math.sqrt(2))
     assert sorted(pd.read_csv(paths[-1]).accuracy) == [0.8, 0.9, 0.9]
     tables.write_tables(results_dir)  # tables/ is no task
 
@@ -291,10 +257,10 @@ def test_the_main_metric_of_the_tasks_is_shown_unless_they_differ(tmp_path, caps
     made = record(metrics={"accuracy": 0.9, "auroc": 0.75})
     write(replace(made, task={**made.task, "main_metric": "auroc"}), None, tmp_path)
     tables.print_table(tmp_path, None, "model,task", "csv")
-    assert "0.7500" in capsys.readouterr().out
+    assert ",auroc,0.75," in capsys.readouterr().out
     write(record(task="PTBP1", metrics={"accuracy": 0.8, "auroc": 0.65}), None, tmp_path)
     tables.print_table(tmp_path, None, "model,task", "csv")
-    assert "0.9000" in capsys.readouterr().out
+    assert ",accuracy,0.9," in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("format", tables.FORMATS)
@@ -302,9 +268,9 @@ def test_print_table(results_dir, capsys, format):
     tables.print_table(results_dir, "accuracy", "model, task", format)
     printed = capsys.readouterr().out
     assert "kmer (floor)" in printed
-    assert "0.8500 ± 0.0707 (n=2) ↓" in printed
+    assert (",0.8500000000000001,0.0707" if format == "csv" else "0.8500 ± 0.0707 (n=2) ↓") in printed
     tables.print_table(results_dir, None, "task,seed", format)
-    assert "0.9000" in capsys.readouterr().out
+    assert ("QKI,0,False," if format == "csv" else "0.9000") in capsys.readouterr().out
 
 
 def test_print_table_refuses(tmp_path, results_dir):
