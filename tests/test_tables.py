@@ -108,6 +108,7 @@ def test_one_checkpoint_in_two_places_is_one_row():
     moved = record(checkpoint=checkpoint("/there/renamed.pt", "f1"), accuracy=0.8, minute=1, seed=1)
     table = wide([moved, first], "accuracy")
     assert cells(table) == {("msamamba (renamed.pt)", "QKI"): "0.7500 ± 0.0707 (n=2)"}
+    assert summary([moved, first]).model.tolist() == ["msamamba (renamed.pt)"] * 2
     again = replace(moved, seed=0)
     assert cell([first, again], "msamamba (renamed.pt)") == "0.8000 (n=1)"  # it replaces the older run of that seed
 
