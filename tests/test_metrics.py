@@ -1,4 +1,4 @@
-"""Scores against scikit-learn, against numbers computed by hand, and refusals."""
+"""Scores agree with scikit-learn and with numbers computed by hand; bad input is refused."""
 
 import math
 
@@ -125,7 +125,7 @@ class TestIntervals:
         )
     )
     def test_weighted_ranking_is_scikit_learns(self, rows):
-        """Whole weights mean repeated examples; six distinct scores make ties common."""
+        """Integer weights stand for repeated examples; with only six distinct scores, ties are common."""
         score, label, weight = map(np.array, zip(*sorted(rows, key=lambda row: -row[0]), strict=True))
         ties = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])
         auroc, auprc = _ranking(weight, label, ties)
@@ -134,7 +134,7 @@ class TestIntervals:
 
     @staticmethod
     def examples(blocks: int, alike: int):
-        """Blocks of examples that are all the same, so that only the number of blocks carries information."""
+        """Blocks of identical examples, so that only the number of blocks carries information."""
         rng = np.random.default_rng(0)
         labels = rng.integers(0, 2, blocks).repeat(alike)
         p = (1 / (1 + np.exp(-rng.normal(size=blocks)))).repeat(alike) * 0.5 + labels * 0.3

@@ -1,4 +1,4 @@
-"""Whether a model uses its alignment is found out, of made-up models and of MSAMamba."""
+"""Whether a model uses its alignment: made-up models whose answer is known, and MSAMamba."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TestSensitivity:
 
     @staticmethod
     def share_of_reference(examples) -> np.ndarray:
-        """A model of the alignment alone: how many auxiliary rows agree with the reference at the variant."""
+        """A model that reads the alignment alone: the share of auxiliary rows that agree with the reference at the variant."""
         p = np.array([(rows[1:, 20] == rows[0, 20]).mean() for rows in (example.windows[0].alignment for example in examples)])
         return np.stack([1 - p, p], axis=1)
 
@@ -76,7 +76,7 @@ class TestSensitivity:
 
 class TestMSAMamba:
     def test_trained_on_columns_it_uses_them(self):
-        """Harmful where the column agrees with the reference: nothing else tells."""
+        """Variants are harmful where the column agrees with the reference; nothing else tells the classes apart."""
         train, validation, test = (variant_examples(count, 16, True, seed) for seed, count in enumerate((400, 100, 100)))
         torch.manual_seed(0)
         recipe = Recipe(epochs=6, learning_rate=3e-3, head="tanh")
@@ -90,7 +90,7 @@ class TestMSAMamba:
         assert not insensitive(found)
 
     def test_the_official_weights_do_not(self, shared):
-        """Their attention never leaves a row: the last positions of row 0 alone see row 1, and the centre sees none."""
+        """Their attention stays within a row. Only the last positions of row 0 see row 1, and the centre sees no other row."""
         model = registry.adapter_class("msamamba").from_checkpoint(shared / "weights/msamamba/msamamba.pt")
         examples = variant_examples(10, 128, True)
         ask = partial(predict, ZeroShot(model), accelerator=ACCELERATOR)

@@ -123,7 +123,7 @@ class CrossTable(Table):
         return frame.astype({"mean": float, "sd": float, "n": "Int64", "low": float, "high": float})
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)  # frames do not compare to one truth value
 class Listing(Table):
     """Runs grouped by any keys: one line per group, see :func:`harness.evidence.tables.long`."""
 

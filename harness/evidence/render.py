@@ -104,6 +104,11 @@ def plain_text(table: Table) -> str:
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
+def spread(mean: str, sd: str, n: str | int | None) -> str:
+    """``mean ± sd (n=…)``, without the parts that are not known."""
+    return mean + (f" ± {sd}" if sd else "") + ("" if n in ("", None) else f" (n={n})")
+
+
 def _cell(cell: Cell, notes: list[int]) -> str:
     if cell.mean is None:
         text = FAILED if FAILED in cell.marks else UNDEFINED
@@ -114,11 +119,6 @@ def _cell(cell: Cell, notes: list[int]) -> str:
     before = [SYMBOLS[COLLAPSED]] if COLLAPSED in cell.marks else []
     after = [SYMBOLS[BELOW]] if BELOW in cell.marks else []
     return " ".join([text, *before, *(f"[{number}]" for number in notes), *after])
-
-
-def spread(mean: str, sd: str, n: str | int | None) -> str:
-    """``mean ± sd (n=…)``, without the parts that are not known."""
-    return mean + (f" ± {sd}" if sd else "") + ("" if n in ("", None) else f" (n={n})")
 
 
 def _value(value: Any) -> str:
