@@ -14,8 +14,9 @@ import pytest
 
 from harness.cli.main import main
 from harness.data import Example, Window
+from harness.evidence.records import data_digest
 from harness.files.hub import weights_home
-from harness.study.plan import Run, data_digest
+from harness.study.plan import Run
 from harness.task import Splits, Task
 
 ROOT = Path(__file__).parents[1]

@@ -74,7 +74,7 @@ def hub(tmp_path):
     server.shutdown()
 
 
-def test_get_path_verify(harness, hub, tmp_path):  # noqa: F811
+def test_get_path_verify(harness, hub, tmp_path):
     name = "dnabert1"
     card = registry.model_cards()[name]
     refused(harness("weights", "path", name, **hub), "harness weights get dnabert1", "--init random")
@@ -93,7 +93,7 @@ def test_get_path_verify(harness, hub, tmp_path):  # noqa: F811
     assert "wrong checksum" in verified.stdout
 
 
-def test_a_published_checksum_that_does_not_match(harness, hub, tmp_path):  # noqa: F811
+def test_a_published_checksum_that_does_not_match(harness, hub, tmp_path):
     known = [name for name in PRETRAINED if registry.model_cards()[name].sha256]
     if not known:
         pytest.skip("no card states a checksum")
@@ -104,7 +104,7 @@ def test_a_published_checksum_that_does_not_match(harness, hub, tmp_path):  # no
     refused(harness("weights", "path", known[0], **hub), "harness weights get")
 
 
-def test_offline_and_missing_files_say_what_to_do(harness, hub):  # noqa: F811
+def test_offline_and_missing_files_say_what_to_do(harness, hub):
     done = harness("weights", "get", "dnabert1", **hub, HARNESS_OFFLINE="1")
     assert done.returncode == 1
     assert "HARNESS_OFFLINE" in done.stderr
@@ -116,7 +116,7 @@ def test_offline_and_missing_files_say_what_to_do(harness, hub):  # noqa: F811
     assert "Traceback" not in done.stderr
 
 
-def test_a_pretrained_model_never_trains_from_scratch_unasked(harness, tmp_path):  # noqa: F811
+def test_a_pretrained_model_never_trains_from_scratch_unasked(harness, tmp_path):
     done = harness("run", "--model", "dnabert1", "--task", "QKI", HARNESS_WEIGHTS=str(tmp_path / "none"))
     refused(done, "harness weights get dnabert1", "--init random")
     assert not (tmp_path / "results").exists()

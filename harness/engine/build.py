@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,8 @@ _TYPES = {"bool": bool, "int": int, "float": float, "str": str}
 # Files of a checkpoint's folder that no adapter reads.
 _UNREAD = (hub.SUMS, "loss.csv", "loss.png", "state.pt")
 _UNREAD_ENDINGS = (".md", ".bad", ".part", ".tmp", ".lock", ".metadata")
-_BESIDE = (".json", ".txt", ".model", ".yaml")  # what may lie beside a weight file and be read with it
+# What may lie beside a weight file and be read with it.
+_BESIDE = re.compile(r"(\w*config|tokenizer|vocab|merges|special_tokens_map|added_tokens|pretrain|.*\.index)\.(json|txt|model)")
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,11 @@ class ModelRequest:
             return None
         path = Path(self.checkpoint)
         if path.is_dir():
-            files = sorted(file for file in path.iterdir() if _may_be_read(file))
-            return digest([[file.name, file_digest(file)] for file in files])
-        beside = sorted(file for file in path.parent.iterdir() if file.suffix in _BESIDE and file != path and _may_be_read(file))
-        return digest([file_digest(path), *([file.name, file_digest(file)] for file in beside)])
+            files = [file for file in path.iterdir() if _may_be_read(file)]
+        else:
+            files = [path, *(file for file in path.parent.iterdir() if _BESIDE.fullmatch(file.name) and file != path)]
+        # What a weight file is called does not matter; what lies beside it is read by its name.
+        return digest(sorted([file.name if _BESIDE.fullmatch(file.name) else "", file_digest(file)] for file in files))
 
     def identity(self) -> str:
         """sha256 of all that makes the model what it is before training, besides its code and the seed.

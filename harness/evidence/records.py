@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import time
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from harness.errors import BadData, UserError
-from harness.files.fingerprint import plain
+from harness.files.fingerprint import digest, plain
 from harness.task import Reference, task_label
 
 if TYPE_CHECKING:
@@ -137,6 +138,11 @@ class Predictions:
         if self.labels.shape != shape[:1] or self.probabilities.shape != shape:
             found = f"labels {self.labels.shape}, probabilities {self.probabilities.shape}"
             raise ValueError(f"{found}: expected {shape[:1]}, {shape}")
+
+
+def data_digest(files: Mapping[str, str]) -> str:
+    """sha256 of a task's data from its ``files`` (name → sha256), whatever the files are called."""
+    return digest(list(files.values()))
 
 
 def folder_name(name: str) -> str:

@@ -19,7 +19,7 @@ from . import render
 from .cells import BELOW, COLLAPSED, FAILED, UNDEFINED, Cell, Column, CrossTable, Listing, Row, Table
 from .metrics import METRICS
 from .published import Published, read_published
-from .records import RunRecord, check_writable, read_all
+from .records import RunRecord, check_writable, data_digest, read_all
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -213,8 +213,7 @@ def _row(record: RunRecord) -> Row:
 
 def _column(record: RunRecord) -> Column:
     task = record.task
-    data = digest(list(task["files"].values()))  # whatever the files are called
-    return Column(task["name"], task.get("context"), task["simulated"], task["split"], data)
+    return Column(task["name"], task.get("context"), task["simulated"], task["split"], data_digest(task["files"]))
 
 
 def _setting(record: RunRecord) -> str:

@@ -18,6 +18,7 @@ from harness import registry
 from harness.engine import hardware
 from harness.engine.build import ModelRequest, request
 from harness.errors import DataMissing, UserError
+from harness.evidence.records import data_digest
 from harness.files import sources
 from harness.files.code import code_digest
 from harness.files.fingerprint import digest, file_states, plain, remembered
@@ -229,11 +230,6 @@ def _load(task: Task, words: Sequence[str], rule: str, reference: Reference | No
 
 
 _kept: dict[str, Splits] = {}
-
-
-def data_digest(files: Mapping[str, str]) -> str:
-    """sha256 of a task's content, whatever its files are called."""
-    return digest(list(files.values()))
 
 
 def _content(task: Task, words: Sequence[str], rule: str, reference: Reference | None) -> str:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from harness.engine import hardware
 from harness.errors import HarnessError, UserError
 from harness.evidence import records
-from harness.evidence.records import RunRecord
+from harness.evidence.records import RunRecord, data_digest
 from harness.evidence.sensitivity import insensitive
 from harness.progress import Reporter
 
-from .plan import Run, data_digest, open_task
+from .plan import Run, open_task
 
 if TYPE_CHECKING:
     from harness.adapter import Adapter
