@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from harness.errors import UserError
 
 TUNES = ("full", "lora", "probe", "zero")
+TRAINED = ("full", "lora")  # by gradient descent
+
+# Settings of published benchmarks, by the name that `--recipe` takes.
+PRESETS: Mapping[str, Mapping[str, Any]] = {
+    # Sharma's thesis fine-tunes every model alike.
+    "thesis": {"learning_rate": 3e-5, "patience": 3, "epochs": 70, "weight_decay": 0.01, "batch_size": 16},
+}
 
 
-def _setting(default: Any, help: str, **limits: Any) -> Any:
-    """A field of :class:`Recipe`; of ``limits``, ``least`` is allowed, ``above`` and ``below`` are not; ``choices`` are all."""
-    return field(default=default, metadata={"help": help, **limits})
+def _setting(default: Any, help: str, tunes: Sequence[str] = TRAINED, **limits: Any) -> Any:
+    """A field of :class:`Recipe` that counts for models tuned in one of the ways ``tunes``.
+
+    Of ``limits``, ``least`` is allowed, ``above`` and ``below`` are not; ``choices`` are all values there are.
+    """
+    return field(default=default, metadata={"help": help, "tunes": tunes, **limits})
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,10 @@ class Recipe:
     """
 
     tune: str = _setting(
-        "full", "full: all weights; lora: low-rank additions; probe: the head only; zero: nothing (variants).", choices=TUNES
+        "full",
+        "full: all weights; lora: low-rank additions; probe: the head only; zero: nothing (variants).",
+        TUNES,
+        choices=TUNES,
     )
     epochs: int = _setting(20, "Maximum number of epochs.", least=1)
     patience: int = _setting(3, "Stop after this many epochs without a lower validation log_loss.", least=1)
@@ -45,10 +58,13 @@ class Recipe:
     clip: float = _setting(1.0, "Largest gradient norm.", above=0.0)
     head: str = _setting("linear", "Classifier on the embedding; tanh adds a pooler first.", choices=("linear", "tanh"))
     dropout: float = _setting(0.1, "Dropout before the classifier.", least=0.0, below=1.0)
-    lora_rank: int = _setting(8, "Rank of LoRA's matrices.", least=1)
-    lora_alpha: int = _setting(16, "LoRA's scale: additions are multiplied by alpha / rank.", least=1)
+    lora_rank: int = _setting(8, "Rank of LoRA's matrices.", ("lora",), least=1)
+    lora_alpha: int = _setting(16, "LoRA's scale: additions are multiplied by alpha / rank.", ("lora",), least=1)
     precision: str = _setting(
-        "auto", "auto is bf16 where the hardware computes it natively, else float32.", choices=("auto", "float32", "bf16")
+        "auto",
+        "auto is bf16 where the hardware computes it natively, else float32.",
+        TUNES,
+        choices=("auto", "float32", "bf16"),
     )
 
     def __post_init__(self) -> None:
@@ -75,6 +91,21 @@ class Recipe:
         if unknown := sorted(set(given) - {item.name for item in fields(self)}):
             raise UserError(f"setting {unknown[0]!r}: choose one of {', '.join(item.name for item in fields(self))}")
         return replace(self, **given)
+
+    def used(self) -> dict[str, Any]:
+        """The settings that count for a model that is tuned in this way: a probe has no learning rate."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if self.tune in item.metadata["tunes"]}
+
+
+def preset(name: str) -> Mapping[str, Any]:
+    """The settings of a published benchmark.
+
+    Raises:
+        UserError: no such preset.
+    """
+    if name not in PRESETS:
+        raise UserError(f"recipe {name!r}: choose {' or '.join(PRESETS)}, or leave it out for each model's published settings")
+    return PRESETS[name]
 
 
 def _inside(value: Any, default: Any, limits: Mapping[str, Any]) -> bool:

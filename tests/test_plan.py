@@ -91,6 +91,22 @@ class TestPlan:
         with pytest.raises(error, match=words):
             plan(**({"model": "kmer", "task": "QKI"} | arguments))
 
+    def test_a_setting_that_does_not_count_is_refused_or_left_out(self):
+        with pytest.raises(UserError, match="learning-rate: not used by kmer, which is tuned by 'probe'; leave it out"):
+            plan("kmer", "QKI", learning_rate=5.0)
+        with pytest.raises(UserError, match="lora-rank: not used by cnn, which is tuned by 'full'"):
+            plan("cnn", "QKI", lora_rank=2)
+        kmer, cnn = plan(["kmer", "cnn"], "QKI", learning_rate=5.0)
+        assert (kmer.recipe, cnn.recipe) == ({}, {"learning_rate": 5.0})
+        assert kmer.id == plan("kmer", "QKI")[0].id
+
+    def test_the_thesis_settings_for_every_model(self):
+        kmer, cnn = plan(["kmer", "cnn"], "QKI", recipe="thesis", epochs=2)
+        assert kmer.recipe == {}
+        assert cnn.recipe == {"learning_rate": 3e-5, "patience": 3, "epochs": 2, "weight_decay": 0.01, "batch_size": 16}
+        with pytest.raises(UserError, match="recipe 'these': choose thesis"):
+            plan("cnn", "QKI", recipe="these")
+
     def test_data_that_changed_since_is_not_used(self, tmp_path):
         (run,) = plan("gc", str(write_table(tmp_path / "t.csv")), device="cpu")
         write_table(tmp_path / "t.csv", motif="GGGGGGG")

@@ -45,6 +45,9 @@ def run(
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Load a checkpoint that lacks tensors; recorded.")
     ] = False,
+    recipe: Annotated[
+        str | None, typer.Option(help="thesis: its settings for all models, instead of each model's published ones.")
+    ] = None,
     device: Device = "auto",
     results: Results = Path("results"),
     no_sample: Annotated[
@@ -77,6 +80,7 @@ def run(
         allow_partial=allow_partial,
         sample=not no_sample,
         device=device,
+        recipe=recipe,
         **settings,
     )
     records = execute_all(runs, results, device=device, force=force, reporter=Screen(quiet))

@@ -22,7 +22,7 @@ from harness.evidence.records import data_digest
 from harness.files import sources
 from harness.files.code import code_digest
 from harness.files.fingerprint import digest, file_states, plain, remembered
-from harness.recipe import Recipe
+from harness.recipe import Recipe, preset
 from harness.task import Reference, Splits, Task
 
 # What fits, asks and scores. Their changes are every run's; those of a model or a task are its own runs' (see _code).
@@ -83,7 +83,7 @@ class Run:
         Paths do not count: the content of what they name does.
         """
         facts = registry.model_facts(self.model)
-        recipe = asdict(facts.recipe.override(**self.recipe)) | {"precision": self.precision}
+        recipe = facts.recipe.override(**self.recipe).used() | {"precision": self.precision}
         key = [self.name, self.origin, self.label, self.split, self.data, recipe, self.seed, self.code, self.device]
         return f"seed{self.seed}-{digest(key)[:10]}"
 
@@ -125,13 +125,15 @@ def plan(
     allow_partial: bool = False,
     sample: bool = True,
     device: str = "auto",
+    recipe: str | None = None,
     **settings: Any,
 ) -> list[Run]:
     """Every model on every task with every seed, checked before anything starts; task by task.
 
     ``model`` is one name or several, ``floors``, or the path of an adapter file; ``task`` one name or several, a family, or
     the paths of the user's own files, which together make one task. The other arguments are the options of `harness run`;
-    ``settings`` override the models' recipes (``epochs=5``). Without ``sample``, a task whose data is not on this machine
+    ``recipe`` names a preset for all models, and ``settings`` override it or the models' own (``epochs=5``); a setting that
+    does not count for a model, such as a probe's learning rate, is left out of its runs. Without ``sample``, a task whose data is not here
     is refused, rather than replaced by its simulated stand-in.
 
     Raises:
@@ -143,24 +145,29 @@ def plan(
     if bad := [item for item in seeds if not 0 <= item < 2**32]:
         raise UserError(f"seed {bad[0]}: must be a whole number from 0 to {2**32 - 1}")
     words = [model] if isinstance(model, str) else model
+    given = {name: value for name, value in settings.items() if value is not None}
+    asked_for = {**(preset(recipe) if recipe else {}), **given}
     models: list[tuple[str, Recipe, ModelRequest]] = []
     for name in dict.fromkeys(name for word in words for name in registry.model_names(word)):
         facts = registry.model_facts(name)
         wanted = request(name, checkpoint=checkpoint, init=init, options=option, allow_partial=allow_partial)
-        models.append((facts.name, facts.recipe.override(**settings), wanted))
-    overrides = {name: value for name, value in settings.items() if value is not None}
-    resolved = {precision: hardware.resolve(device, precision) for precision in {recipe.precision for _, recipe, _ in models}}
+        models.append((facts.name, facts.recipe.override(**asked_for), wanted))
+    for setting in given:
+        if not any(setting in tuned.used() for _, tuned, _ in models):
+            name, tuned, _ = models[0]
+            raise UserError(f"{setting.replace('_', '-')}: not used by {name}, which is tuned by {tuned.tune!r}; leave it out")
+    resolved = {precision: hardware.resolve(device, precision) for precision in {tuned.precision for _, tuned, _ in models}}
     runs = []
     for found, words in asked:
         rule = split or found.split_rules[0]
-        for name, recipe, wanted in models:
-            kind, precision = resolved[recipe.precision]
+        for name, tuned, wanted in models:
+            kind, precision = resolved[tuned.precision]
             one = Run(
                 model=wanted.model,
                 task=words,
                 split=rule,
                 seed=0,
-                recipe=overrides,
+                recipe={name: value for name, value in asked_for.items() if name in tuned.used()},
                 checkpoint=wanted.checkpoint,
                 size=wanted.size,
                 options=dict(wanted.options),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 import traceback
 from collections import Counter
@@ -162,6 +163,7 @@ def _begin_record(trial: Trial) -> dict[str, Any]:
             "simulated": task.simulated,
             "classes": task.classes,
             "files": splits.files,
+            "question": _question(splits),
             "counts": {name: _class_counts(part, task.classes) for name, part in parts.items()},
             "changes": splits.changes,
             "best_accuracy": splits.best_accuracy,
@@ -212,6 +214,17 @@ def _unknown_share(adapter: Adapter, examples: Sequence[Example]) -> float | Non
         found, among = adapter.unknown_tokens(batch)
         unknown, total = unknown + found, total + among
     return unknown / total if total else None
+
+
+def _question(splits: Splits) -> str:
+    """sha256 of what is asked: every example's id, letters and label; not of what a model may read besides."""
+    total = hashlib.sha256()
+    for part in (splits.train, splits.validation, splits.test):
+        for example in part:
+            letters = " ".join(window.sequence for window in example.windows)
+            total.update(f"{example.id} {letters} {example.label}\n".encode())
+        total.update(b"\n")
+    return total.hexdigest()
 
 
 def _class_counts(examples: Sequence[Example], classes: Sequence[str]) -> dict[str, int]:
