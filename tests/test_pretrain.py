@@ -1,4 +1,4 @@
-"""Pretraining: what windows are drawn, what the vote is, that a run learns, goes on exactly, and refuses what it cannot do."""
+"""Pretraining: which windows are drawn, the column vote, that a run learns, resumes exactly, and refuses what it cannot do."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from safetensors.torch import load_file
 
 from harness import registry
 from harness.adapter import IGNORED
-from harness.cli.screen import Screen
-from harness.engine.pretrain import Corpus, Validation, pretrain
+from harness.engine.corpus import Corpus, Validation
+from harness.engine.pretrain import pretrain
 from harness.errors import BadData, RunFailed, UserError
 from harness.files.alignments import open_alignment
+from harness.progress import Reporter
 
 BASES = np.frombuffer(b"ACGT", np.uint8)
 GAP, UNKNOWN = ord("-"), ord("N")
@@ -50,16 +51,29 @@ def msa(tmp_path) -> Path:
     return write_alignment(tmp_path / "msa", noisy_copies())
 
 
-class Interrupted(Screen):
+class Interrupted(Reporter):
     """A user who presses Ctrl-C after a number of steps."""
 
     def __init__(self, after: int) -> None:
-        super().__init__(quiet=True)
         self.after = after
 
     def report(self, progress):
         if progress.step == self.after:
             raise KeyboardInterrupt
+
+
+class Listener(Reporter):
+    """Keeps what is said and concluded."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.concluded: list[str] = []
+
+    def say(self, message):
+        self.said.append(message)
+
+    def conclude(self, text):
+        self.concluded.append(text)
 
 
 def train(msa: Path, out: Path | None, **changes) -> Path:
@@ -72,7 +86,7 @@ def train(msa: Path, out: Path | None, **changes) -> Path:
         "tokens_per_step": 64,
         "evaluate_every": 2,
         "device": "cpu",
-        "reporter": Screen(quiet=True),
+        "reporter": Reporter(),
     }
     settings = {"batch_size": 2, "precision": "float32"} | changes.pop("settings", {})
     return pretrain(**(arguments | {"msa": msa, "out": out, "settings": settings} | changes))
@@ -205,7 +219,7 @@ class TestRun:
             losses.append([float(row["train_loss"]) for row in curve(folder)])
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
-    def test_weights_to_go_on_from(self, msa, tmp_path):
+    def test_starting_from_a_checkpoint(self, msa, tmp_path):
         first = train(msa, tmp_path / "first")
         second = train(msa, tmp_path / "second", init=None, checkpoint=str(first), steps=2, settings={"learning_rate": 1e-12})
         before, after = (load_file(folder / "model.safetensors") for folder in (first, second))
@@ -222,7 +236,7 @@ class TestRun:
 
 class TestResume:
     @pytest.mark.parametrize("stop", [1, 3])
-    def test_goes_on_to_the_very_bits(self, msa, tmp_path, stop):
+    def test_a_resumed_run_ends_with_the_same_bits(self, msa, tmp_path, stop):
         whole = train(msa, tmp_path / "whole")
         with pytest.raises(KeyboardInterrupt):
             train(msa, tmp_path / "cut", reporter=Interrupted(stop))
@@ -240,11 +254,13 @@ class TestResume:
         train(msa, tmp_path / "out", steps=2)
         assert torch.equal(before, torch.get_rng_state())
 
-    def test_a_finished_run_is_left_as_it_is(self, msa, tmp_path, capsys):
-        folder = train(msa, tmp_path / "out")
+    def test_a_finished_run_is_left_as_it_is(self, msa, tmp_path):
+        first_time, second_time = Listener(), Listener()
+        folder = train(msa, tmp_path / "out", reporter=first_time)
         first = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-        train(msa, folder, reporter=Screen())
-        assert "--force" in capsys.readouterr().err
+        train(msa, folder, reporter=second_time)
+        assert "--force" in second_time.said[-1]
+        assert second_time.concluded == first_time.concluded != []
         assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == first
         train(msa, folder, force=True, steps=1)
         assert len(curve(folder)) == 1
@@ -266,6 +282,21 @@ class TestResume:
         ):
             with pytest.raises(UserError, match=words):
                 train(msa, folder, **change)
+
+    def test_remains_of_a_killed_write_are_cleared(self, msa, tmp_path):
+        with pytest.raises(KeyboardInterrupt):
+            train(msa, tmp_path / "out", reporter=Interrupted(3))
+        (tmp_path / "out/.state.pt.0123abcd.tmp").write_bytes(b"half a file")
+        assert not [path.name for path in train(msa, tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+    def test_a_change_of_the_code_between_the_parts_is_recorded(self, msa, tmp_path):
+        with pytest.raises(KeyboardInterrupt):
+            train(msa, tmp_path / "out", reporter=Interrupted(3))
+        record = json.loads((tmp_path / "out/pretrain.json").read_text())
+        assert record["events"] == []
+        (tmp_path / "out/pretrain.json").write_text(json.dumps(record | {"code": "another version's"}))
+        (event,) = json.loads((train(msa, tmp_path / "out") / "pretrain.json").read_text())["events"]
+        assert event.startswith("the code changed after step 2")
 
     def test_a_damaged_state(self, msa, tmp_path):
         with pytest.raises(KeyboardInterrupt):
@@ -316,7 +347,7 @@ class TestRefused:
     def test_a_place_that_cannot_be_written(self, msa, tmp_path):
         (tmp_path / "file").write_text("")
         for out in (tmp_path / "file", tmp_path / "file/out"):
-            with pytest.raises(UserError, match="cannot be written"):
+            with pytest.raises(UserError, match=r"out .*file.* cannot be written .*--out"):
                 train(msa, out)
 
 

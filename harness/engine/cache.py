@@ -1,22 +1,22 @@
-"""Embeddings kept on disk, named by their content: what a probe computes once is not computed again."""
+"""Embeddings kept on disk under a name made from their content, so that a probe never computes them twice."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from harness.data import Example
+from harness.files.atomic import atomic
 from harness.files.sources import cache_home
 
 
 class EmbeddingCache:
-    """A folder of arrays. ``key`` names all that determines an embedding besides the windows: weights, options, code, precision.
+    """A folder of arrays. ``key`` identifies everything besides the windows that determines an embedding.
 
-    Safe for runs at the same time: a file appears whole, and two that compute the same array write the same bytes.
+    That is: weights, options, code, device and precision. Concurrent runs may share the folder: a file appears whole, and
+    two runs that compute the same array write the same bytes.
     """
 
     def __init__(self, key: str) -> None:
@@ -24,15 +24,14 @@ class EmbeddingCache:
         self.folder = cache_home() / "embeddings"
 
     def get(self, examples: Sequence[Example], compute: Callable[[], np.ndarray]) -> np.ndarray:
-        """The embeddings (examples, D) of these windows in this order, computed only where they are not kept yet."""
+        """Embeddings (examples, D) of these examples in this order; ``compute`` is called only if they are not stored yet."""
         path = self.folder / f"{self._name(examples)}.npy"
         if path.is_file():
             return np.load(path)
         embeddings = compute()
         self.folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=self.folder, suffix=".tmp", delete=False) as file:
+        with atomic(path) as temporary, temporary.open("wb") as file:
             np.save(file, embeddings)
-        os.replace(file.name, path)
         return embeddings
 
     def _name(self, examples: Sequence[Example]) -> str:

@@ -1,4 +1,4 @@
-"""What pretraining reads: windows of an alignment, some held out, and what a vote of each column makes of these."""
+"""What pretraining reads: training windows of an alignment, held-out ones for validation, and the column vote as a baseline."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from harness.data import Locus, Window
 from harness.errors import BadData, UserError
 from harness.files.alignments import GAP, Alignment
 
-BLOCK = 16  # contexts
-HELD_OUT = 0.1
-MOST_MISSES = 10_000  # draws in a row of windows that are of no use
+CONTEXTS_PER_BLOCK = 16
+HELD_OUT_SHARE = 0.1  # of all blocks
+MAX_MISSES = 10_000  # unusable windows drawn in a row
 
 _UNKNOWN = ord("N")
 _BASES = np.frombuffer(b"ACGT", np.uint8)
 
 
 class Corpus:
-    """Windows of an alignment: drawn at random for training, and fixed ones of held-out blocks for validation.
+    """Windows of an alignment: drawn at random for training, and a fixed set from held-out blocks for validation.
 
-    Every chromosome is cut into blocks of 16 contexts, or shorter ones (at least a context) where the longest would make
-    less than ten; its last block takes what remains. A tenth of all blocks, at least one, is held out: the same whatever
-    the seed of training. Training windows start anywhere but never touch a held-out block. A window with less than half
-    of its target row known (gaps become N) is of no use, and drawn again.
+    Every chromosome is cut into blocks of 16 contexts; they are shorter, but no shorter than a context, where the longest
+    chromosome would make fewer than ten. The last block of a chromosome takes the remainder. A tenth of all blocks, at
+    least one, is held out, whatever the seed of training. Training windows start anywhere but never overlap a held-out
+    block. A window is usable if at least half of its target row is known (gaps become N); others are drawn again.
 
     Raises:
-        UserError: the context is too long for a block to train on and one to hold out.
+        UserError: the context is too long for one block to train on and one to hold out.
     """
 
     def __init__(self, alignment: Alignment, context: int) -> None:
         self.alignment, self.context, self.skipped = alignment, context, 0
         longest = max(end - start for start, end in alignment.extents.values())
-        self.block = min(BLOCK * context, max(longest // 10, context))
+        self.block = min(CONTEXTS_PER_BLOCK * context, max(longest // 10, context))
         names, starts, ends = [], [], []
         for name, (start, end) in alignment.extents.items():
             if end - start >= context:
@@ -50,38 +50,38 @@ class Corpus:
                 f"need {2 * context:,}; choose --context {longest // 2} or less"
             )
         chromosomes, first, last = np.array(names), np.concatenate(starts), np.concatenate(ends)
-        chosen = np.random.default_rng(0).permutation(len(first))[: max(1, round(HELD_OUT * len(first)))]
+        chosen = np.random.default_rng(0).permutation(len(first))[: max(1, round(HELD_OUT_SHARE * len(first)))]
         held_out = np.zeros(len(first), bool)
         held_out[chosen] = True
         self._held_out = [(str(chromosomes[index]), int(first[index]), int(last[index])) for index in chosen]
-        # Neighbouring blocks make one run, within which windows start anywhere.
+        # Adjacent training blocks are joined into stretches, within which windows may start anywhere.
         broken = np.append(True, held_out[1:] | held_out[:-1] | (chromosomes[1:] != chromosomes[:-1]))
         opens, closes = broken & ~held_out, np.append(broken[1:], True) & ~held_out
         self._chromosomes, self._ends = chromosomes[opens], last[closes]
         self.letters = int((self._ends - first[opens]).sum())
-        self._places = np.cumsum(self._ends - first[opens] - context + 1)
+        self._starts = np.cumsum(self._ends - first[opens] - context + 1)  # possible starts up to each stretch's end
         self._blocks = len(first)
 
     def draw(self, rng: np.random.Generator, count: int) -> list[Window]:
-        """``count`` training windows, uniform over all places.
+        """``count`` training windows, uniform over all possible starts.
 
         Raises:
-            BadData: none of 10,000 places in a row is of use.
+            BadData: 10,000 windows in a row are unusable.
         """
         found: list[Window] = []
         misses = 0
         while len(found) < count:
-            place = int(rng.integers(self._places[-1]))
-            run = int(np.searchsorted(self._places, place, side="right"))
-            start = int(self._ends[run] - self.context - (self._places[run] - 1 - place))
-            window = self._window(str(self._chromosomes[run]), start)
+            index = int(rng.integers(self._starts[-1]))
+            stretch = int(np.searchsorted(self._starts, index, side="right"))
+            start = int(self._ends[stretch] - self.context - (self._starts[stretch] - 1 - index))
+            window = self._window(str(self._chromosomes[stretch]), start)
             if window is not None:
                 found.append(window)
                 misses = 0
                 continue
             self.skipped += 1
             misses += 1
-            if misses == MOST_MISSES:
+            if misses == MAX_MISSES:
                 raise BadData(
                     f"{self.alignment.path}: in {misses:,} windows of {self.context} nt less than half of row 0 "
                     f"({self.alignment.species[0]}) is known; give one that covers more, or a shorter --context"
@@ -89,10 +89,10 @@ class Corpus:
         return found
 
     def held_out(self, count: int) -> list[Window]:
-        """At most ``count`` windows side by side in held-out blocks, in random order.
+        """At most ``count`` windows that tile the held-out blocks without overlap, in random order.
 
         Raises:
-            BadData: there is none of use.
+            BadData: none is usable.
         """
         tiles = [
             (name, start) for name, first, last in self._held_out for start in range(first, last - self.context + 1, self.context)
@@ -112,11 +112,11 @@ class Corpus:
         return found
 
     def passes(self, windows: int) -> int:
-        """Which pass over the training blocks' letters so many windows have come to, from 1."""
+        """The pass over the training blocks, counted from 1, that is under way after this many windows."""
         return 1 + windows * self.context // self.letters
 
     def facts(self) -> dict[str, Any]:
-        """What a record keeps; lengths in columns."""
+        """What a record says of the corpus; lengths in columns."""
         return {
             "rows": len(self.alignment.species),
             "block": self.block,
@@ -135,9 +135,10 @@ class Corpus:
 
 
 class Validation:
-    """Held-out windows, corrupted once and for all, and what a vote of each column's other rows makes of the hidden bases.
+    """Held-out windows, corrupted once for the whole run, and how often the column vote finds their hidden bases.
 
-    The most common base of a column wins; the more common one of the target decides a tie, and where there is no base.
+    The column vote predicts the most common base in the other rows of the column. Ties, and columns without a base, go to
+    the base that is more common in the target row.
     """
 
     def __init__(self, adapter: Adapter, corpus: Corpus, count: int, batch_size: int) -> None:
@@ -156,16 +157,16 @@ class Validation:
             votes.append(_BASES[(counts + frequencies / 2).argmax(axis=1)] == columns[0])
         self.targets = int(asked.sum())
         self.vote_accuracy = float(np.concatenate(votes).mean())
-        # A whole genome's alignment takes long to hash: what is read here stands for it.
+        # Hashing a whole genome's alignment takes long, so these windows identify the data.
         self.sha256 = hashlib.sha256(b"".join(rows.tobytes() for rows in (*held_out, *drawn))).hexdigest()
 
     def facts(self) -> dict[str, Any]:
-        """What a record keeps."""
+        """What a record says of the validation."""
         return {"validation_windows": self.windows, "validation_targets": self.targets, "vote_accuracy": self.vote_accuracy}
 
 
 def collate(adapter: Adapter, windows: Sequence[Window], size: int, rng: np.random.Generator) -> list[Batch]:
-    """Corrupted batches of ``size`` windows; what is hidden does not depend on the size."""
+    """Corrupted batches of ``size`` windows each. Which bases are hidden does not depend on ``size``."""
     assert isinstance(adapter, Pretrainable)
     whole = adapter.collate_pretraining(windows, rng)
     return [{name: tensor[start : start + size] for name, tensor in whole.items()} for start in range(0, len(windows), size)]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from harness.errors import UserError
 
 
 @contextmanager
@@ -24,3 +27,20 @@ def atomic(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path, option: str) -> None:
+    """Make sure that files can be written in a folder, or in the one where it would be created. Creates nothing.
+
+    Raises:
+        UserError: they cannot; the message names ``option``, which chose the folder.
+    """
+    absolute = folder.absolute()
+    existing = next(parent for parent in (absolute, *absolute.parents) if parent.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{option} {folder}: cannot be written ({error.strerror}); choose another folder with --{option}"
+        ) from None
