@@ -16,14 +16,16 @@ from harness.data import Window
 from harness.recipe import Recipe
 
 Batch = dict[str, Tensor]
-IGNORED = -100  # the target of a position that is not asked for, as in torch's cross_entropy
+IGNORED = -100  # the target of positions that do not count, as in torch's cross_entropy
 
 
 @dataclass(frozen=True)
 class LoadAudit:
-    """How much of a model really came from its checkpoint: counts of tensors, and the names of those left over.
+    """How much of a model came from its checkpoint: (expected, matched) numbers of tensors, and the names of the others.
 
-    ``facts`` are the adapter's own findings (vocabulary, special ids, tied weights); ``warnings`` are sentences for the user.
+    ``missing`` are tensors that the model expects but the file lacks, ``unused`` those of the file that the model does not
+    take. ``facts`` are the adapter's own findings (vocabulary, special ids, tied weights); ``warnings`` are sentences for
+    the user.
     """
 
     source: str
@@ -37,14 +39,21 @@ class LoadAudit:
 
 
 class Adapter(nn.Module, ABC):
-    """A model as the engine sees it: windows in, one embedding a window out.
+    """A model as the engine sees it: windows in, one embedding per window out.
 
-    A subclass lives in ``adapters/<name>.py``, is final, and states its pooling in one line. ``max_length`` is the longest
-    window in nucleotides (None: unlimited), ``embedding_dim`` the width D of what :meth:`forward` returns, ``audit``
-    what was loaded from a checkpoint (None: random initialisation). A model without trainable weights of its own has a
-    ``recipe`` with ``tune="probe"``. ``lora_targets`` are the name endings of the linear layers that LoRA adapts. Weights
-    that an embedding does not need (a language-model head) have ``requires_grad`` off. ``reverse_complement_invariant``
-    claims that a window and its reverse complement have the same embedding.
+    A subclass lives in ``adapters/<name>.py``, is final, and states its pooling in one line.
+
+    Attributes:
+        name: as the file.
+        card: who published the model, and what it reads.
+        recipe: published settings for fine-tuning; a model without trainable weights has ``tune="probe"``.
+        lora_targets: name endings of the linear layers that LoRA adapts.
+        reverse_complement_invariant: the claim that a window and its reverse complement have the same embedding.
+        max_length: the longest window in nucleotides; None if unlimited.
+        embedding_dim: D, the width of what :meth:`forward` returns.
+        audit: what was loaded from a checkpoint; None after random initialisation.
+
+    Weights that the embedding does not need (a language-model head) have ``requires_grad`` off.
     """
 
     name: ClassVar[str]
@@ -59,9 +68,9 @@ class Adapter(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def from_checkpoint(cls, checkpoint: Path | None = None, *, size: str = "base") -> Self:
-        """The model with the weights of a local file or folder in the official layout, or, with None, at random.
+        """The model with the weights of a local file or folder in the official layout; with random weights if None.
 
-        ``size`` names the shape of a randomly initialised model: ``base`` is the published one, ``tiny`` fits any laptop.
+        ``size`` is the size of a randomly initialised model: ``base`` is the published one, ``tiny`` fits any laptop.
         Further keyword arguments of an adapter are its options (``--option name=value``).
 
         Raises:
@@ -70,23 +79,23 @@ class Adapter(nn.Module, ABC):
 
     @abstractmethod
     def collate(self, windows: Sequence[Window]) -> Batch:
-        """Tensors for :meth:`forward`, on the CPU and picklable; first axis as long as ``windows``. Never truncates."""
+        """Tensors for :meth:`forward`, on the CPU and picklable, one row per window. Never truncates."""
 
     @abstractmethod
     def forward(self, batch: Batch) -> Tensor:
-        """Pooled embeddings (B, D), independent of what else is in the batch and of its padding."""
+        """Pooled embeddings (B, D); a window's embedding does not depend on the rest of the batch or on padding."""
 
     def unknown_tokens(self, batch: Batch) -> tuple[int, int]:
-        """How many of a batch's tokens stand for what the model never saw, and how many tokens there are."""
+        """(unknown, total) token counts of a batch; (0, 0) for models without tokens."""
         return 0, 0
 
 
 class MaskedModel(ABC):
-    """A second, optional interface: models that were trained to fill in masked bases. Ask with ``isinstance``."""
+    """A second, optional interface: models trained to fill in masked bases. Test for it with ``isinstance``."""
 
     @abstractmethod
     def collate_masked(self, windows: Sequence[Window], positions: Sequence[int]) -> Batch:
-        """Like :meth:`Adapter.collate`, with everything hidden that tells the base at each window's position (0-based)."""
+        """Like :meth:`Adapter.collate`, with all tokens masked that reveal the base at each window's position (0-based)."""
 
     @abstractmethod
     def base_log_probabilities(self, batch: Batch) -> Tensor:
@@ -94,17 +103,17 @@ class MaskedModel(ABC):
 
 
 class Pretrainable(ABC):
-    """A third, optional interface: models that ``harness pretrain`` trains on windows without labels, each by its own objective.
+    """A third, optional interface: models that ``harness pretrain`` can train, each with its own objective, without labels.
 
-    ``pretraining`` are the published settings: those of its optimiser and schedule; ``batch_size`` is in windows.
+    ``pretraining`` holds the published settings of optimiser and schedule; ``batch_size`` counts windows.
     """
 
     pretraining: ClassVar[Recipe]
 
     @abstractmethod
     def collate_pretraining(self, windows: Sequence[Window], rng: np.random.Generator) -> Batch:
-        """Like :meth:`Adapter.collate`, corrupted; ``targets`` int64 (B, L) are the token ids to find, IGNORED elsewhere."""
+        """Like :meth:`Adapter.collate`, but corrupted, with ``targets`` int64 (B, L): the token ids to predict, else IGNORED."""
 
     @abstractmethod
     def pretraining_logits(self, batch: Batch) -> Tensor:
-        """Logits (M, V) at the M positions of a :meth:`collate_pretraining` batch that have a target, row after row."""
+        """Logits (M, V) over the vocabulary at the M positions of a :meth:`collate_pretraining` batch that have a target."""

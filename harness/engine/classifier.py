@@ -1,4 +1,4 @@
-"""Adapter and head together: examples of one or two windows in, logits out."""
+"""An adapter with a head: examples of one or two windows in, logits out. And zero-shot scores of variants, without a head."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ BASES = "ACGT"
 
 
 class Classifier(nn.Module):
-    """``adapter``'s embeddings of an example's windows through a head: logits (B, classes).
+    """A head on the adapter's embeddings of an example's windows: logits (B, classes).
 
-    ``windows`` is how many windows an example has: 1, or 2 for a variant (reference, alternate). Of a variant the head sees
-    the reference's embedding and the alternate's difference from it: one letter in hundreds moves a pooled embedding so
-    little that a head on both as they are would have to find the difference first. A probe's head is linear whatever the
-    recipe says, for it becomes the logistic regression.
+    ``windows`` is the number of windows per example: 1, or 2 for a variant (reference, alternate). For a variant the head
+    sees the embedding of the reference and the difference of the alternate's from it: one letter in hundreds moves a
+    pooled embedding so little that a head on the two embeddings would first have to discover the difference. The head of
+    a probe is linear whatever the recipe says, because it becomes the logistic regression.
     """
 
     def __init__(self, adapter: Adapter, classes: int, recipe: Recipe, windows: int = 1) -> None:
@@ -34,30 +34,30 @@ class Classifier(nn.Module):
         self.head = nn.Sequential(*pooler, nn.Dropout(recipe.dropout), nn.Linear(width, classes))
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        """The adapter's batch over all windows in order, on the CPU."""
+        """The adapter's batch of all windows in order, on the CPU."""
         return self.adapter.collate([window for example in examples for window in example.windows])
 
     def embed(self, batch: Batch) -> Tensor:
-        """(B, windows × D), as float32 whatever the precision of the adapter."""
+        """Embeddings (B, windows × D) as float32, whatever precision the adapter computes in."""
         embeddings = self.adapter(batch).float().unflatten(0, (-1, self.windows))
         first = embeddings[:, :1]
         return torch.cat([first, embeddings[:, 1:] - first], dim=1).flatten(1)
 
     def forward(self, batch: Batch) -> Tensor:
         embeddings = self.embed(batch)
-        with torch.autocast(embeddings.device.type, enabled=False):  # a bf16 head would round probabilities to 3 digits
+        with torch.autocast(embeddings.device.type, enabled=False):  # in bf16, probabilities would have only 3 digits
             return self.head(embeddings)
 
 
 class ZeroShot(nn.Module):
-    """A masked model's own judgement of a variant, nothing trained: logits (B, 2) of the classes benign and harmful.
+    """A masked model's own judgement of a variant, without training: logits (B, 2) of the classes benign and harmful.
 
-    With everything hidden that tells the base at the variant, log p(reference) - log p(alternate) is the second logit and 0
-    the first: the negated log-likelihood ratio (LLR) of Brandes et al. 2023 and Benegas et al. 2025. So the probability of
-    class 1 is p(reference) / (p(reference) + p(alternate)), which ranks variants and is not calibrated to their labels.
+    The base at the variant is hidden from the model. The first logit is 0, the second log p(reference) - log p(alternate):
+    the negated log-likelihood ratio (LLR) of Brandes et al. 2023 and Benegas et al. 2025. The probability of class 1 is
+    therefore p(reference) / (p(reference) + p(alternate)). It ranks variants; it is not calibrated to their labels.
 
     Raises:
-        UserError: the adapter fills in no bases.
+        UserError: the adapter is not a masked model.
     """
 
     def __init__(self, adapter: Adapter) -> None:
@@ -67,10 +67,10 @@ class ZeroShot(nn.Module):
         self.adapter = adapter
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        """The adapter's masked batch of the reference windows, and the ``alleles`` (B, 2) as indices of ACGT.
+        """The adapter's masked batch of the reference windows, with ``alleles`` int64 (B, 2) as indices into ACGT.
 
         Raises:
-            BadData: an example is no pair of windows that differ in one base.
+            BadData: an example is not a pair of windows that differ in one base.
         """
         references, positions, alleles = [], [], []
         for example in examples:
@@ -89,23 +89,23 @@ class ZeroShot(nn.Module):
 
 
 def variant_position(example: Example) -> int:
-    """Where a variant's two windows differ, 0-based.
+    """The position, 0-based, at which a variant's two windows differ.
 
     Raises:
-        BadData: there are not two, or they differ elsewhere than in one base.
+        BadData: there are not two windows, or they differ in anything but one base.
     """
     sequences = [window.sequence for window in example.windows]
-    places = [place for place, letters in enumerate(zip(*sequences, strict=False)) if len(set(letters)) > 1]
-    if len(sequences) != 2 or len(places) != 1 or {sequence[places[0]] for sequence in sequences} - set(BASES):
+    positions = [position for position, letters in enumerate(zip(*sequences, strict=False)) if len(set(letters)) > 1]
+    if len(sequences) != 2 or len(positions) != 1 or {sequence[positions[0]] for sequence in sequences} - set(BASES):
         raise BadData(f"example {example.id!r} is no variant: expected two windows that differ in one base")
-    return places[0]
+    return positions[0]
 
 
 def add_lora(adapter: Adapter, recipe: Recipe) -> None:
-    """Freeze the adapter and add trainable low-rank matrices to the layers in its ``lora_targets``, in place.
+    """Freeze the adapter and add trainable low-rank matrices to its ``lora_targets``, in place (LoRA, Hu et al. 2021).
 
     Raises:
-        UserError: the adapter names no such layers.
+        UserError: the adapter has no ``lora_targets``.
     """
     if not adapter.lora_targets:
         raise UserError(f"tune 'lora': {adapter.name} names no layers to adapt; use --tune full or probe")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from harness.data import Example
 from harness.errors import RunFailed
@@ -24,12 +24,15 @@ from harness.recipe import Recipe
 from .classifier import Classifier
 from .predict import autocast, length, log_loss, out_of_memory, predict, to_device
 
-POOL = 50  # batches that are sorted by length together
+BATCHES_PER_POOL = 50  # are sorted by length together
 
 
 @dataclass
 class Fit:
-    """What happened: the recipe as it ended, one dict per epoch, and what had to be changed on the way."""
+    """The outcome of a training: the recipe as it was in the end, and a dict of numbers per epoch (per strength for a probe).
+
+    ``events`` are sentences on what had to be changed on the way.
+    """
 
     recipe: Recipe
     history: list[dict[str, float]] = field(default_factory=list)
@@ -48,10 +51,10 @@ def fit(
     precision: str = "float32",
     report: Callable[[Progress | str], None] = lambda _: None,
 ) -> Fit:
-    """Train every weight with AdamW; stop when validation log_loss stops improving; leave the best weights in place.
+    """Train all weights with AdamW until validation log_loss stops improving; leave the best weights in place.
 
-    One optimiser step sees ``batch_size × accumulation`` examples in all, however many processes share them. Out of
-    memory, the batch is halved, accumulation doubled, and training starts over from the same initial weights.
+    An optimiser step sees ``batch_size × accumulation`` examples, however many processes share them. When memory runs out,
+    the batch size is halved, the accumulation doubled, and training starts over from the same initial weights.
 
     Raises:
         RunFailed: the loss is not a finite number, or a batch of one does not fit into memory.
@@ -106,23 +109,15 @@ def _fit(
         begun, reported = time.perf_counter(), 0.0
         total = torch.zeros((), device=accelerator.device)
         for step, micro_batches in enumerate(_steps(train, recipe, order, accelerator), start=1):
-            size = sum(map(len, micro_batches))
-            for number, examples in enumerate(micro_batches, start=1):
-                last = number == len(micro_batches)
-                with nullcontext() if last else accelerator.no_sync(model):
-                    batch = to_device(classifier.collate(examples), accelerator.device)
-                    target = torch.tensor([example.label for example in examples], device=accelerator.device)
-                    with autocast(accelerator.device, precision):
-                        logits = model(batch)
-                    loss = F.cross_entropy(logits.float(), target, reduction="sum") / size
-                    accelerator.backward(loss)
-                    total += loss.detach()
+            for loss in _backward(model, classifier, micro_batches, accelerator, precision):
+                total += loss
             nn.utils.clip_grad_norm_(classifier.parameters(), recipe.clip)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             now = time.perf_counter()
-            alone = accelerator.num_processes == 1  # several must stop at the same step, or the others wait for ever
+            # Of several processes all must fail at the same step, or the others wait for ever.
+            alone = accelerator.num_processes == 1
             if (alone and now - reported > 0.5) or step == steps_per_epoch:
                 reported = now
                 mean_loss = total.item() / step
@@ -159,22 +154,41 @@ def _fit(
     return fitted
 
 
+def _backward(
+    model: nn.Module, classifier: Classifier, micro_batches: list[list[Example]], accelerator: Accelerator, precision: str
+) -> Iterator[Tensor]:
+    """Add the gradients of an optimiser step; yield each micro-batch's share of the mean loss over the step's examples.
+
+    ``model`` is the classifier as accelerate prepared it. Processes exchange gradients with the last micro-batch only.
+    """
+    size = sum(map(len, micro_batches))
+    for number, examples in enumerate(micro_batches, start=1):
+        with nullcontext() if number == len(micro_batches) else accelerator.no_sync(model):
+            batch = to_device(classifier.collate(examples), accelerator.device)
+            target = torch.tensor([example.label for example in examples], device=accelerator.device)
+            with autocast(accelerator.device, precision):
+                logits = model(batch)
+            loss = F.cross_entropy(logits.float(), target, reduction="sum") / size
+            accelerator.backward(loss)
+        yield loss.detach()
+
+
 def _steps(
     train: Sequence[Example], recipe: Recipe, order: np.random.Generator, accelerator: Accelerator
 ) -> Iterator[list[list[Example]]]:
-    """One epoch: for each optimiser step, this process' share of its examples, as micro-batches."""
+    """This process's share of an epoch: for each optimiser step a list of micro-batches."""
     world = accelerator.num_processes
     indices = order.permutation(len(train))
     lengths = np.array([length(example) for example in train])
-    if lengths.min() != lengths.max():  # neighbours of like length pad little; the order of batches stays random
-        pool = recipe.batch_size * POOL
+    if lengths.min() != lengths.max():  # batches of similar lengths need little padding; their order stays random
+        pool = recipe.batch_size * BATCHES_PER_POOL
         pools = [chunk[np.argsort(lengths[chunk], kind="stable")] for chunk in np.split(indices, range(pool, len(indices), pool))]
         batches = [batch for chunk in pools for batch in np.split(chunk, range(recipe.batch_size, len(chunk), recipe.batch_size))]
         indices = np.concatenate([batches[number] for number in order.permutation(len(batches))])
     per_step = recipe.batch_size * recipe.accumulation
     for start in range(0, len(indices), per_step):
         chosen = indices[start : start + per_step]
-        if shortage := -len(chosen) % world:  # every process needs as many examples as the others
+        if shortage := -len(chosen) % world:  # all processes need equally many examples
             chosen = np.resize(chosen, len(chosen) + shortage)
         mine = [train[index] for index in chosen[accelerator.process_index :: world]]
         size = max(recipe.batch_size // world, 1)
@@ -184,14 +198,14 @@ def _steps(
 def adamw(
     module: nn.Module, recipe: Recipe, steps: int, device: torch.device
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
-    """AdamW over a module's trained weights on ``device``, and the course of its learning rate over ``steps`` steps."""
+    """AdamW over a module's trainable weights, and the schedule of its learning rate over ``steps`` steps."""
     groups = _parameter_groups(module, recipe.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, fused=device.type != "mps")
     return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, steps, recipe))
 
 
 def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases, norms and what its model marks ``_no_weight_decay`` (as mamba_ssm does) do not."""
+    """Weight decay for matrices, but not for biases, norms and parameters marked ``_no_weight_decay`` (as mamba_ssm does)."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     plain = {id(parameter) for parameter in trained if parameter.ndim < 2 or getattr(parameter, "_no_weight_decay", False)}
     return [
@@ -201,7 +215,7 @@ def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, 
 
 
 def _learning_rate_factor(step: int, steps: int, recipe: Recipe) -> float:
-    """Linear warm-up to 1, then the schedule's decay to 0 at the last step."""
+    """Linear warm-up to 1, then decay to 0 at the last step unless the schedule is constant."""
     warmup = round(recipe.warmup * steps)
     if step < warmup:
         return (step + 1) / warmup

@@ -1,4 +1,4 @@
-"""predict(): class probabilities. embed(): frozen embeddings. What every pass over a model's examples shares."""
+"""predict(): class probabilities. embed(): frozen embeddings. And what training shares with them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from harness.data import Example
 
 from .classifier import Classifier, ZeroShot
 
-PREDICT_BATCH = 64  # examples of an evaluation's batch, at least one
-PREDICT_LETTERS = 1 << 18  # of it, alignments included, which would otherwise fill any memory
+PREDICT_BATCH = 64  # examples in a batch; large alignments make batches smaller:
+PREDICT_LETTERS = 1 << 18  # letters in a batch, alignments included, unless a single example has more
 
 
 def predict(
@@ -26,7 +26,10 @@ def predict(
     precision: str = "float32",
     batch_size: int = PREDICT_BATCH,
 ) -> np.ndarray:
-    """Class probabilities (examples, classes) as float64, in the order of ``examples``; rows sum to 1."""
+    """Class probabilities (examples, classes) as float64, in the order of ``examples``; rows sum to 1.
+
+    Batches hold ``batch_size`` examples, but at least PREDICT_BATCH where memory permits.
+    """
     return softmax(_apply(classifier, classifier.forward, examples, accelerator, precision, batch_size))
 
 
@@ -50,14 +53,17 @@ def _apply(
     precision: str,
     batch_size: int,
 ) -> np.ndarray:
-    """``function`` of every example, in evaluation mode, longest first so that batches pad little and fail early."""
+    """Apply ``function`` to all examples in evaluation mode, the longest first: little padding, and early failure.
+
+    When memory runs out, batches are halved.
+    """
     was_training = classifier.training
     classifier.eval()
     by_length = sorted(range(len(examples)), key=lambda index: -length(examples[index]))
     mine = by_length[accelerator.process_index :: accelerator.num_processes]
     parts: list[tuple[list[int], np.ndarray]] = []
-    most = max(PREDICT_LETTERS // _letters(examples[by_length[0]]), 1)
-    size, start = min(max(batch_size, PREDICT_BATCH), most), 0
+    largest_batch = max(PREDICT_LETTERS // _letters(examples[by_length[0]]), 1)
+    size, start = min(max(batch_size, PREDICT_BATCH), largest_batch), 0
     with torch.inference_mode():
         while start < len(mine):
             indices = mine[start : start + size]
@@ -70,7 +76,7 @@ def _apply(
                     raise
                 size //= 2
                 continue
-            parts.append((indices, output.copy()))  # output may be a view of every token's hidden states
+            parts.append((indices, output.copy()))  # a copy, because output may be a view of all hidden states
             start += size
     classifier.train(was_training)
     if accelerator.num_processes > 1:
@@ -82,6 +88,7 @@ def _apply(
 
 
 def length(example: Example) -> int:
+    """Length of the longest window in nucleotides."""
     return max(len(window) for window in example.windows)
 
 
@@ -90,26 +97,27 @@ def _letters(example: Example) -> int:
 
 
 def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """A batch's tensors on the device."""
+    """The batch with all tensors on ``device``."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """A context that computes in bf16 where ``precision`` says so, and as usual otherwise."""
+    """A context that computes in bfloat16 if ``precision`` is ``bf16``, and changes nothing otherwise."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities (N, classes) as float64 of logits (N, classes)."""
     exponentials = np.exp(np.float64(logits) - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """scikit-learn's log_loss, clipped as there so that one sure mistake is not infinite."""
+    """scikit-learn's log_loss (nats), clipped as there so that a single confident mistake does not make it infinite."""
     chosen = probabilities[np.arange(len(labels)), labels]
     return float(-np.log(np.clip(chosen, np.finfo(np.float64).eps, None)).mean())
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether this is how torch reports that memory is short, on any device."""
+    """Whether torch reports a shortage of memory with this error, on any device."""
     return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "can't allocate memory" in str(error)

@@ -32,9 +32,10 @@ def probe(
     precision: str = "float32",
     cache: EmbeddingCache | None = None,
 ) -> Fit:
-    """Embed each window once and fit the head as a logistic regression; its strength is chosen on validation log_loss.
+    """Embed every example once and fit the head as a logistic regression.
 
-    Dense embeddings are standardised on the training split first; mostly-zero ones (counts) keep their scale.
+    Its inverse regularisation strength (scikit-learn's ``C``) is the one of PROBE_STRENGTHS with the lowest validation
+    log_loss. Dense embeddings are standardised on the training split first; sparse ones (counts) keep their scale.
     """
     from scipy import sparse
     from sklearn.linear_model import LogisticRegression
@@ -63,7 +64,7 @@ def probe(
     fitted, best_loss, best = Fit(recipe), math.inf, None
     for strength in PROBE_STRENGTHS:
         model = LogisticRegression(C=strength, max_iter=2000).fit(features, labels)
-        # For two classes scikit-learn keeps one row of weights, the second class' logit against zero.
+        # For two classes scikit-learn has one row of weights: the logit of the second class against zero.
         binary = len(model.classes_) == 2
         weight = np.concatenate([np.zeros_like(model.coef_), model.coef_]) if binary else model.coef_
         bias = np.concatenate([np.zeros_like(model.intercept_), model.intercept_]) if binary else model.intercept_
