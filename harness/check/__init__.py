@@ -1,1 +1,1 @@
-"""The contract that every adapter keeps, and a template that keeps it."""
+"""The contract that every adapter keeps, and a template to start a new one from."""

@@ -11,11 +11,11 @@ from harness.files.checkpoint import load_tensors, read_tensors, weight_file
 from harness.recipe import Recipe
 
 TOKENS = letter_table({"A": 1, "C": 2, "G": 3, "T": 4}, default=0)  # your vocabulary; here N and padding are 0
-SIZES = {"tiny": 16, "base": 128}  # what `--init random:SIZE` may build
+SIZES = {"tiny": 16, "base": 128}  # of `--init random:SIZE`
 
 
 class Template(Adapter):
-    """Embedding: the mean of the hidden states of all known bases. (Say here how yours come to be one vector.)"""
+    """Embedding: the mean of the hidden states of all known bases. (Say here how yours is pooled.)"""
 
     name = "template"  # as the file
     card = ModelCard(summary="shown by harness list models", paper="authors, year, doi", licence="?", alphabet="ACGT")
@@ -38,7 +38,7 @@ class Template(Adapter):
             model.audit = load_tensors(model, read_tensors(file), file)
         return model
 
-    def collate(self, windows):  # windows → tensors on the CPU, a row a window; never cut one
+    def collate(self, windows):  # windows → tensors on the CPU, one row per window; never truncate
         return {"tokens": torch.from_numpy(TOKENS[letters(windows)])}
 
     def forward(self, batch):  # → (B, embedding_dim), the same whatever else is in the batch

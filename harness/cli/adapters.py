@@ -12,7 +12,7 @@ def check_adapter(
     model: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A model, or a path to an adapter file.")],
     size: Annotated[str, typer.Option(help="Size of the randomly initialised model.")] = "tiny",
 ) -> None:
-    """Hold an adapter to the contract, clause by clause; exit 1 if it breaks any."""
+    """Check an adapter against the contract, clause by clause; exit 1 if it violates any."""
     from harness.check.contract import check
 
     from .screen import Screen
@@ -23,11 +23,11 @@ def check_adapter(
 
 
 def new_adapter(
-    name: Annotated[str, typer.Argument(help="Of the model: lower-case letters, digits and underscores.")],
+    name: Annotated[str, typer.Argument(help="Name of the model: lower-case letters, digits and underscores.")],
     folder: Annotated[Path, typer.Option(help="Where to write NAME.py.")] = Path(),
 ) -> None:
-    """Write a small adapter that runs as it is, to make your own from; prints what to type next."""
-    from harness.check.contract import new_adapter as write
+    """Write a small adapter that already runs, to turn into your own; print what to type next."""
+    from harness.check.scaffold import new_adapter as write
 
     from .screen import Screen
 

@@ -1,0 +1,79 @@
+"""What clauses work with: the adapter under test, random windows for it, and the exceptions that they raise."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.adapter import Adapter
+from harness.data import Window
+
+
+class Violation(Exception):
+    """The adapter breaks a clause. The message says how, with numbers."""
+
+
+class Skipped(Exception):
+    """The clause does not apply to this adapter. The message says why."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An adapter in evaluation mode, and the size at which it was built."""
+
+    adapter: Adapter
+    size: str = "tiny"
+
+    def embed(self, windows: Sequence[Window]) -> Tensor:
+        """Embeddings (windows, D).
+
+        Raises:
+            Skipped: the adapter reads scores, which random windows do not have.
+        """
+        self._skip_scores()
+        with torch.inference_mode():
+            return self.adapter(self.adapter.collate(windows))
+
+    def windows(self, *lengths: int) -> list[Window]:
+        """Random windows of these lengths; with alignments of 3 rows if the model reads alignments.
+
+        Raises:
+            Skipped: the adapter reads scores, which random windows do not have.
+        """
+        self._skip_scores()
+        plain = random_windows(lengths)
+        return [with_rows(window, 3) for window in plain] if self.adapter.card.reads == "alignment" else plain
+
+    def _skip_scores(self) -> None:
+        if self.adapter.card.reads == "score":
+            raise Skipped("a score of the window's centre, by locus or column: random windows have none")
+
+
+def random_windows(lengths: Sequence[int]) -> list[Window]:
+    """Windows of random bases, uniform and always the same."""
+    rng = np.random.default_rng(0)
+    return [Window("".join(rng.choice(list("ACGT"), length))) for length in lengths]
+
+
+def with_rows(window: Window, depth: int, seed: int = 0) -> Window:
+    """The window with an alignment of ``depth`` rows; all but the first are noisy copies of it with gaps."""
+    rng = np.random.default_rng(seed)
+    rows = np.tile(np.frombuffer(window.sequence.encode(), np.uint8), (depth, 1))
+    noise = rng.random(rows.shape) < 0.2
+    noise[0] = False
+    rows = np.where(noise, rng.choice(np.frombuffer(b"ACGT-", np.uint8), rows.shape), rows)
+    return replace(window, alignment=rows.astype(np.uint8))
+
+
+def described(error: Exception) -> str:
+    """An unexpected error in one line, with the innermost file and line outside installed libraries."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0] if text else ''} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
