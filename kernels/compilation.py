@@ -1,9 +1,9 @@
-"""What compiling the CPU kernels costs, and a hook to announce it. Imports nothing, so that anyone may ask."""
+"""The time spent on compiling CPU kernels, and a hook to announce it. Imports nothing heavy, so that anyone may ask."""
 
 from collections.abc import Callable
 
 on_compile: Callable[[str], None] | None = None
-"""Called once per process with a one-line message, before the first kernel is really compiled (not read from the cache)."""
+"""Called at most once per process with a one-line message, before a kernel is compiled rather than read from the cache."""
 
 seconds = 0.0
-"""What this process has spent on compiling kernels: 0.0 when all of them came from the cache."""
+"""Seconds that this process has spent on compiling kernels; 0.0 if all of them came from the cache."""

@@ -27,14 +27,14 @@ def causal_conv1d(
     """out_t = activation(bias + sum_k weight_k x_{t - width + 1 + k}), channel by channel; see definition.py.
 
     Arguments are those of upstream's `causal_conv1d_fn`. Tensors may be of mixed types: everything is computed in
-    float64 if one of them is float64, in float32 otherwise. Views of channel-last memory are taken without a copy.
+    float64 if one of them is float64, in float32 otherwise. Views of channel-last memory are not copied.
 
     Args:
         x: (batch, channels, length).
         weight: (channels, width).
         bias: (channels).
         initial_states: (batch, channels, width - 1), what came before x; zeros by default.
-        return_final_states: also return the last width - 1 inputs, which continue the sequence as initial_states.
+        return_final_states: also return the last width - 1 inputs, to be the initial_states of the sequence's continuation.
         activation: None, or "silu" (also called "swish").
 
     Returns:
@@ -42,8 +42,8 @@ def causal_conv1d(
         final_states (batch, channels, width - 1) in x's type.
 
     Raises:
-        ValueError: an unknown activation; or a tensor's shape does not fit, or it is not real floating point, or on
-            another device than x.
+        ValueError: an unknown activation, or a tensor that has the wrong shape, is not real floating point, or is on another
+            device than x.
     """
     _check(x, weight, bias, initial_states, activation)
     before = weight.shape[1] - 1
@@ -75,7 +75,7 @@ def causal_conv1d(
 
 @cache
 def _upstream() -> Callable[..., Any] | None:
-    """Upstream's CUDA kernel where it is installed."""
+    """Upstream's CUDA kernel; None if it is not installed."""
     if find_spec("causal_conv1d") is None:
         return None
     from causal_conv1d import causal_conv1d_fn  # type: ignore[import-not-found]

@@ -1,7 +1,7 @@
-"""Causal depthwise convolution on CPU (Numba), bias and silu included; channel-last memory, `LANES` channels at a time.
+"""Causal depthwise convolution with bias and silu on CPU (Numba), on channel-last memory, `LANES` channels at a time.
 
-Gradients with respect to weight and bias are summed per batch element and then over the batch in index order: results
-are the same bits on any number of threads.
+Gradients of weight and bias are summed per batch element and then over the batch in the order of the index, so that
+results are the same bits on any number of threads.
 """
 
 # pyright: reportCallIssue=false
@@ -15,12 +15,14 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .._numba import LANES, flat, kernel, load, load_some, ordered_sum, rows, share_out, sigmoid, store, store_some
+from .._compile import kernel
+from .._lanes import LANES, load, load_some, sigmoid, store, store_some
+from .._threads import flat, ordered_sum, rows, share_out
 
 
 @njit(nogil=True)
 def _filtered(x, x_at, x_step, t, missing, weight, bias, at, size, W, count):
-    """bias + sum_k weight_k x_{t - missing + k} for the block of channels at `at`; before the first row, x is zero."""
+    """bias + sum_k weight_k x_{t - missing + k} for the block of channels at `at`; x is zero before the first row."""
     total = load(bias, at)
     for k in range(max(missing - t, 0), W):
         total = total + load(weight, k * size + at) * load_some(x, x_at + (t - missing + k) * x_step, count)

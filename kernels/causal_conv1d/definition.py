@@ -1,10 +1,10 @@
-"""The causal depthwise convolution in plain torch: the specification that the fast versions are held to.
+"""The causal depthwise convolution in plain torch: the specification that the fast versions must match.
 
 Symbols:
     x               (batch, channels, length)      input
-    weight          (channels, width)              one filter per channel; weight[:, -1] meets the present step
+    weight          (channels, width)              one filter per channel; weight[:, -1] applies to the current step
     bias            (channels)
-    initial_states  (batch, channels, width - 1)   the inputs before the first step; zero where not given
+    initial_states  (batch, channels, width - 1)   the inputs before the first step; zeros if not given
 
 For every step t:
     out_t = activation(bias + sum_k weight_k x_{t - width + 1 + k})

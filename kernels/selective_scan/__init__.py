@@ -29,7 +29,7 @@ def selective_scan(
     """h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t, out_t = (<C_t, h_t> + D u_t) silu(z_t); see definition.py.
 
     Arguments are those of mamba_ssm's `selective_scan_fn`. Tensors may be of mixed types: everything is computed in
-    float64 if one of them is float64, in float32 otherwise. Views of channel-last memory are taken without a copy.
+    float64 if one of them is float64, in float32 otherwise. Views of channel-last memory are not copied.
 
     Args:
         u: (batch, channels, length).
@@ -48,7 +48,7 @@ def selective_scan(
         last_state (batch, channels, state) in float32 or float64. Both have gradients (on CUDA with mamba_ssm, only out).
 
     Raises:
-        ValueError: a tensor's shape does not fit, or it is not real floating point, or on another device than u.
+        ValueError: a tensor has the wrong shape, is not real floating point, or is on another device than u.
     """
     B, C = (x[:, None] if x.dim() == 3 else x for x in (B, C))
     given = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
@@ -75,7 +75,7 @@ def selective_scan(
 
 @cache
 def _upstream() -> Callable[..., Any] | None:
-    """mamba_ssm's CUDA kernel where it is installed."""
+    """mamba_ssm's CUDA kernel; None if it is not installed."""
     if find_spec("mamba_ssm") is None:
         return None
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # type: ignore[import-not-found]

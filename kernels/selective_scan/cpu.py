@@ -1,11 +1,12 @@
-"""Selective scan on CPU (Numba): exact gradients from states kept at chunk borders only.
+"""Selective scan on CPU (Numba) with exact gradients, which stores states at chunk borders only.
 
-Memory is channel-last. Channels go in blocks of `LANES`; a chunk of time steps is finished for every block before the
-next chunk begins, so that what a chunk touches stays in cache. The forward pass keeps the states at chunk borders; the
-backward pass recomputes the states of one chunk and block from its border, and walks the chunk in reverse.
+Memory is channel-last. Channels are processed in blocks of `LANES`, and a chunk of time steps is finished for all blocks
+before the next chunk begins, so that the memory of a chunk stays in cache. The forward pass keeps the states at chunk
+borders; the backward pass recomputes the states of one chunk and block from its border, then walks the chunk in reverse.
 
-Work is divided into items (one batch element, one group of channels, one share of that group's blocks). The division
-depends on shapes only, and partial sums are added in a fixed order: results are the same bits on any number of threads.
+Work is divided into items: one batch element, one group of channels, one share of that group's blocks. The division
+depends on shapes only, and partial sums are added in a fixed order, so that results are the same bits on any number of
+threads.
 """
 
 # pyright: reportCallIssue=false
@@ -20,18 +21,14 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .._numba import (
+from .._compile import kernel
+from .._lanes import (
     LANES,
     LOG2_E,
-    flat,
-    kernel,
     lane_sum,
     load,
     load_some,
-    ordered_sum,
-    rows,
     scratch,
-    share_out,
     sigmoid,
     softplus_and_slope,
     spread,
@@ -39,20 +36,21 @@ from .._numba import (
     store_some,
     zeros_like,
 )
-from .._numba import exp2 as power_of_two
+from .._lanes import exp2 as power_of_two
+from .._threads import flat, ordered_sum, rows, share_out
 
 LN_2 = math.log(2)
 
-# Steps per chunk times states. Longer chunks keep fewer states in memory; their working set, four times this many vectors,
-# should stay in a core's second-level cache (128 KiB in float32).
+# Steps per chunk times states. Longer chunks keep fewer states in memory, but their working set, four times this many
+# vectors, should fit into a core's second-level cache (128 KiB in float32).
 CHUNK_STATES = 512
 
 
 @njit(nogil=True)
 def _enter(u, delta, u_at, u_step, delta_at, delta_step, T, count, bias, softplus, x_, d_, slope_):
-    """u, delta and d delta / d (raw delta) of T steps of one block, into x_, d_ and slope_.
+    """Write u, delta and d delta / d (raw delta) of T steps of one block into x_, d_ and slope_.
 
-    A pass of its own: its steps do not wait for each other, so their long chains of arithmetic overlap.
+    This is a separate pass because its steps are independent of each other, so that their arithmetic overlaps.
     """
     for t in range(T):
         d = load_some(delta, delta_at + t * delta_step, count) + bias
@@ -117,7 +115,7 @@ def _backward(
     u, delta, z, B, C, A, D, bias, softplus, states, dout, steps, shape,
     du, ddelta, dz, dB, dC, dA, dD, dbias, dh, first, last,
 ):  # fmt: skip
-    """Gradients for items first … last - 1; dh (batch, groups, blocks, state, LANES) is the last state's, and is used up.
+    """Gradients for items first … last - 1; dh (batch, groups, blocks, state, LANES) is the last state's, and is overwritten.
 
     dB and dC are (batch, splits, length, groups, state); dA, dD and dbias have a leading batch and start at zero.
     """
@@ -232,7 +230,7 @@ class SelectiveScan(torch.autograd.Function):
         groups, N = B.shape[2:]
         width = channels // groups
         blocks = -(-width // LANES)
-        # Enough items to occupy the cores of a large machine, each with enough blocks to be worth its own sums.
+        # Enough items for the cores of a large machine, but each with enough blocks to be worth separate partial sums.
         splits = min(-(-32 // max(batch * groups, 1)), max(blocks // 4, 1))
         chunk = min(max(CHUNK_STATES // N, 2), 64)
         borders = -(-length // chunk) + 1 if keep else 1

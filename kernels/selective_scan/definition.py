@@ -1,7 +1,7 @@
-"""The selective scan in plain torch: the specification that the fast versions are held to.
+"""The selective scan in plain torch: the specification that the fast versions must match.
 
     u      (batch, channels, length)   input sequence
-    delta  (batch, channels, length)   step size; delta = softplus(delta + delta_bias) where asked for
+    delta  (batch, channels, length)   step size; softplus(delta + delta_bias) if requested
     A      (channels, state)           decay rates, negative
     B      (batch, groups, state, length)  how the input enters the state
     C      (batch, groups, state, length)  how the state is read

@@ -1,8 +1,8 @@
-"""What the CPU kernels share: a SIMD vector type for Numba, compilation with a cache, and a thread pool.
+"""A SIMD vector type for the CPU kernels, with its loads, stores and elementary functions.
 
-A kernel here is a loop over time on `LANES` neighbouring channels at once, held in one `Lanes` value: an LLVM vector
-that supports `+ - * /` with itself and with scalars. Written this way a kernel compiles to the same vector code whatever
-the auto-vectoriser thinks of it, and lanes past the last channel are simply masked at loads and stores.
+A kernel is a loop over time on `LANES` neighbouring channels at once, which one `Lanes` value holds: an LLVM vector with
+`+ - * /` between vectors and with scalars. Such a kernel compiles to the same vector code whatever LLVM's auto-vectoriser
+decides. Lanes beyond the last channel are masked at loads and stores.
 """
 
 # An intrinsic is called with one argument less than it is declared with.
@@ -10,30 +10,18 @@ the auto-vectoriser thinks of it, and lanes past the last channel are simply mas
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import math
 import operator
-import os
-import threading
-import warnings
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numba
 import numpy as np
-import torch
 from llvmlite import ir
-from numba.core import event, types
+from numba.core import types
 from numba.core.cgutils import get_or_insert_function
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
-from torch import Tensor
-
-from . import compilation
 
 LANES = 16  # channels side by side: one AVX-512 register of float32, two of AVX2, four of NEON
 
@@ -62,8 +50,8 @@ class _LanesModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, _vector(fe_type.dtype))
 
 
-# Products may fuse with sums (one rounding less). No reassociation, which would undo the rounding trick in `exp2`, and no
-# promise that NaN or infinity never occur: a diverged run has to show.
+# Products may fuse with sums, which saves a rounding. Reassociation is not allowed, because it would undo the rounding trick
+# in `exp2`; nor may LLVM assume that NaN and infinity never occur, because a diverged run has to show.
 _FLAGS = ("contract", "nsz")
 
 
@@ -214,7 +202,7 @@ def lane_sum(typingctx, lanes):
 
 @intrinsic
 def where_less(typingctx, x, y, yes, no):
-    """yes where x < y, else no; a NaN in x or y counts as "else". Scalars are spread."""
+    """`yes` where x < y, else `no`, also where x or y is NaN. Scalars are spread over the lanes."""
 
     def generate(context, builder, sig, args):
         a, b, c, d = (_as_lanes(context, builder, v, t, sig.return_type) for v, t in zip(args, sig.args, strict=True))
@@ -236,7 +224,7 @@ def _polynomial(builder: Any, dtype: types.Float, coefficients: list[float], x: 
     return total
 
 
-# (2^f - 1) / f on [-1/2, 1/2] and log(1 + e) / e on [0, 1]; the error vanishes with the argument, so that a decay
+# (2^f - 1) / f on [-1/2, 1/2] and log(1 + e) / e on [0, 1]. The error vanishes with the argument, so that a decay
 # exp(delta A) close to 1 stays accurate over a thousand steps.
 _EXP2 = {
     types.float32: _fit(lambda f: math.expm1(f * math.log(2)) / f if f else math.log(2), -0.5, 0.5, 4),
@@ -250,7 +238,7 @@ _LOG1P = {
 
 @intrinsic
 def exp2(typingctx, x):
-    """2^x; 0 below the normal range, infinity above it, NaN for NaN."""
+    """2^x: 0 below the range of normal numbers, infinity above it, NaN for NaN."""
     dtype = x.dtype
     bits, lowest, highest = (23, -127, 128) if dtype == types.float32 else (52, -1023, 1024)
 
@@ -258,7 +246,7 @@ def exp2(typingctx, x):
         low, high, one = _constant(dtype, lowest), _constant(dtype, highest), _constant(dtype, 1)
         x = builder.select(builder.fcmp_ordered("<", args[0], low), low, args[0])  # these selects let NaN through
         x = builder.select(builder.fcmp_ordered(">", x, high), high, x)
-        # Adding 1.5 * 2^bits leaves round(x) in the lowest bits of the sum; from there it goes into the exponent.
+        # Adding 1.5 * 2^bits leaves round(x) in the lowest bits of the sum, which are then shifted into the exponent.
         magic = _constant(dtype, 1.5 * 2**bits)
         sum_ = builder.fadd(x, magic)
         fraction = builder.fsub(x, builder.fsub(sum_, magic))
@@ -299,130 +287,7 @@ def softplus_and_slope(x):
 
 @numba.njit(nogil=True)
 def scratch(size, like):
-    """An uninitialised array that starts at a 64-byte boundary, where a vector never straddles two cache lines."""
+    """An uninitialised array aligned to 64 bytes, so that no vector straddles two cache lines."""
     array = np.empty(size + LANES, like.dtype)
     start = (-(array.ctypes.data // array.itemsize)) % LANES
     return array[start : start + size]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Compilation
-# ---------------------------------------------------------------------------------------------------------------------
-
-_SOURCE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-_kernels: set[Any] = set()
-
-
-class _CompileClock(event.Listener):
-    def __init__(self) -> None:
-        self.announced = False
-        self.started: float | None = None
-
-    def on_start(self, event: Any) -> None:
-        if event.data["dispatcher"] in _kernels and self.started is None:
-            if compilation.on_compile is not None and not self.announced:
-                compilation.on_compile("compiling CPU kernels, once per machine …")
-            self.announced = True
-            self.started = perf_counter()
-
-    def on_end(self, event: Any) -> None:
-        if event.data["dispatcher"] in _kernels and self.started is not None:
-            compilation.seconds += perf_counter() - self.started
-            self.started = None
-
-
-event.register("numba:compile", _CompileClock())
-
-
-def kernel(function: Callable) -> Any:
-    """Compile `function` on first use, without the GIL, keeping the machine code in Numba's cache on disk."""
-    compiled: Any = numba.njit(nogil=True, error_model="numpy")(function)
-    try:
-        compiled.enable_caching()
-    except RuntimeError:  # neither the package folder nor the user's cache folder can be written
-        warnings.warn("CPU kernels cannot be cached on disk and are compiled anew in every process", RuntimeWarning, stacklevel=2)
-    else:
-        # Numba looks for changes in the kernel's own file only; this one belongs to the kernel too.
-        file = compiled._cache._cache_file
-        file._source_stamp = (file._source_stamp, _SOURCE)
-    _kernels.add(compiled)
-    return compiled
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Arrays and threads
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def rows(x: Tensor) -> tuple[np.ndarray, int]:
-    """The memory of x (batch, length, channels) as a flat array, and the distance between its rows.
-
-    Free where channels are adjacent and rows evenly spaced, e.g. for one half of a wider projection; a copy otherwise.
-    """
-    batch, length, _ = x.shape
-    step = x.stride(1) if length > 1 else x.stride(0)
-    even = (batch == 1 or length == 1 or x.stride(0) == length * step) and step >= x.shape[2]
-    if not (even and x.stride(2) == 1):
-        x = x.contiguous()
-        step = x.shape[2]
-    size = (batch * length - 1) * step + x.shape[2] if x.numel() else 0
-    return x.detach().as_strided((size,), (1,)).numpy(), step
-
-
-def flat(x: Tensor) -> np.ndarray:
-    """A contiguous tensor as a flat array."""
-    return x.detach().view(-1).numpy()
-
-
-def ordered_sum(x: Tensor, dim: int) -> Tensor:
-    """Sum over `dim` in index order, whatever the number of threads."""
-    return x.squeeze(dim) if x.shape[dim] == 1 else torch.from_numpy(np.add.reduce(x.numpy(), axis=dim))
-
-
-_pool: ThreadPoolExecutor | None = None
-_pool_size = 0
-_pool_lock = threading.Lock()
-
-
-def _workers(count: int) -> ThreadPoolExecutor:
-    global _pool, _pool_size
-    with _pool_lock:
-        if _pool is None or _pool_size < count:  # a smaller pool that is still in use finishes its work and goes
-            _pool, _pool_size = ThreadPoolExecutor(count, thread_name_prefix="harness-kernels"), count
-        return _pool
-
-
-def _forget_pool() -> None:
-    global _pool, _pool_lock
-    _pool, _pool_lock = None, threading.Lock()  # threads do not survive a fork
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
-
-
-def share_out(compiled: Callable, items: int, *args: Any) -> None:
-    """Call compiled(*args, first, last) on ranges that cover range(items), on torch.get_num_threads() threads.
-
-    Which thread takes which range is left to chance, so items must not depend on each other; then results do not depend
-    on the number of threads.
-    """
-    threads = min(torch.get_num_threads(), items)
-    if threads <= 1:
-        compiled(*args, 0, items)
-        return
-    pieces = min(items, 4 * threads)  # a few per thread: one that is held up does not hold up the call
-    bounds = [items * i // pieces for i in range(pieces + 1)]
-    queue = iter(list(itertools.pairwise(bounds)))
-
-    def work() -> None:
-        for first, last in queue:  # next() on a list iterator is atomic
-            compiled(*args, first, last)
-
-    others = [_workers(threads - 1).submit(work) for _ in range(threads - 1)]
-    try:
-        work()
-    finally:
-        for other in others:
-            if not other.cancel():
-                other.result()
