@@ -1,10 +1,8 @@
-"""The training loop: it learns, stops early, restores the best weights, survives small memory, and repeats itself bit for bit."""
+"""The training loop: it learns, stops early, restores the best weights, copes with little memory, and repeats itself bit for bit."""
 
 from __future__ import annotations
 
-import copy
 import math
-import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -18,8 +16,7 @@ from harness import registry
 from harness.data import Example, Window
 from harness.engine.classifier import Classifier
 from harness.engine.fit import _learning_rate_factor, _parameter_groups, _steps, fit
-from harness.engine.predict import PREDICT_BATCH, embed, length, log_loss, predict
-from harness.engine.probe import probe
+from harness.engine.predict import length, log_loss, predict
 from harness.errors import RunFailed, UserError
 from harness.recipe import Recipe
 
@@ -116,40 +113,6 @@ class TestFit:
         with pytest.raises(RunFailed, match=r"lower --learning-rate"):
             fit(build("cnn", recipe), motif_examples(64), motif_examples(8), recipe, ACCELERATOR)
 
-    def test_evaluation_leaves_the_mode_as_found(self):
-        classifier = build("cnn", self.recipe).train()
-        predict(classifier, motif_examples(4), ACCELERATOR)
-        assert classifier.training
-
-    @pytest.mark.parametrize(("evaluate", "method"), [(predict, "forward"), (embed, "embed")])
-    def test_evaluation_keeps_only_results(self, evaluate, method, monkeypatch):
-        """What a model gives back may be a view of all its hidden states, which must go with their batch."""
-        classifier = build("gc", Recipe(tune="probe"))
-        hidden_states = []
-
-        def first_token(batch):
-            hidden = np.ones((PREDICT_BATCH, 10, 2), np.float32)
-            assert sum(earlier() is not None for earlier in hidden_states) <= 1
-            hidden_states.append(weakref.ref(hidden))
-            return torch.from_numpy(hidden)[:, 0]
-
-        monkeypatch.setattr(classifier, method, first_token)
-        evaluate(classifier, motif_examples(6 * PREDICT_BATCH), ACCELERATOR)
-        assert len(hidden_states) == 6
-
-    def test_evaluation_takes_fewer_examples_at_once_where_they_are_large(self, monkeypatch):
-        monkeypatch.setattr("harness.engine.predict.PREDICT_LETTERS", 1000)
-        classifier = build("gc", Recipe(tune="probe"))
-        collate, sizes = classifier.collate, []
-        monkeypatch.setattr(classifier, "collate", lambda examples: sizes.append(len(examples)) or collate(examples))
-        rows = np.full((5, 40), ord("A"), np.uint8)
-        deep = [Example(str(number), (Window("A" * 40, None, rows),), 0) for number in range(12)]
-        assert len(predict(classifier, deep, ACCELERATOR)) == 12
-        assert sizes == [5, 5, 2]
-        sizes.clear()
-        predict(classifier, motif_examples(30, length=2000), ACCELERATOR)
-        assert sizes == [1] * 30
-
     def test_bf16_agrees_within_noise(self):
         parts = [motif_examples(count, seed=seed) for seed, count in enumerate((400, 100, 200))]
         scores = {}
@@ -173,45 +136,6 @@ class TestFit:
         probabilities = predict(classifier, examples, ACCELERATOR)
         assert probabilities.shape == (300, 2)
         assert (probabilities.argmax(axis=1) == labels(examples)).mean() > 0.8
-
-
-class TestProbe:
-    @pytest.mark.parametrize("name", ["gc", "kmer", "msamamba"])
-    def test_head_equals_scikit_learn(self, name):
-        """The head gives the probabilities of the chosen logistic regression, so one path serves prediction."""
-        from sklearn.linear_model import LogisticRegression
-
-        examples, held_out = motif_examples(120), motif_examples(60, seed=1)
-        recipe = registry.adapter_class(name).recipe.override(tune="probe")
-        classifier = build(name, recipe).eval()
-        fitted = probe(classifier, examples, held_out, recipe, ACCELERATOR)
-        chosen = min(fitted.history, key=lambda entry: entry["validation_log_loss"])
-        features, other = (np.float64(embed(classifier, part, ACCELERATOR)) for part in (examples, held_out))
-        if name != "kmer":
-            mean, scale = features.mean(axis=0), features.std(axis=0)
-            features, other = (features - mean) / scale, (other - mean) / scale
-        reference = LogisticRegression(C=chosen["strength"], max_iter=2000).fit(features, labels(examples))
-        np.testing.assert_allclose(
-            predict(classifier, held_out, ACCELERATOR),
-            reference.predict_proba(other),
-            atol=2e-3 if name == "msamamba" else 1e-4,
-        )
-
-    def test_three_classes(self):
-        examples = [replace(example, label=number % 3) for number, example in enumerate(motif_examples(90))]
-        recipe = Recipe(tune="probe")
-        torch.manual_seed(0)
-        classifier = Classifier(registry.adapter_class("gc").from_checkpoint(), 3, recipe)
-        probe(classifier, examples, examples, recipe, ACCELERATOR)
-        probabilities = predict(classifier, examples, ACCELERATOR)
-        assert probabilities.shape == (90, 3)
-        np.testing.assert_allclose(probabilities.sum(axis=1), 1)
-
-    def test_body_is_left_alone(self):
-        classifier = build("msamamba", Recipe(tune="probe"))
-        before = copy.deepcopy(classifier.adapter.state_dict())
-        probe(classifier, motif_examples(20), motif_examples(20, seed=1), Recipe(tune="probe"), ACCELERATOR)
-        assert all(torch.equal(before[name], tensor) for name, tensor in classifier.adapter.state_dict().items())
 
 
 class TestBatches:
