@@ -1,9 +1,9 @@
-"""How fast windows are read from alignments, as windows a second, in one process.
+"""Windows a second that one process reads from alignments.
 
     python benchmarks/alignments.py [--windows N] [--columns N] [--rows N] [--length N] [--chunk N] [--rounds N]
 
-A random alignment is written as our store and, where zarr is installed, in the layout of songlab's stores (S1, chunks of
-``--chunk`` columns). Both give the same windows, or this stops. Kinds take turns; the best round of each is shown.
+A random alignment is written as our store and, if zarr is installed, in the layout of songlab's stores (S1, chunks of
+``--chunk`` columns). Both must give the same windows. They take turns; the best round of each is shown.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""ClinVar missense variants of BRCA1: conservation, a k-mer floor, MSAMamba and GPN-MSA at several contexts, every variant tested.
+"""ClinVar missense variants of BRCA1: conservation, a k-mer floor, MSAMamba and GPN-MSA at several contexts, on all variants.
 
     python benchmarks/brca1.py --data ../shared/data/variants --out /tmp/brca1 [--contexts 128 512 1024] [--steps 200] [--folds 5]
 
-For each context MSAMamba (column layout, tiny) is pretrained on the alignment alone, which holds no label; then each model
-is fitted on every fold of the position split, so that each variant is predicted once by a model that saw nothing of its
-block. The folds' predictions are put together; AUROC and AUPRC have 95 % block-bootstrap intervals over all blocks. Beside
-them stands what knowing the exon's name alone gives, and what is left of a model outside the largest exon. All models
-read every ``--every``-th species, chosen by nothing but their order. MSAMamba from scratch is run at the contexts of
-``--scratch`` only. What is there already is not run again, so several processes may share ``--out``, a context each.
+For each context, MSAMamba (column layout, tiny) is pretrained on the alignment alone, which holds no labels. Then each model is
+fitted on every fold of the position split, so that each variant is predicted once, by a model that saw nothing of its block.
+The predictions of all folds are pooled; AUROC and AUPRC have 95 % block-bootstrap intervals over all blocks. For comparison, the
+table has a line for the exon's name as the only feature, and a column of AUROC outside the largest exon. All models read every
+``--every``-th species of the alignment. MSAMamba from scratch is run at the contexts of ``--scratch`` only. Finished runs are not
+repeated, so several processes may share ``--out``, one context each.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import numpy as np
 
+import harness
 from harness.cli.screen import Screen
 from harness.engine.pretrain import pretrain
 from harness.errors import DataMissing
@@ -29,14 +30,14 @@ from harness.evidence.records import Predictions, judge, read_predictions
 from harness.files.alignments import open_alignment
 from harness.files.hub import official
 from harness.registry import model_cards
-from harness.study.run import run_all
-from harness.task import Reference
+from harness.study.run import execute_all
 
+CENTRE = {"pooling": "centre"}
 VARIANTS, GENOME, ALIGNMENT = "clinvar_brca1_missense.hg38.tsv", "hg38_chr17_*.fa.gz", "brca1_locus_msa*.fasta.gz"
 
 
 def contestants(pretrained: Path, epochs: int, scratch: bool) -> dict[str, dict]:
-    """What is run: label → arguments of run_all."""
+    """The models that are compared: label → arguments of :func:`harness.plan`."""
     short = {"epochs": epochs, "learning_rate": 1e-3}  # tiny models want more than the published rate
     found = {
         "column_conservation": {"model": "column_conservation"},
@@ -44,31 +45,28 @@ def contestants(pretrained: Path, epochs: int, scratch: bool) -> dict[str, dict]
         "msamamba, pretrained here, fine-tuned": {
             "model": "msamamba",
             "checkpoint": str(pretrained),
-            "options": CENTRE,
-            "settings": short,
+            "option": CENTRE,
+            **short,
         },
         "msamamba, pretrained here, zero-shot": {
             "model": "msamamba",
             "checkpoint": str(pretrained),
-            "settings": {"tune": "zero"},
+            "tune": "zero",
         },
-        "gpn_msa (tiny), untrained, probe": {"model": "gpn_msa", "init": "random:tiny", "settings": {"tune": "probe"}},
+        "gpn_msa (tiny), untrained, probe": {"model": "gpn_msa", "init": "random:tiny", "tune": "probe"},
     }
     if scratch:
-        found["msamamba, from scratch"] = {"model": "msamamba", "init": "random:tiny", "options": CENTRE, "settings": short}
+        found["msamamba, from scratch"] = {"model": "msamamba", "init": "random:tiny", "option": CENTRE, **short}
     try:
         official("gpn_msa", model_cards()["gpn_msa"])
-        found["gpn_msa, official, zero-shot"] = {"model": "gpn_msa", "settings": {"tune": "zero"}}
+        found["gpn_msa, official, zero-shot"] = {"model": "gpn_msa", "tune": "zero"}
     except DataMissing:
         pass  # its weights are not on this machine
     return found
 
 
-CENTRE = {"pooling": "centre"}
-
-
 def pooled(folds: list[Predictions]) -> Predictions:
-    """The folds' predictions as one."""
+    """The predictions of all folds as one."""
     return Predictions(
         sum((fold.ids for fold in folds), ()),
         np.concatenate([fold.labels for fold in folds]),
@@ -79,14 +77,14 @@ def pooled(folds: list[Predictions]) -> Predictions:
 
 
 def exons(path: Path) -> dict[str, str]:
-    """Example id → exon."""
+    """The exon of each variant, by example id."""
     with open(path, newline="") as file:
         rows = csv.DictReader(file, delimiter="\t")
         return {f"{row['chrom']}:{row['pos']}:{row['ref']}:{row['alt']}": row["EXON"] for row in rows}
 
 
 def row(label: str, context: int | str, predictions: Predictions, outside: np.ndarray) -> list[str]:
-    """A line of the table; ``outside`` (N,) is true outside the largest exon."""
+    """A row of the table; ``outside``, bool (N,), is true for variants outside the largest exon."""
     rest = replace(
         predictions,
         ids=tuple(np.array(predictions.ids)[outside]),
@@ -99,7 +97,7 @@ def row(label: str, context: int | str, predictions: Predictions, outside: np.nd
 
 
 def score(predictions: Predictions, metric: str) -> str:
-    """A metric with its interval, where there is one."""
+    """A metric with its interval, if it has one."""
     metrics, intervals = judge(predictions)
     limits = f" [{intervals[metric][0]:.3f}, {intervals[metric][1]:.3f}]" if metric in intervals else ""
     return f"{metrics[metric]:.3f}{limits}"
@@ -112,7 +110,7 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, nargs="+", default=[128, 512, 1024])
     parser.add_argument("--steps", type=int, default=200, help="of pretraining")
     parser.add_argument("--tokens-per-step", type=int, default=4096)
-    parser.add_argument("--epochs", type=int, default=4, help="of fine-tuning, at most")
+    parser.add_argument("--epochs", type=int, default=4, help="maximum for fine-tuning")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--scratch", type=int, nargs="*", default=[128])
     parser.add_argument("--every", type=int, default=3)
@@ -135,19 +133,21 @@ def main() -> None:
             init="random:tiny",
             settings={"learning_rate": 3e-3},
             out=options.out / f"pretrained-{context}",
-            screen=screen,
+            reporter=screen,
         )
         for label, arguments in contestants(pretrained, options.epochs, context in options.scratch).items():
             folds = []
             for fold in range(options.folds):
-                (record,) = run_all(
-                    task=[f"variants:{variants}"],
+                runs = harness.plan(
+                    task=f"variants:{variants}",
                     split="position" if fold == 0 else f"position-{fold + 1}",
-                    reference=Reference(genome, alignment, species, context),
-                    results_dir=options.out / "results",
-                    screen=screen,
+                    genome=genome,
+                    msa=alignment,
+                    species=species,
+                    context=context,
                     **arguments,
                 )
+                (record,) = execute_all(runs, options.out / "results", reporter=screen)
                 if record.finished:
                     folds.append(read_predictions(options.out / "results" / record.folder))
             if not folds:
@@ -162,11 +162,11 @@ def main() -> None:
                 lines.append(row(f"outside exon {largest} or not", "", by_name, outside))
             lines.append(row(label, context, together, outside))
             write(table, lines, largest)
-    print((table).read_text())
+    print(table.read_text())
 
 
 def write(path: Path, lines: list[list[str]], largest: str) -> None:
-    """The table so far, as markdown."""
+    """Write the table so far, as markdown."""
     header = ["model", "context (nt)", "AUROC", "AUPRC", f"AUROC outside exon {largest}", "log-loss"]
     path.write_text("".join(f"| {' | '.join(cells)} |\n" for cells in [header, ["---"] * len(header), *lines]))
 

@@ -1,11 +1,11 @@
-"""Caduceus on this machine's CPU against upstream's reference path, as ratios of times measured side by side in this process.
+"""Caduceus on the CPU against upstream's reference path, as ratios of times measured side by side in one process.
 
     python benchmarks/caduceus.py [--variant ph|ps] [--batch N] [--length N] [--layers N] [--width N] [--threads N] [--rounds N]
 
-"upstream's way" is what Caduceus runs where mamba_ssm's CUDA extension is missing: a Mamba for each direction with its own
-products with the (shared) projections, F.conv1d, and mamba_ssm's selective_scan_ref, which holds exp(delta A) and delta B u
-for all steps at once, (batch, channels, length, state), and then loops over slices of them. Both run the same weights; their
-outputs are compared first. Evaluations take turns, so that a busy machine hurts both alike; the ratio is of best times.
+"upstream's way" is what Caduceus runs without mamba_ssm's CUDA extension: one Mamba per direction, each of which multiplies by
+the (shared) projections; F.conv1d; and mamba_ssm's selective_scan_ref, which holds exp(delta A) and delta B u of all steps at
+once, (batch, channels, length, state), and then loops over slices of them. Both have the same weights, and their outputs are
+compared first. Evaluations take turns, so that a busy machine slows both alike; ratios are of best times.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Fine-tuning steps of a BERT on 101-nt windows: the harness' loop against a plain float32 torch loop, ratios in one run.
+"""Fine-tuning steps of a BERT on 101-nt windows: the loop of the harness against a plain float32 loop, as ratios of one run.
 
     python benchmarks/finetune.py [--layers 12 --width 768] [--steps 6] [--rounds 3]
     python benchmarks/finetune.py --scores [--layers 2 --width 128] [--epochs 6] [--learning-rate 1e-3]
 
-Both train the same randomly initialised architecture with AdamW and batches of 32, each in a process of its own, in turns.
-The plain loop is what one writes first: float32, k-mers looked up one by one as in DNABERT's tokenizer, transformers'
-BertForSequenceClassification, torch's default AdamW. Ours is `harness.engine.fit.fit` with `--precision auto`. How fast the
-processor multiplies matrices in either type is printed beside it, because that bounds the ratio. `--scores` instead trains ours
-in float32 and in bf16 on a simulated set, from the same start and in the same order of batches, and compares test log-losses
+Both train the same randomly initialised architecture with AdamW and batches of 32, each in its own process, taking turns. The
+plain loop is a straightforward one: float32, k-mers looked up one by one as in DNABERT's tokenizer, transformers'
+BertForSequenceClassification, torch's default AdamW. Ours is `harness.engine.fit.fit` with `--precision auto`. The speed of
+matrix products in either type is printed as well, because it bounds the ratio. With `--scores`, our loop is trained in float32
+and in bf16 on a simulated set instead, from the same weights and in the same order of batches, and test log-losses are compared
 seed by seed.
 """
 
@@ -47,7 +47,6 @@ def windows(count: int) -> list[Example]:
 
 def ours(shape: _kmer_bert.Shape, examples: list[Example]) -> float:
     """Seconds of one epoch."""
-    hardware.keep_freed_memory()  # as the command does
     torch.manual_seed(0)
     recipe = DNABERT1.recipe.override(epochs=1, batch_size=BATCH)
     classifier = Classifier(DNABERT1(shape, "pooler", -1, "refuse"), 2, recipe)
@@ -57,7 +56,7 @@ def ours(shape: _kmer_bert.Shape, examples: list[Example]) -> float:
 
 
 def plain(shape: _kmer_bert.Shape, examples: list[Example]) -> float:
-    """Seconds of one epoch of the loop that one writes first."""
+    """Seconds of one epoch of the plain loop."""
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(0)
@@ -119,7 +118,7 @@ def compare_speed(shape: _kmer_bert.Shape, steps: int, rounds: int) -> None:
 
 
 def compare_scores(shape: _kmer_bert.Shape, epochs: int, learning_rate: float) -> None:
-    """On a set that a small BERT learns: simulated HNRNPL sites."""
+    """On simulated HNRNPL sites, which a small BERT can learn."""
     task = find_tasks("HNRNPL")[0].sample
     assert task is not None
     splits = task.load(task.split_rules[0])

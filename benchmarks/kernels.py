@@ -1,11 +1,11 @@
-"""How fast the CPU kernels are, as ratios of times measured side by side in this process.
+"""The speed of the CPU kernels, as ratios of times measured side by side in one process.
 
     python benchmarks/kernels.py [--threads N] [--rounds N] [--upstream-rounds N]
 
 "upstream's way" is how mamba_ssm's selective_scan_ref computes: exp(delta A) and delta B u for all steps at once (batch,
 channels, length, state), then a loop over slices of them; its backward pass scatters every slice into a full-size tensor.
-"the loop" is kernels/selective_scan/definition.py. Contestants take turns, so that a busy machine hurts them alike; a ratio
-compares the best times of both, and the median stands beside it.
+"the loop" is kernels/selective_scan/definition.py. Contestants take turns, so that a busy machine slows them alike; ratios are of
+best times.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def ours(*args: Tensor) -> Tensor:
 
 
 def inputs(batch: int, channels: int, length: int, state: int) -> list[Tensor]:
-    """Channel-last memory, as a model passes it."""
+    """Arguments in channel-last memory, as a model passes them."""
 
     def sequence(size: int) -> Tensor:
         return torch.randn(batch, length, size).transpose(1, 2)
@@ -77,7 +77,7 @@ def forward_and_backward(function: Callable[..., Tensor], args: list[Tensor]) ->
 
 
 def race(contestants: dict[str, tuple[Callable[[], object], int]]) -> dict[str, list[float]]:
-    """Seconds of each contestant (a call, and its number of rounds), in turns, after one unmeasured call each."""
+    """Seconds of each contestant (a call and its number of rounds), which take turns after one unmeasured call each."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for call, _ in contestants.values():
         call()

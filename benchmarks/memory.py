@@ -1,9 +1,9 @@
-"""Peak memory of prediction against the size of the test set: it holds one batch and the results, so it should not grow.
+"""Peak memory of prediction against the size of the test set. It should not grow, for prediction holds one batch and the results.
 
     python benchmarks/memory.py [--windows 500 2000 8000]
 
-For each size a fresh process predicts with a small DNABERT-1 by `harness.engine.fit.predict`, and prints the growth of its peak
-resident memory from before prediction, when model and windows are there and one batch has been through.
+For each size, a fresh process predicts with a small DNABERT-1 (`harness.engine.predict.predict`). What is printed is the growth of
+its peak resident memory from the moment when the model and the windows are in memory and one batch has been predicted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MIB = 2**20
 
 
 def growth(count: int) -> tuple[float, float]:
-    """MiB by which predicting ``count`` windows raises the process' peak, and MiB of the probabilities themselves."""
+    """MiB by which predicting ``count`` windows raises the peak of this process, and MiB of the probabilities."""
     rng = np.random.default_rng(0)
     examples = [Example(str(number), (Window("".join(rng.choice(list("ACGT"), LENGTH))),), 0) for number in range(count)]
     classifier, accelerator = Classifier(DNABERT1.from_checkpoint(None, size="tiny"), 2, DNABERT1.recipe), Accelerator(cpu=True)

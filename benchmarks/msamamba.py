@@ -1,13 +1,12 @@
-"""What a training step of MSAMamba costs against the length of the window, beside axial attention; and what masked rows save.
+"""The cost of a training step of MSAMamba against the window length, beside axial attention; and what masking rows saves.
 
     python benchmarks/msamamba.py [--rows N] [--nucleotides N] [--lengths N ...] [--width N] [--blocks N] [--rounds N] [--plot PNG]
 
-"axial attention" is the same model with attention along each row in place of the scan (the paper's A.2 against A.3). A step
-is forward and backward in float32 over ``--nucleotides`` of windows, so that every length has as much to read: a cost that
-is linear in the length is a flat line of seconds per nucleotide. Steps take turns, so that a busy machine hurts all alike;
-figures are of best times. The exponent k is that of a window's cost, length^k, fitted on logarithmic axes. Memory is the
-growth of a fresh process' peak over one step; the weights of attention over rows would be --rows^2 numbers for each head
-and column, were they kept.
+"axial attention" is the same model with attention along each row instead of the scan (A.2 of the paper against A.3). A step is
+forward and backward in float32 over windows of ``--nucleotides`` in total, the same for every length, so that a cost linear in
+the length is a flat line of seconds per nucleotide. Steps take turns, so that a busy machine slows all alike; figures are of
+best times. The exponent k of a window's cost, length^k, is fitted on logarithmic axes. Memory is the growth of a fresh
+process's peak over one step. The attention weights over rows would be --rows^2 numbers per head and column if they were kept.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ SCAN, AXIAL = "MSAMamba", "axial attention"
 
 
 class RowAttention(nn.Module):
-    """Full attention along each row, (N, L, D) → (N, L, D): as many heads and weights as the attention down the columns."""
+    """Full attention along each row, (N, L, D) → (N, L, D), with as many heads and weights as the attention down the columns."""
 
     def __init__(self, width: int, heads: int = 4) -> None:
         super().__init__()
@@ -67,7 +66,7 @@ def training_step(
 
 
 def peak_growth(kind: str, given: argparse.Namespace, length: int, mask_rows: float) -> float:
-    """GB by which a step raises this process' peak, after a small step that loads and compiles what a first step does."""
+    """GB by which a step raises the peak of this process, after a small step to load and compile whatever a first step does."""
     training_step(kind, given, 16, mask_rows, 16)()
     step = training_step(kind, given, length, mask_rows)
     before = peak()
@@ -76,12 +75,12 @@ def peak_growth(kind: str, given: argparse.Namespace, length: int, mask_rows: fl
 
 
 def peak() -> float:
-    """GB that this process has held at most. Linux only: elsewhere, and from getrusage, a process inherits its parent's."""
+    """Peak resident memory of this process in GB. Linux only: getrusage would include the peak of the parent process."""
     return int(re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) * 1024 / 1e9
 
 
 def race(steps: list[Callable[[], None]], rounds: int) -> list[float]:
-    """Best seconds of each, in turns, after a turn that does not count."""
+    """Best seconds of each step; they take turns, and the first turn does not count."""
     seconds = np.zeros((rounds + 1, len(steps)))
     for turn in seconds:
         for i, step in enumerate(steps):

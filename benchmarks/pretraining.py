@@ -1,10 +1,10 @@
-"""MSAMamba pretrained in full and with half of the auxiliary rows left out of every scan, side by side (its paper's Figure 5).
+"""MSAMamba pretrained on all rows, and with half of the auxiliary rows left out of each scan, side by side (Figure 5 of its paper).
 
     python benchmarks/pretraining.py [--msa FILE] [--rows N] [--context N] [--tokens-per-step N] [--steps N] [--rounds N] [--init random:base]
 
-Settings take turns, each in a fresh process, so that peak memory is its own; those of one round see the same windows with the
-same bases hidden. Without --msa the alignment is simulated. Prints seconds a step, peak memory, held-out loss and
-accuracy; writes the curves of all rounds to OUT/pretraining.csv and those of the first to OUT/pretraining.png.
+The settings take turns, each in a fresh process, so that each has its own peak memory. In one round they see the same windows
+with the same bases hidden. Without --msa the alignment is simulated. Prints seconds a step, peak memory, held-out loss and
+accuracy; writes the curves of all rounds to OUT/pretraining.csv and those of the first round to OUT/pretraining.png.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SETTINGS = {"full": "0", "half of the rows": "0.5"}  # mask_rows
 
 
 def simulate(folder: Path, rows: int, windows: int = 40, context: int = 512) -> Path:
-    """Simulated columns (tasks/_evolve.py): stretches of 512 nt, each an evolution of its own, end to end."""
+    """A simulated alignment (tasks/_evolve.py): stretches of 512 nt, evolved independently, end to end."""
     from harness.tasks._evolve import Evolution, draw
 
     letters = draw(Evolution(rate=0.1, stretch=30, swapped=0, seed=0), windows, context).alignments[:, :rows]
@@ -37,15 +37,13 @@ def simulate(folder: Path, rows: int, windows: int = 40, context: int = 512) -> 
 
 
 def train(given: argparse.Namespace, msa: Path, mask_rows: str, seed: int, out: Path) -> int:
-    """Pretrain; the process' peak memory before it began, in bytes."""
-    from harness.cli.screen import Screen
+    """Pretrain; return the peak memory of this process before it began, in bytes."""
     from harness.engine import hardware
     from harness.engine.pretrain import pretrain
+    from harness.progress import Reporter
 
     device = hardware.pick_device("auto")
     before = hardware.peak_memory(device)
-    screen = Screen(quiet=True)
-    screen.out.quiet = True
     pretrain(
         "msamamba",
         msa,
@@ -58,7 +56,7 @@ def train(given: argparse.Namespace, msa: Path, mask_rows: str, seed: int, out: 
         settings={"learning_rate": given.learning_rate},
         seed=seed,
         out=out,
-        screen=screen,
+        reporter=Reporter(),
     )
     return before
 
@@ -107,8 +105,8 @@ def main() -> None:
 
 
 def write(out: Path, curves: dict[str, list[list[dict[str, float]]]]) -> None:
-    """The curves of every setting and round as CSV, those of the first round as PNG."""
-    from harness.engine.pretrain import COLUMNS, plot
+    """Write the curves of all rounds as CSV, and those of the first round as PNG."""
+    from harness.engine.pretrain_folder import COLUMNS, plot
 
     out.mkdir(parents=True, exist_ok=True)
     with open(out / "pretraining.csv", "w", newline="") as file:

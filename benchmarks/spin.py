@@ -1,9 +1,9 @@
-"""How much two runs on one machine hinder each other, with torch's long OpenMP spins and with short ones.
+"""How much two runs on one machine slow each other down, with the long spins of torch's OpenMP threads and with short ones.
 
     python benchmarks/spin.py
 
-For each GOMP_SPINCOUNT (unset: libgomp's own, hundreds of thousands; 1000: what the `harness` command sets) fresh processes
-time MSAMamba's training step (batch 16, 101 nt), one alone and two at once. Prints medians over rounds, and their ratios.
+For each GOMP_SPINCOUNT (unset: libgomp's default, hundreds of thousands; 1000: what `import harness` sets), fresh processes time
+MSAMamba's training step (batch 16, 101 nt), first one alone, then two at once. Prints medians over rounds, and their ratios.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""How long `harness --help` and the lists take, as whole processes: median of several, beside an empty Python.
+"""Seconds that `harness --help` and the lists take as whole processes: medians of ten, beside an empty Python.
 
 python benchmarks/startup.py
 """

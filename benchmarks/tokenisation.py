@@ -2,10 +2,10 @@
 
     python benchmarks/tokenisation.py [--windows N] [--length N] [--rounds N]
 
-"upstream's way" is what DNABERT's fine-tuning script does for each window: k-mer text joined by spaces, split again at every
-special token and at white space, a dictionary look-up per k-mer in a method call each, lists padded one by one. "dictionary"
-is the shortest plain Python: one look-up per k-mer, nothing else. Contestants take turns; the best times are compared, the
-medians stand beside them. All three give the same ids, or this stops.
+"upstream's way" is what DNABERT's fine-tuning script does for each window: it joins k-mers with spaces, splits the text at every
+special token and at white space, looks each k-mer up in a method call, and pads lists one by one. "dictionary" is minimal plain
+Python: one look-up per k-mer and nothing else. The three take turns; ratios are of best times, with those of medians in
+parentheses. All three must give the same ids.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ K = 6
 
 
 class UpstreamsWay:
-    """A tokenizer of the shape that upstream's has, on the same vocabulary."""
+    """A tokenizer that works like upstream's, on the same vocabulary."""
 
     def __init__(self) -> None:
         self.ids: dict[str, int] = {token: number for number, token in enumerate(vocabulary(K))}
