@@ -17,7 +17,7 @@ def pretrain(
     context: Annotated[int, typer.Option(help="Window length in nucleotides: 128, 512, 1024, …")] = 512,
     species: Annotated[str, typer.Option(help="Rows of the alignment: 89, 99, names or a file.")] = "",
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1000,
-    tokens_per_step: Annotated[int, typer.Option(help="Letters of the target row in each optimiser step.")] = 49_152,
+    tokens_per_step: Annotated[int, typer.Option(help="Letters of the target row per optimiser step.")] = 49_152,
     evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations on held-out blocks, and saves.")] = 50,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     checkpoint: Checkpoint = None,
@@ -25,7 +25,7 @@ def pretrain(
     option: ModelOptions = None,
     device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="Folder to write (default: pretrained/, named by the settings).")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Start over what the folder holds.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Start over, and discard the run that the folder holds.")] = False,
     quiet: Quiet = False,
     **settings: Any,
 ) -> None:

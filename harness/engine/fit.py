@@ -103,6 +103,8 @@ def _fit(
     best, best_loss, waited = copy.deepcopy(classifier.state_dict()), math.inf, 0
     validation_loss: float | None = None
     training_seconds = 0.0
+    # Of several processes, none may fail at a step of its own: the others would wait for ever.
+    alone = accelerator.num_processes == 1
 
     for epoch in range(1, recipe.epochs + 1):
         classifier.train()
@@ -116,8 +118,6 @@ def _fit(
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             now = time.perf_counter()
-            # Of several processes all must fail at the same step, or the others wait for ever.
-            alone = accelerator.num_processes == 1
             if (alone and now - reported > 0.5) or step == steps_per_epoch:
                 reported = now
                 mean_loss = total.item() / step

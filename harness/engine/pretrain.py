@@ -314,17 +314,17 @@ def _pretrainable(model: str) -> type[Adapter]:
 
 
 def _description(adapter: Adapter, record: Mapping[str, Any], folder: Path) -> str:
-    asked, data, audit = record["settings"], record["data"], adapter.audit
+    settings, data, audit = record["settings"], record["data"], adapter.audit
     origin = "random initialisation" if audit is None else f"{audit.matched} of {audit.expected} tensors from {audit.source}"
-    windows = asked["tokens_per_step"] // asked["context"]
+    windows = settings["tokens_per_step"] // settings["context"]
     lines = [
-        f"{asked['model']}, seed {asked['seed']}: {origin}, {record['model']['parameters']:,} parameters, "
-        f"{asked['precision']} on {record['environment']['device_name']}, {record['environment']['threads']} threads",
-        f"{asked['data']}: {data['rows']} rows, {data['blocks'] - data['held_out_blocks']:,} blocks of {data['block']:,} "
+        f"{settings['model']}, seed {settings['seed']}: {origin}, {record['model']['parameters']:,} parameters, "
+        f"{settings['precision']} on {record['environment']['device_name']}, {record['environment']['threads']} threads",
+        f"{settings['data']}: {data['rows']} rows, {data['blocks'] - data['held_out_blocks']:,} blocks of {data['block']:,} "
         f"columns to train on, {data['held_out_blocks']:,} held out ({data['validation_windows']:,} windows, "
         f"{data['validation_targets']:,} hidden bases; the column vote gets {data['vote_accuracy']:.4f} of them right)",
-        f"{asked['steps']:,} steps of {windows:,} windows of {asked['context']} nt, in batches of {asked['batch_size']}, "
-        f"into {folder}",
+        f"{settings['steps']:,} steps of {windows:,} windows of {settings['context']} nt, "
+        f"in batches of {settings['batch_size']}, into {folder}",
         *(audit.warnings if audit else ()),
     ]
     return "\n  ".join(lines)
@@ -340,12 +340,12 @@ def _news(row: Mapping[str, float], steps: int) -> str:
 
 def _summary(record: Mapping[str, Any], folder: Path) -> str:
     """The closing lines. The accuracy has its binomial standard error."""
-    asked, scores, timing = record["settings"], record["scores"], record["timing"]
+    settings, scores, timing = record["settings"], record["scores"], record["timing"]
     above = scores["validation_accuracy"] > scores["vote_accuracy"]
     error = (scores["validation_accuracy"] * (1 - scores["validation_accuracy"]) / record["data"]["validation_targets"]) ** 0.5
-    letters = asked["tokens_per_step"] // asked["context"] * asked["context"] * asked["steps"]
+    letters = settings["tokens_per_step"] // settings["context"] * settings["context"] * settings["steps"]
     lines = [
-        f"{asked['model']} pretrained, seed {asked['seed']}: {asked['steps']:,} steps, {letters:,} letters",
+        f"{settings['model']} pretrained, seed {settings['seed']}: {settings['steps']:,} steps, {letters:,} letters",
         f"held-out loss     {scores['validation_loss']:.4f}",
         f"accuracy          {scores['validation_accuracy']:.4f} ± {error:.4f}   {'above' if above else 'not above'} the column "
         f"vote ({scores['vote_accuracy']:.4f})",
@@ -353,6 +353,6 @@ def _summary(record: Mapping[str, Any], folder: Path) -> str:
         "are spent reading windows",
         f"peak memory       {timing['peak_memory_bytes'] / 2**30:.2f} GiB",
         f"weights, curve    {folder}",
-        f"fine-tune it      harness run --model {asked['model']} --checkpoint {folder} --task TASK",
+        f"fine-tune it      harness run --model {settings['model']} --checkpoint {folder} --task TASK",
     ]
     return "\n  ".join(lines)
