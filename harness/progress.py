@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands. ``loss`` is the epoch's so far, ``validation`` the last evaluation's log_loss."""
+    """Where training stands. ``loss`` is the epoch's so far; ``validation`` the log_loss at its end, None before."""
 
     epoch: int
     step: int

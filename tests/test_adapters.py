@@ -13,7 +13,7 @@ from conftest import random_windows
 
 from harness import registry
 from harness.check import contract
-from harness.check.contract import with_rows
+from harness.check.candidate import with_rows
 from harness.data import Window
 from harness.errors import BadData, CheckpointMismatch, DataMissing, UnknownName, UserError
 

@@ -18,6 +18,7 @@ from harness.engine.classifier import Classifier
 from harness.engine.fit import _learning_rate_factor, _parameter_groups, _steps, fit
 from harness.engine.predict import length, log_loss, predict
 from harness.errors import RunFailed, UserError
+from harness.progress import Progress
 from harness.recipe import Recipe
 
 ACCELERATOR = Accelerator(cpu=True)
@@ -92,11 +93,15 @@ class TestFit:
         said = []
         fitted = fit(classifier, examples, examples, recipe, ACCELERATOR, report=said.append)
         assert fitted.events == [
-            "out of memory: batch 16 → 8, accumulation 1 → 2",
-            "out of memory: batch 8 → 4, accumulation 2 → 4",
+            "out of memory: batches of 8 instead of 16; an optimiser step still sees 16 examples",
+            "out of memory: batches of 4 instead of 8; an optimiser step still sees 16 examples",
         ]
         assert fitted.events[0] in said
-        assert (fitted.recipe.batch_size, fitted.recipe.accumulation) == (4, 4)
+        reference = build("cnn", recipe)
+        assert [row["epoch"] for row in fitted.history] == [1]
+        assert fit(reference, examples, examples, recipe, ACCELERATOR).history[0]["learning_rate"] == pytest.approx(
+            fitted.history[0]["learning_rate"]
+        )  # as many optimiser steps
 
     def test_nothing_fits(self, monkeypatch):
         classifier = build("cnn", self.recipe)
@@ -112,6 +117,29 @@ class TestFit:
         recipe = self.recipe.override(learning_rate=1e30, clip=1e30)
         with pytest.raises(RunFailed, match=r"lower --learning-rate"):
             fit(build("cnn", recipe), motif_examples(64), motif_examples(8), recipe, ACCELERATOR)
+
+    @pytest.mark.parametrize("part", ["training", "validation"])
+    def test_a_loss_that_is_no_number_fails_the_run_even_in_the_only_epoch(self, part):
+        recipe = self.recipe.override(epochs=1)
+        classifier = build("cnn", recipe)
+        forward = classifier.forward
+
+        def broken(batch):
+            return forward(batch) * (float("nan") if classifier.training == (part == "training") else 1.0)
+
+        classifier.forward = broken
+        with pytest.raises(RunFailed, match=rf"{part} \w+ is nan at .* epoch 1: lower --learning-rate"):
+            fit(classifier, motif_examples(16), motif_examples(8), recipe, ACCELERATOR)
+
+    def test_every_epochs_validation_and_the_best_epoch_are_reported(self):
+        recipe = self.recipe.override(epochs=30, patience=2)
+        examples, said = motif_examples(64), []
+        noise = [replace(example, label=number % 3 % 2) for number, example in enumerate(motif_examples(32, seed=1))]
+        history = fit(build("cnn", recipe), examples, noise, recipe, ACCELERATOR, report=said.append).history
+        judged = [news.validation for news in said if isinstance(news, Progress) and news.validation is not None]
+        assert judged == [row["validation_log_loss"] for row in history]
+        best = 1 + judged.index(min(judged))
+        assert said[-1].strip() == f"stopped early after epoch {best + 2}; epoch {best} was best and is kept"
 
     def test_bf16_agrees_within_noise(self):
         parts = [motif_examples(count, seed=seed) for seed, count in enumerate((400, 100, 200))]
@@ -142,7 +170,7 @@ class TestBatches:
     def test_an_epoch_shows_every_example_once(self):
         examples = motif_examples(101, (20, 90))
         recipe = Recipe(batch_size=8, accumulation=2)
-        steps = list(_steps(examples, recipe, np.random.default_rng(0), ACCELERATOR))
+        steps = list(_steps(examples, recipe, recipe.batch_size, np.random.default_rng(0), ACCELERATOR))
         assert sorted(example.id for step in steps for batch in step for example in batch) == sorted(
             example.id for example in examples
         )
@@ -158,7 +186,22 @@ class TestBatches:
 
         shuffled = np.random.default_rng(0).permutation(400)
         naive = [[[examples[index] for index in shuffled[start : start + 8]]] for start in range(0, 400, 8)]
-        assert padding(_steps(examples, recipe, np.random.default_rng(0), ACCELERATOR)) < 0.2 * padding(naive)
+        assert padding(_steps(examples, recipe, recipe.batch_size, np.random.default_rng(0), ACCELERATOR)) < 0.2 * padding(naive)
+
+    def test_a_short_batch_does_not_mix_the_lengths_of_others(self):
+        """Were it anywhere but at the end, every later batch would straddle two pools of lengths."""
+        examples = motif_examples(397, (20, 200))
+        steps = list(_steps(examples, Recipe(batch_size=8), 8, np.random.default_rng(0), ACCELERATOR))
+        assert [len(batch) for step in steps for batch in step] == [8] * 49 + [5]
+        padded = sum(max(map(length, batch)) * len(batch) for step in steps for batch in step)
+        assert padded < 1.03 * sum(map(length, examples))
+
+    def test_halved_batches_of_odd_size_leave_the_step_as_it_is(self):
+        examples = motif_examples(100)
+        for size in (25, 12, 6, 1):
+            steps = list(_steps(examples, Recipe(batch_size=25, accumulation=2), size, np.random.default_rng(0), ACCELERATOR))
+            assert [sum(map(len, step)) for step in steps] == [50, 50]
+            assert max(len(batch) for step in steps for batch in step) == size
 
     def test_two_processes_share_a_step_and_drop_nothing(self):
         examples = motif_examples(30)
@@ -170,7 +213,9 @@ class TestBatches:
             def __init__(self, index):
                 self.process_index = index
 
-        shares = [list(_steps(examples, recipe, np.random.default_rng(0), Process(index))) for index in range(2)]
+        shares = [
+            list(_steps(examples, recipe, recipe.batch_size, np.random.default_rng(0), Process(index))) for index in range(2)
+        ]
         assert len(shares[0]) == len(shares[1])
         assert all(sum(map(len, left)) == sum(map(len, right)) for left, right in zip(*shares))
         seen = {example.id for share in shares for step in share for batch in step for example in batch}

@@ -12,7 +12,7 @@ from conftest import random_windows
 
 from harness.adapters import msamamba
 from harness.adapters.msamamba import MSAMamba
-from harness.check.contract import with_rows
+from harness.check.candidate import with_rows
 
 
 def softmax_attention(attention, x, layout):

@@ -15,6 +15,7 @@ from harness import registry
 from harness.engine.classifier import Classifier
 from harness.engine.predict import embed, predict
 from harness.engine.probe import probe
+from harness.errors import RunFailed
 from harness.recipe import Recipe
 
 
@@ -56,3 +57,29 @@ def test_body_is_left_alone():
     before = copy.deepcopy(classifier.adapter.state_dict())
     probe(classifier, motif_examples(20), motif_examples(20, seed=1), Recipe(tune="probe"), ACCELERATOR)
     assert all(torch.equal(before[name], tensor) for name, tensor in classifier.adapter.state_dict().items())
+
+
+def test_a_class_that_training_lacks_is_never_predicted_and_said():
+    examples = [replace(example, label=(0, 2)[number % 2]) for number, example in enumerate(motif_examples(60))]
+    recipe = Recipe(tune="probe")
+    classifier = Classifier(registry.adapter_class("gc").from_checkpoint(), 4, recipe)
+    fitted = probe(classifier, examples, examples, recipe, ACCELERATOR)
+    assert "the training split lacks 2 of 4 classes; they are never predicted" in fitted.events
+    probabilities = predict(classifier, examples, ACCELERATOR)
+    assert probabilities[:, [1, 3]].max() < 1e-12
+    with pytest.raises(RunFailed, match="one class only"):
+        probe(classifier, examples[::2], examples, recipe, ACCELERATOR)
+
+
+def test_embeddings_that_are_not_finite_fail_the_run(monkeypatch):
+    classifier = build("gc", Recipe(tune="probe"))
+    monkeypatch.setattr(classifier, "embed", lambda batch: torch.full((len(batch["shares"]), 4), float("nan")))
+    with pytest.raises(RunFailed, match="20 of 20 embeddings hold numbers that are not finite"):
+        probe(classifier, motif_examples(20), motif_examples(20), Recipe(tune="probe"), ACCELERATOR)
+
+
+def test_the_end_of_the_grid_is_said():
+    examples = motif_examples(400, 60)
+    classifier = build("kmer", Recipe(tune="probe"))
+    fitted = probe(classifier, examples, examples, Recipe(tune="probe"), ACCELERATOR)
+    assert fitted.events == ["the best strength, 100, is the largest tried: a larger one may be better"]

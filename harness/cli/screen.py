@@ -32,7 +32,6 @@ class Screen(Reporter):
         self.out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
         self.err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
         self._bar: Bar | None = None
-        self._epoch = 0
 
     def say(self, message: str) -> None:
         """One line of news, kept above a running bar."""
@@ -42,7 +41,6 @@ class Screen(Reporter):
     @contextmanager
     def training(self, title: str) -> Iterator[None]:
         """While it lasts, :meth:`report` moves a bar (on a terminal) or prints a line an epoch."""
-        self._epoch = 0
         if self.quiet or not self.err.is_terminal:
             yield
             return
@@ -69,13 +67,11 @@ class Screen(Reporter):
         if isinstance(progress, str):
             self.say(progress)
             return
-        validation = "" if progress.validation is None else f"  validation log_loss {progress.validation:.4f}"
-        news = f"epoch {progress.epoch}  loss {progress.loss:.4f}{validation}"
         if self._bar is not None:
+            news = f"epoch {progress.epoch}  loss {progress.loss:.4f}"
             self._bar.update(self._bar.task_ids[0], completed=progress.step, total=progress.steps, news=news)
-        elif progress.epoch != self._epoch and progress.validation is not None:
-            self._epoch = progress.epoch
-            self.say(f"  after epoch {progress.epoch - 1}:{validation}")
+        if progress.validation is not None:
+            self.say(f"  after epoch {progress.epoch}:  validation log_loss {progress.validation:.4f}")
 
     @contextmanager
     def download(self, title: str) -> Iterator[Callable[[int, int | None], None]]:

@@ -7,8 +7,8 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ BATCHES_PER_POOL = 50  # are sorted by length together
 
 @dataclass
 class Fit:
-    """The outcome of a training: the recipe as it was in the end, and a dict of numbers per epoch (per strength for a probe).
+    """The outcome of a training: the recipe, and a dict of numbers per epoch (per strength for a probe).
 
     ``events`` are sentences on what had to be changed on the way.
     """
@@ -54,29 +54,30 @@ def fit(
     """Train all weights with AdamW until validation log_loss stops improving; leave the best weights in place.
 
     An optimiser step sees ``batch_size × accumulation`` examples, however many processes share them. When memory runs out,
-    the batch size is halved, the accumulation doubled, and training starts over from the same initial weights.
+    it sees as many in batches of half the size, and training starts over from the same initial weights.
 
     Raises:
-        RunFailed: the loss is not a finite number, or a batch of one does not fit into memory.
+        RunFailed: a training or validation loss is not a finite number, or a batch of one does not fit into memory.
     """
     initial = copy.deepcopy(classifier.state_dict())
     events: list[str] = []
+    size = recipe.batch_size
     while True:
         try:
-            fitted = _fit(classifier, train, validation, recipe, accelerator, seed, precision, report)
+            fitted = _fit(classifier, train, validation, recipe, size, accelerator, seed, precision, report)
             fitted.events[:0] = events
             return fitted
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
-        if recipe.batch_size == 1:
+        if size == 1:
             raise RunFailed("out of memory with a batch of one window: use a smaller model, or a device with more memory")
-        halved = recipe.batch_size // 2
+        per_step = recipe.batch_size * recipe.accumulation
         events.append(
-            f"out of memory: batch {recipe.batch_size} → {halved}, accumulation {recipe.accumulation} → {recipe.accumulation * 2}"
+            f"out of memory: batches of {size // 2} instead of {size}; an optimiser step still sees {per_step} examples"
         )
         report(events[-1])
-        recipe = replace(recipe, batch_size=halved, accumulation=recipe.accumulation * 2)
+        size //= 2
         classifier.load_state_dict(initial)
         if accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -87,11 +88,13 @@ def _fit(
     train: Sequence[Example],
     validation: Sequence[Example],
     recipe: Recipe,
+    size: int,
     accelerator: Accelerator,
     seed: int,
     precision: str,
     report: Callable[[Progress | str], None],
 ) -> Fit:
+    """:func:`fit` in batches of ``size`` examples."""
     torch.manual_seed(seed)
     order = np.random.default_rng(seed)
     model = accelerator.prepare_model(classifier)
@@ -100,8 +103,7 @@ def _fit(
     optimizer, schedule = adamw(classifier, recipe, steps, accelerator.device)
     labels = np.array([example.label for example in validation])
     fitted = Fit(recipe)
-    best, best_loss, waited = copy.deepcopy(classifier.state_dict()), math.inf, 0
-    validation_loss: float | None = None
+    best, best_loss, best_epoch = copy.deepcopy(classifier.state_dict()), math.inf, 0
     training_seconds = 0.0
     # Of several processes, none may fail at a step of its own: the others would wait for ever.
     alone = accelerator.num_processes == 1
@@ -110,7 +112,7 @@ def _fit(
         classifier.train()
         begun, reported = time.perf_counter(), 0.0
         total = torch.zeros((), device=accelerator.device)
-        for step, micro_batches in enumerate(_steps(train, recipe, order, accelerator), start=1):
+        for step, micro_batches in enumerate(_steps(train, recipe, size, order, accelerator), start=1):
             for loss in _backward(model, classifier, micro_batches, accelerator, precision):
                 total += loss
             nn.utils.clip_grad_norm_(classifier.parameters(), recipe.clip)
@@ -118,40 +120,50 @@ def _fit(
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
             now = time.perf_counter()
-            if (alone and now - reported > 0.5) or step == steps_per_epoch:
+            if alone and now - reported > 0.5:
                 reported = now
-                mean_loss = total.item() / step
-                if not math.isfinite(mean_loss):
-                    raise RunFailed(
-                        f"training loss is {mean_loss} at step {step} of epoch {epoch}: "
-                        f"lower --learning-rate ({recipe.learning_rate:g}) or use --precision float32"
-                    )
-                report(Progress(epoch, (epoch - 1) * steps_per_epoch + step, steps, mean_loss, validation_loss))
+                loss = _finite("training loss", total.item() / step, f"step {step} of epoch {epoch}", recipe)
+                report(Progress(epoch, (epoch - 1) * steps_per_epoch + step, steps, loss))
         seconds = time.perf_counter() - begun
         training_seconds += seconds
 
-        probabilities = predict(classifier, validation, accelerator, precision=precision, batch_size=recipe.batch_size)
-        validation_loss = log_loss(probabilities, labels)
-        accuracy = float((probabilities.argmax(axis=1) == labels).mean())
+        mean = cast(Tensor, accelerator.reduce(total / steps_per_epoch, reduction="mean"))
+        train_loss = _finite("training loss", mean.item(), f"the end of epoch {epoch}", recipe)
+        probabilities = predict(classifier, validation, accelerator, precision=precision, batch_size=size)
+        validation_loss = _finite("validation log_loss", log_loss(probabilities, labels), f"the end of epoch {epoch}", recipe)
+        report(Progress(epoch, epoch * steps_per_epoch, steps, train_loss, validation_loss))
         fitted.history.append(
             {
                 "epoch": epoch,
-                "train_loss": total.item() / steps_per_epoch,
+                "train_loss": train_loss,
                 "validation_log_loss": validation_loss,
-                "validation_accuracy": accuracy,
+                "validation_accuracy": float((probabilities.argmax(axis=1) == labels).mean()),
                 "learning_rate": float(schedule.get_last_lr()[0]),
                 "seconds": seconds,
             }
         )
         if validation_loss < best_loss:
-            best, best_loss, waited = copy.deepcopy(classifier.state_dict()), validation_loss, 0
-        else:
-            waited += 1
-            if waited >= recipe.patience:
-                break
+            best, best_loss, best_epoch = copy.deepcopy(classifier.state_dict()), validation_loss, epoch
+        elif epoch - best_epoch >= recipe.patience:
+            break
+    stopped = f"stopped early after epoch {epoch}" if epoch < recipe.epochs else f"trained for all {epoch} epochs"
+    report(f"  {stopped}; epoch {best_epoch} was best and is kept")
     classifier.load_state_dict(best)
     fitted.examples_per_second = len(fitted.history) * len(train) / training_seconds
     return fitted
+
+
+def _finite(name: str, value: float, when: str, recipe: Recipe) -> float:
+    """The value, if it is a finite number.
+
+    Raises:
+        RunFailed: otherwise.
+    """
+    if not math.isfinite(value):
+        raise RunFailed(
+            f"{name} is {value} at {when}: lower --learning-rate ({recipe.learning_rate:g}) or use --precision float32"
+        )
+    return value
 
 
 def _backward(
@@ -174,9 +186,9 @@ def _backward(
 
 
 def _steps(
-    train: Sequence[Example], recipe: Recipe, order: np.random.Generator, accelerator: Accelerator
+    train: Sequence[Example], recipe: Recipe, size: int, order: np.random.Generator, accelerator: Accelerator
 ) -> Iterator[list[list[Example]]]:
-    """This process's share of an epoch: for each optimiser step a list of micro-batches."""
+    """This process's share of an epoch: for each optimiser step a list of micro-batches, of ``size`` over all processes."""
     world = accelerator.num_processes
     indices = order.permutation(len(train))
     lengths = np.array([length(example) for example in train])
@@ -184,15 +196,16 @@ def _steps(
         pool = recipe.batch_size * BATCHES_PER_POOL
         pools = [chunk[np.argsort(lengths[chunk], kind="stable")] for chunk in np.split(indices, range(pool, len(indices), pool))]
         batches = [batch for chunk in pools for batch in np.split(chunk, range(recipe.batch_size, len(chunk), recipe.batch_size))]
-        indices = np.concatenate([batches[number] for number in order.permutation(len(batches))])
+        last = [batches.pop()] if len(batches[-1]) < recipe.batch_size else []  # elsewhere it would shift all that follow
+        indices = np.concatenate([batches[number] for number in order.permutation(len(batches))] + last)
     per_step = recipe.batch_size * recipe.accumulation
     for start in range(0, len(indices), per_step):
         chosen = indices[start : start + per_step]
         if shortage := -len(chosen) % world:  # all processes need equally many examples
             chosen = np.resize(chosen, len(chosen) + shortage)
         mine = [train[index] for index in chosen[accelerator.process_index :: world]]
-        size = max(recipe.batch_size // world, 1)
-        yield [mine[first : first + size] for first in range(0, len(mine), size)]
+        share = max(size // world, 1)
+        yield [mine[first : first + share] for first in range(0, len(mine), share)]
 
 
 def adamw(

@@ -132,9 +132,9 @@ def plan(
 
     ``model`` is one name or several, ``floors``, or the path of an adapter file; ``task`` one name or several, a family, or
     the paths of the user's own files, which together make one task. The other arguments are the options of `harness run`;
-    ``recipe`` names a preset for all models, and ``settings`` override it or the models' own (``epochs=5``); a setting that
-    does not count for a model, such as a probe's learning rate, is left out of its runs. Without ``sample``, a task whose data is not here
-    is refused, rather than replaced by its simulated stand-in.
+    ``recipe`` names a preset for all models, and ``settings`` override it or the models' own (``epochs=5``). A setting that
+    does not count for a model, such as a probe's learning rate, is left out of its runs. Without ``sample``, a task whose
+    data is not here is refused, rather than replaced by its simulated stand-in.
 
     Raises:
         UserError: a mistake in what was asked for.
