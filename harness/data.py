@@ -33,6 +33,12 @@ class Locus:
     strand: str = "+"
 
 
+def bare(chromosome: str) -> str:
+    """A chromosome's name without ``chr``; the mitochondrion is M."""
+    name = chromosome[3:] if chromosome[:3].lower() == "chr" else chromosome
+    return "M" if name == "MT" else name
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
     """A stretch of sequence that a model reads.

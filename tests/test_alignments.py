@@ -101,7 +101,7 @@ def test_a_gzipped_maf_is_read_once_and_kept(maf, tmp_path, monkeypatch):
     path = tmp_path / "two.maf.gz"
     path.write_bytes(gzip.compress(maf.read_bytes()))
     first = open_alignment(path).columns(Locus("1", 0, 9))
-    monkeypatch.setattr("harness.files.alignments._Maf", None)
+    monkeypatch.setattr("harness.files.alignments.maf.Maf", None)
     assert (open_alignment(path).columns(Locus("1", 0, 9)) == first).all()
     assert open_alignment(path).path == path
 

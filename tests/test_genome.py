@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.data import Locus, reverse_complement
+from harness.data import Locus, bare, reverse_complement
 from harness.errors import BadData, UserError
-from harness.files.genome import Genome, bare, optional
+from harness.files.genome import Genome
+from harness.files.text import optional
 
 pyfaidx = pytest.importorskip("pyfaidx", reason="needs the extra `variants`")
 

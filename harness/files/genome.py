@@ -1,4 +1,4 @@
-"""Reads a genome by locus: FASTA (plain, bgzip or gzip) through pyfaidx, 2bit through py2bit; and what alignments share with it.
+"""Reads a genome by locus: FASTA (plain, bgzip or gzip) through pyfaidx, 2bit through py2bit.
 
 A genome need not be whole: a FASTA record named ``chr17:42424999-43600000`` (0-based, half-open) is that part of the
 chromosome. ``chr17`` and ``17`` name the same chromosome everywhere. Indices are kept in the cache folder, never beside
@@ -8,29 +8,30 @@ the file.
 from __future__ import annotations
 
 import gzip
-import hashlib
-import importlib
-import os
 import re
 import shutil
-import tempfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from harness.data import Locus, normalise, reverse_complement
-from harness.errors import BadData, UserError
-from harness.files.sources import cache_home
+from harness.data import Locus, bare, normalise, reverse_complement
+from harness.errors import BadData
+
+from .atomic import atomic
+from .fingerprint import digest, file_states
+from .sources import cache_home
+from .text import GZIP, gzip_faults, head, optional
+
+T = TypeVar("T")
 
 _TWO_BIT = (b"\x1aA'C"[::-1], b"\x1aA'C")  # the format's signature in either byte order
 _PART = re.compile(r"(?P<chromosome>[\w.]+):(?P<start>\d+)-(?P<end>\d+)")
 
 
 class Contig(NamedTuple):
-    """A stretch of a chromosome that a file holds under ``name``; ``start`` and ``end`` are 0-based, half-open."""
+    """A record of the file: its ``name``, and the stretch of a chromosome that it holds (0-based, half-open)."""
 
     name: str
     start: int
@@ -38,7 +39,7 @@ class Contig(NamedTuple):
 
 
 class Genome:
-    """Sequences by locus. Open one in each process: the file handle does not survive a fork.
+    """Sequences by locus. Open it anew in each process: the file handle does not survive a fork.
 
     Raises:
         BadData: the file is missing, damaged, or neither FASTA nor 2bit.
@@ -47,8 +48,8 @@ class Genome:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        head = _head(self.path, "a genome: FASTA (plain, bgzip or gzip) or 2bit")
-        lengths, self._fetch = _open_two_bit(self.path) if head[:4] in _TWO_BIT else _open_fasta(self.path, head)
+        start = head(self.path, "a genome: FASTA (plain, bgzip or gzip) or 2bit")
+        lengths, self._fetch = _open_two_bit(self.path) if start[:4] in _TWO_BIT else _open_fasta(self.path, start)
         self._contigs: dict[str, list[Contig]] = {}
         for name, length in lengths.items():
             chromosome, contig = _place(name, length)
@@ -56,22 +57,18 @@ class Genome:
 
     @property
     def chromosomes(self) -> tuple[str, ...]:
-        """The chromosomes, without ``chr``, in the file's order."""
+        """The names of the chromosomes, without ``chr``, in the file's order."""
         return tuple(self._contigs)
 
     def sequence(self, locus: Locus, changes: Counter[str] | None = None) -> str:
-        """The locus, 5'→3' on its strand, in letters ``ACGTN``.
+        """The letters ``ACGTN`` of a locus, 5'→3' on its strand.
 
-        What lies off the contigs is N; its nucleotides are counted in ``changes["outside_genome"]``.
+        Positions outside every contig are N, and are counted in ``changes["outside_genome"]``.
 
         Raises:
             BadData: no such chromosome, or an empty locus.
         """
-        contigs = self._contigs.get(bare(locus.chromosome))
-        if contigs is None:
-            raise BadData(no_chromosome(self.path, locus.chromosome, self.chromosomes))
-        if locus.end <= locus.start:
-            raise BadData(f"locus {locus.chromosome}:{locus.start}-{locus.end} is empty; start must be below end")
+        contigs = at_chromosome(self.path, locus, self._contigs)
         text, known = "N" * (locus.end - locus.start), 0
         for contig in contigs:
             start, end = max(locus.start, contig.start), min(locus.end, contig.end)
@@ -84,69 +81,28 @@ class Genome:
         return reverse_complement(text) if locus.strand == "-" else text
 
 
-def bare(chromosome: str) -> str:
-    """A chromosome's name without ``chr``; the mitochondrion is M."""
-    name = chromosome[3:] if chromosome[:3].lower() == "chr" else chromosome
-    return "M" if name == "MT" else name
-
-
-def no_chromosome(path: Path, chromosome: str, known: Iterable[str]) -> str:
-    """The message for a chromosome that a file of reference data lacks."""
-    known = list(known)
-    some = ", ".join(known[:6]) + (", …" if len(known) > 6 else "")
-    return f"{path}: no chromosome {chromosome!r}; it holds {some}: is it another part, or another assembly?"
-
-
-def optional(module: str, reads: str) -> ModuleType:
-    """A package of the extra ``variants``, imported.
+def at_chromosome(path: Path, locus: Locus, chromosomes: Mapping[str, T]) -> T:
+    """The value for the locus's chromosome, of a mapping from the names (without ``chr``) that a file of reference data holds.
 
     Raises:
-        UserError: it is not installed.
+        BadData: the file lacks the chromosome, or the locus is empty.
     """
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        raise UserError(f"{reads} needs the package {module}: pip install 'gfm-harness[variants]'") from None
-
-
-def text_lines(path: Path, expected: str) -> Iterator[str]:
-    """The lines of a plain or gzipped text file, without their ends.
-
-    Raises:
-        BadData: the file is missing, binary, or its gzip stream is cut.
-    """
-    opener = gzip.open if _head(path, expected)[:2] == b"\x1f\x8b" else open
-    try:
-        with opener(path, "rt", encoding="utf-8-sig") as file:
-            for line in file:
-                yield line.rstrip("\r\n")
-    except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise BadData(f"{path}: the gzip stream is cut or damaged; copy or download the file again") from None
-    except UnicodeDecodeError:
-        raise BadData(f"{path}: a binary file; expected {expected}") from None
+    name = bare(locus.chromosome)
+    if name not in chromosomes:
+        some = ", ".join(list(chromosomes)[:6]) + (", …" if len(chromosomes) > 6 else "")
+        raise BadData(f"{path}: no chromosome {locus.chromosome!r}; it holds {some}: is it another part, or another assembly?")
+    if locus.end <= locus.start:
+        raise BadData(f"locus {locus.chromosome}:{locus.start}-{locus.end} is empty; start must be below end")
+    return chromosomes[name]
 
 
 def cache_key(path: Path) -> str:
-    """A name that changes when the file does (its place, size and time of change)."""
-    status = path.stat()
-    return hashlib.sha256(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:16]
-
-
-def _head(path: Path, expected: str) -> bytes:
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except FileNotFoundError:
-        raise BadData(f"{path}: no such file; expected {expected}") from None
-    except OSError as error:
-        raise BadData(f"{path}: cannot be read ({error.strerror}); expected {expected}") from None
-    if not head:
-        raise BadData(f"{path}: the file is empty; expected {expected}")
-    return head
+    """A file name for what is derived from ``path``; another one as soon as the file changes."""
+    return digest(file_states([path]))[:16]
 
 
 def _place(name: str, length: int) -> tuple[str, Contig]:
-    """A record's chromosome and stretch; a name that states an interval of another length is taken as a plain name."""
+    """A record's chromosome and contig. An interval in the name counts only if it is as long as the record."""
     if found := _PART.fullmatch(name):
         start, end = int(found["start"]), int(found["end"])
         if end - start == length:
@@ -154,7 +110,7 @@ def _place(name: str, length: int) -> tuple[str, Contig]:
     return bare(name), Contig(name, 0, length)
 
 
-Opened = tuple[dict[str, int], Callable[[str, int, int], str]]  # lengths by record, and the letters of a stretch of one
+Opened = tuple[dict[str, int], Callable[[str, int, int], str]]  # lengths by record; letters of (record, start, end)
 
 
 def _open_two_bit(path: Path) -> Opened:
@@ -165,17 +121,18 @@ def _open_two_bit(path: Path) -> Opened:
         raise BadData(f"{path}: the 2bit file is cut or damaged; download it again") from None
 
 
-def _open_fasta(path: Path, head: bytes) -> Opened:
+def _open_fasta(path: Path, start: bytes) -> Opened:
     pyfaidx = optional("pyfaidx", "a FASTA genome")
     folder = cache_home() / "genomes"
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / f"{cache_key(path)}.fai"
     file = path
-    if head[:2] == b"\x1f\x8b" and head[12:14] != b"BC":  # plain gzip has no random access; bgzip has
-        file = index.with_suffix(".fa")
-        if not file.is_file():
-            _decompress(path, file)
-    elif head[:2] != b"\x1f\x8b" and not head.lstrip().startswith(b">"):
+    if start.startswith(GZIP):
+        if start[12:14] != b"BC":  # bgzip has random access, plain gzip has not
+            file = index.with_suffix(".fa")
+            if not file.is_file():
+                _decompress(path, file)
+    elif not start.lstrip().startswith(b">"):
         raise BadData(f"{path}: neither FASTA (its first line does not begin with '>') nor 2bit")
     try:
         fasta = pyfaidx.Fasta(str(file), indexname=str(index), gzi_indexname=str(index.with_suffix(".gzi")), as_raw=True)
@@ -186,11 +143,5 @@ def _open_fasta(path: Path, head: bytes) -> Opened:
 
 
 def _decompress(path: Path, target: Path) -> None:
-    with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tmp", delete=False) as output:
-        try:
-            with gzip.open(path) as file:
-                shutil.copyfileobj(file, output, 1 << 20)
-        except (EOFError, gzip.BadGzipFile, zlib.error):
-            os.unlink(output.name)
-            raise BadData(f"{path}: the gzip stream is cut or damaged; copy or download the file again") from None
-    os.replace(output.name, target)
+    with atomic(target) as temporary, gzip_faults(path), gzip.open(path) as packed, temporary.open("wb") as unpacked:
+        shutil.copyfileobj(packed, unpacked, 1 << 20)

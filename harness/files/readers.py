@@ -1,26 +1,27 @@
-"""Reads other people's files: FASTA in every usual dialect, tables with a sequence and a label column.
+"""Reads windows from FASTA files in every usual dialect, and from tables with a sequence and a label column.
 
-Letters are normalised once, here. Every fault is one line that names the file, the record or line, and the remedy.
+Letters are normalised once, here. Every error is one line that names the file, the record or line, and the remedy.
 """
 
 from __future__ import annotations
 
-import gzip
-import io
 import re
-import warnings
-import zlib
 from collections import Counter
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from harness.data import Locus, Window, normalise
 from harness.errors import BadData
 
+from .table import Table, is_parquet, is_table, whole
+from .text import fasta_records, text_lines
+
+EXPECTED = "FASTA or a CSV/TSV table (save a spreadsheet as CSV, UTF-8)"
 SEQUENCE_COLUMNS = ("sequence", "seq")
 LABEL_COLUMNS = ("label", "class", "y")
-MOST_CLASSES = 50  # more distinct labels than this are taken for measurements
+MAX_CLASSES = 50  # more distinct labels than this are taken for measurements
 
 _CLASS = re.compile(r"(?:^|[\s;|,])(?:class|label)[:=]\s*([^\s;|,]+)", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
@@ -31,7 +32,7 @@ _LOCUS = (
 
 
 class Record(NamedTuple):
-    """A window as a file gives it. ``label`` is the file's own word, None where it has none."""
+    """A window as the file has it. ``label`` is the file's own word, None in FASTA files without one."""
 
     id: str
     window: Window
@@ -39,17 +40,21 @@ class Record(NamedTuple):
 
 
 def read(path: Path, changes: Counter[str]) -> list[Record]:
-    """The records of a FASTA file or of a CSV/TSV table, plain or gzipped; what normalisation changed goes to ``changes``.
+    """The records of a FASTA file or of a table, plain or gzipped; letters that normalisation changes are counted in ``changes``.
+
+    A table's records are numbered from 1, and read by the rules of :mod:`harness.files.table`.
 
     Raises:
         BadData: the file is missing, empty, binary, cut, or neither FASTA nor a table with the right columns; a record
-            is empty, occurs twice, or has a letter outside IUPAC; a label is missing or a measurement.
+            is empty, occurs twice, or has a letter outside IUPAC; a label is missing.
     """
-    text = _text(path)
-    if text.lstrip().startswith(">"):
-        return _fasta(path, text, changes)
-    if re.search(r"\.(csv|tsv|txt|tab)(\.gz)?$", path.name, re.IGNORECASE):
-        return _table(path, text, changes)
+    if is_parquet(path):
+        return _table(path, changes)
+    first, lines = _opened(path)
+    if first.startswith(">"):
+        return _fasta(path, chain([first], lines), changes)
+    if is_table(path):
+        return _table(path, changes)
     raise BadData(f"{path}: not FASTA (its first line does not begin with '>'); a table's name ends in .csv or .tsv")
 
 
@@ -59,38 +64,20 @@ def is_fasta(path: Path) -> bool:
     Raises:
         BadData: the file is missing, empty, binary or cut.
     """
-    return _text(path).lstrip().startswith(">")
+    return _opened(path)[0].startswith(">")
 
 
-def _text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise BadData(f"{path}: no such file; check the name and the folder") from None
-    except OSError as error:
-        raise BadData(f"{path}: cannot be read ({error.strerror}); give a FASTA file or a CSV/TSV table") from None
-    if content.startswith(b"\x1f\x8b"):
-        try:
-            content = gzip.decompress(content)
-        except (EOFError, gzip.BadGzipFile, zlib.error):
-            raise BadData(f"{path}: the gzip stream is cut or damaged; copy or download the file again") from None
-    if not content.strip():
-        raise BadData(f"{path}: the file is empty; expected FASTA or a CSV/TSV table")
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise BadData(f"{path}: a binary file; expected FASTA or a CSV/TSV table (save a spreadsheet as CSV, UTF-8)")
-    return text
+def _opened(path: Path) -> tuple[str, Iterable[str]]:
+    """The first line that is not blank, and the lines that follow it."""
+    if not path.exists():
+        raise BadData(f"{path}: no such file; check the name and the folder")
+    lines = text_lines(path, EXPECTED)
+    return next(stripped for line in lines if (stripped := line.lstrip())), lines
 
 
-def _fasta(path: Path, text: str, changes: Counter[str]) -> list[Record]:
-    from Bio.SeqIO.FastaIO import SimpleFastaParser
-
+def _fasta(path: Path, lines: Iterable[str], changes: Counter[str]) -> list[Record]:
     records = []
-    for number, (title, letters) in enumerate(SimpleFastaParser(io.StringIO(text.lstrip(), newline=None)), start=1):
-        title = title.strip()
+    for number, (title, letters) in enumerate(fasta_records(lines), start=1):
         name = re.split(r"[\s;]", title, maxsplit=1)[0]
         if not name:
             raise BadData(f"{path}: record {number} has no name; write one after '>'")
@@ -103,46 +90,22 @@ def _fasta(path: Path, text: str, changes: Counter[str]) -> list[Record]:
     return records
 
 
-def _table(path: Path, text: str, changes: Counter[str]) -> list[Record]:
-    import pandas as pd
-
-    body = text.lstrip()
-    first_line = 1 + text[: len(text) - len(body)].count("\n")
-    separator = "\t" if "\t" in body.partition("\n")[0] else ","
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # pandas would drop fields that the header does not name
-            # Blank lines are kept, so that a row's number tells its line.
-            options = {"dtype": str, "keep_default_na": False, "skip_blank_lines": False, "index_col": False}
-            table = pd.read_csv(io.StringIO(body), sep=separator, **options)
-    except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise BadData(f"{path}: not a table ({reason}); quote fields that hold a {separator!r}") from None
-    by_name = {str(column).strip().lower(): column for column in table.columns}
-    columns = [_column(path, by_name, accepted) for accepted in (SEQUENCE_COLUMNS, LABEL_COLUMNS)]
-    numbered = enumerate(table[columns].itertuples(index=False, name=None), start=first_line + 1)
-    rows = [(line, row) for line, row in numbered if any(row)]
-    if not rows:
-        raise BadData(f"{path}: a header and no rows; expected one window a line")
-    return [
-        Record(str(number), _window(f"{path}, line {line}", sequence, changes), _label(f"{path}, line {line}", label))
-        for number, (line, (sequence, label)) in enumerate(rows, start=1)
+def _table(path: Path, changes: Counter[str]) -> list[Record]:
+    table = Table(path, EXPECTED)
+    columns = [table.column(accepted) for accepted in (SEQUENCE_COLUMNS, LABEL_COLUMNS)]
+    records = [
+        Record(str(number), _window(where, sequence, changes), _label(where, label))
+        for number, (where, (sequence, label)) in enumerate(table.rows(columns), start=1)
     ]
-
-
-def _column(path: Path, by_name: dict[str, str], accepted: Iterable[str]) -> str:
-    for name in accepted:
-        if name in by_name:
-            return by_name[name]
-    raise BadData(f"{path}: no column named {' or '.join(accepted)}; found {', '.join(by_name)[:200]}")
+    if not records:
+        raise BadData(f"{path}: a header and no rows; expected one window a line")
+    return records
 
 
 def _label(where: str, label: str) -> str:
-    """A table's label as a word; ``1.0``, which pandas writes for whole numbers beside gaps, is ``1``."""
-    label = label.strip()
     if not label or label.lower() in ("nan", "na"):
         raise BadData(f"{where}: no label ({label!r}); fill it in or delete the line")
-    return re.sub(r"^(-?\d+)\.0+$", r"\1", label)
+    return whole(label)
 
 
 def _window(where: str, letters: str, changes: Counter[str], title: str = "") -> Window:
@@ -157,10 +120,10 @@ def _window(where: str, letters: str, changes: Counter[str], title: str = "") ->
 
 
 def _locus(name: str, length: int) -> Locus | None:
-    """The interval in a record's name: ``chr1:100-200(+)`` (no strand: +) or ``chr1,+,100,200``.
+    """The interval in a record's name: ``chr1:100-200(+)`` (+ if no strand is given) or ``chr1,+,100,200``.
 
-    Read as 0-based and half-open, and kept only if its length is the sequence's: 1-based intervals are one short, and
-    nothing tells which end to move.
+    It is read as 0-based and half-open, and kept only if its length is the sequence's: a 1-based interval is one short,
+    and nothing tells which end to move.
     """
     for pattern in _LOCUS:
         if found := pattern.fullmatch(name):
@@ -170,15 +133,15 @@ def _locus(name: str, length: int) -> Locus | None:
 
 
 def class_names(path: Path, labels: Iterable[str]) -> tuple[str, ...]:
-    """The distinct labels in order: by value if all are whole numbers, else by name.
+    """The distinct labels, sorted by value if all are whole numbers, else by name.
 
     Raises:
-        BadData: labels that look like measurements: numbers with decimals, or more than MOST_CLASSES different ones.
+        BadData: the labels look like measurements: numbers with decimals, or more than MAX_CLASSES different ones.
     """
     names = sorted(set(labels))
     whole = [re.fullmatch(r"[-+]?\d+", name) is not None for name in names]
     decimal = next((name for name, integer in zip(names, whole, strict=True) if not integer and _NUMBER.fullmatch(name)), None)
-    if decimal is not None or len(names) > MOST_CLASSES:
+    if decimal is not None or len(names) > MAX_CLASSES:
         found = f"label {decimal!r}" if decimal is not None else f"{len(names)} different labels"
         raise BadData(f"{path}: {found} looks like a regression target; labels are 0, 1, … or the names of classes")
     return tuple(sorted(names, key=int) if all(whole) else names)

@@ -29,7 +29,7 @@ except ImportError:  # Windows has no flock: there, do not download one file twi
 
 Status = Literal["ok", "no checksum", "missing", "partial", "wrong checksum"]
 USABLE = ("ok", "no checksum")
-Progress = Callable[[int, int | None], None]
+Transferred = Callable[[int, int | None], None]  # told the bytes so far, and in all (None where not known)
 
 ATTEMPTS = 3
 PAUSE = 1.0  # seconds before the second attempt, doubled before the third
@@ -128,7 +128,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch(source: Source, progress: Progress | None = None) -> Path:
+def fetch(source: Source, progress: Transferred | None = None) -> Path:
     """The file, downloaded if it is not here and intact.
 
     A cut download is resumed. A file with another checksum is kept aside as ``<name>.bad`` and never used.
@@ -152,7 +152,7 @@ def fetch(source: Source, progress: Progress | None = None) -> Path:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); set HARNESS_DATA to another folder") from error
 
 
-def _fetch(source: Source, path: Path, progress: Progress | None) -> Path:
+def _fetch(source: Source, path: Path, progress: Transferred | None) -> Path:
     status = verify(source)  # once more: another process may have held the lock and fetched it
     if status in USABLE:
         return path
@@ -171,7 +171,7 @@ def _fetch(source: Source, path: Path, progress: Progress | None) -> Path:
     return path
 
 
-def _download(url: str, part: Path, progress: Progress | None, path: Path) -> None:
+def _download(url: str, part: Path, progress: Transferred | None, path: Path) -> None:
     """``url`` into ``part``, going on where it ends, in up to ATTEMPTS attempts."""
     from http.client import HTTPException
     from ssl import SSLError
@@ -199,7 +199,7 @@ def _download(url: str, part: Path, progress: Progress | None, path: Path) -> No
     ) from None
 
 
-def _stream(url: str, part: Path, progress: Progress | None) -> None:
+def _stream(url: str, part: Path, progress: Transferred | None) -> None:
     from urllib.request import Request, urlopen
 
     have = part.stat().st_size if part.is_file() else 0

@@ -1,0 +1,147 @@
+"""Reads delimited tables, CSV or TSV (plain, gzip or bgzip) and parquet, row by row.
+
+The rules are the same for every kind of table that the project reads: the separator is a tab if the header has one, else a
+comma; fields may be quoted; blank lines, and lines beginning with ``##`` above the header, are skipped; columns are found
+by name, whatever the case. A row must have as many fields as the header.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.errors import BadData
+
+from .text import head, optional, text_lines
+
+# Accepted names of the columns that describe a variant, by priority.
+VARIANT_COLUMNS = (
+    ("chrom", "#chrom", "chromosome", "chr"),
+    ("pos", "position"),
+    ("ref", "reference"),
+    ("alt", "alternate"),
+)
+FIELD_LIMIT = 2**31 - 1  # characters; the csv module's own limit of 131,072 is less than a long window
+
+_TABLE = re.compile(r"\.((csv|tsv|txt|tab)(\.b?gz)?|parquet|pq)$", re.IGNORECASE)
+_PARQUET = re.compile(r"\.(parquet|pq)$", re.IGNORECASE)
+
+Row = tuple[str, Sequence[str]]  # where it is in the file, for messages; its fields
+
+
+class Table:
+    """The ``header`` of a table and, read once and in order, its rows.
+
+    ``expected`` says in messages what the file should have been.
+
+    Raises:
+        BadData: the file is missing, empty, damaged or not a table.
+        UserError: the package that reads parquet is not installed.
+    """
+
+    def __init__(self, path: Path, expected: str) -> None:
+        self.path = path
+        rows = _parquet_rows(path, expected) if is_parquet(path) else _text_rows(path, expected)
+        self.header = [name.strip().strip('"').strip() for name in next(rows)[1]]
+        self._rows = rows
+
+    def column(self, accepted: Sequence[str], remedy: str = "") -> int:
+        """The index of the column with the first of the ``accepted`` names that the header has.
+
+        Raises:
+            BadData: it has none of them; ``remedy`` is the end of the message.
+        """
+        names = [name.lower() for name in self.header]
+        for name in accepted:
+            if name.lower() in names:
+                return names.index(name.lower())
+        raise BadData(f"{self.path}: no column named {' or '.join(accepted)}; found {', '.join(self.header)[:200]}{remedy}")
+
+    def rows(self, columns: Sequence[int]) -> Iterator[Row]:
+        """For each row its place (``FILE, line 7`` or ``FILE, row 6``) and the stripped fields of these columns.
+
+        A missing value of a parquet file is an empty field.
+
+        Raises:
+            BadData: a row has more or fewer fields than the header, or a quote is not closed.
+        """
+        for where, row in self._rows:
+            yield where, [row[column].strip() for column in columns]
+
+
+def is_table(path: Path) -> bool:
+    """Whether the file's name ends like that of a table."""
+    return _TABLE.search(path.name) is not None
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether the file's name ends like that of a parquet file."""
+    return _PARQUET.search(path.name) is not None
+
+
+def whole(text: str) -> str:
+    """A whole number as digits alone: ``1.0``, which pandas writes for whole numbers beside gaps, becomes ``1``."""
+    return re.sub(r"^(-?\d+)\.0+$", r"\1", text)
+
+
+def _text_rows(path: Path, expected: str) -> Iterator[Row]:
+    """The header, then the rows."""
+    lines, skipped = text_lines(path, expected), 0
+    header = next(lines)
+    while not header.strip() or header.startswith("##"):
+        header, skipped = next(lines, None), skipped + 1
+        if header is None:
+            raise BadData(f"{path}: remarks and no header; expected {expected}")
+    separator = "\t" if "\t" in header else ","
+    at_end = False
+
+    def all_lines() -> Iterator[str]:
+        nonlocal at_end
+        yield header
+        yield from lines
+        at_end = True
+
+    csv.field_size_limit(FIELD_LIMIT)
+    reader = csv.reader(all_lines(), delimiter=separator)
+    width, first = 0, skipped
+    for row in reader:
+        first, last = first + 1, reader.line_num + skipped
+        if at_end:  # the reader asks for another line after the last one only inside a quoted field
+            raise BadData(
+                f"{path}: not a table (a quote in line {first} is never closed); quote fields that hold a {separator!r}"
+            )
+        if not width:
+            width = len(row)
+            yield str(path), row
+        elif not "".join(row).strip():
+            pass
+        elif len(row) > width:
+            raise BadData(
+                f"{path}: not a table (line {last} has {len(row)} fields, the header {width}); "
+                f"quote fields that hold a {separator!r}"
+            )
+        elif len(row) < width:
+            raise BadData(f"{path}, line {last}: {len(row)} fields, fewer than the header names; complete or delete the line")
+        else:
+            yield f"{path}, line {last}", row
+        first = last
+
+
+def _parquet_rows(path: Path, expected: str) -> Iterator[Row]:
+    """The column names, then the rows."""
+    optional("pyarrow", "a parquet file")
+    import pyarrow.parquet
+
+    head(path, expected)
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            yield str(path), file.schema_arrow.names
+            for batch in file.iter_batches():
+                for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    number += 1
+                    yield f"{path}, row {number}", ["" if field is None else str(field) for field in row]
+    except (OSError, ValueError) as error:  # pyarrow's errors are among them
+        raise BadData(f"{path}: not a readable parquet file ({str(error).splitlines()[0]}); download it again") from None
