@@ -1,17 +1,16 @@
-"""Scores that others computed, looked up at a window's locus: positions of a bigWig, positions or alleles of a table.
+"""Published scores, looked up at a window's locus: per position in a bigWig, per position or per allele in a table.
 
-A window is asked for at its centre, index ``len // 2``, which is where a variant task puts the variant. Nothing is
-trained: the probe's logistic regression turns the score into a probability.
+The score is that of the window's centre, index ``len // 2``, where a variant task puts the variant. Nothing is trained:
+the probe's logistic regression turns the score into a probability.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 import re
 from abc import ABC
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
 
@@ -20,23 +19,24 @@ import torch
 from torch import Tensor
 
 from harness.adapter import Adapter, Batch, LoadAudit
-from harness.data import Window, reverse_complement
+from harness.data import Window, bare, reverse_complement
 from harness.errors import BadData, DataMissing, UserError
 from harness.files import sources
-from harness.files.genome import bare, optional, text_lines
+from harness.files.table import VARIANT_COLUMNS, Table, whole
+from harness.files.text import optional
 from harness.recipe import Recipe
 
 EXPECTED = "scores: a bigWig, or a CSV, TSV (plain or gzipped) or parquet table with chrom, pos (1-based), ref, alt and a score"
-VARIANT = (("chrom", "#chrom", "chromosome", "chr"), ("pos", "position"), ("ref", "reference"), ("alt", "alternate"))
 ABSENT = ("", ".", "-", "na", "nan", "none", "null", "<na>")
 BIG_WIG = (b"\x26\xfc\x8f\x88", b"\x88\x8f\xfc\x26")  # the format's signature in either byte order
-HEAD = 1 << 20  # bytes of a bigWig that its fingerprint reads
+HASHED_BYTES = 1 << 20  # of a bigWig
 
 
 class Lookup(Protocol):
-    """Scores of a file. ``mean`` is that of all of them, ``column`` where in a table they stand.
+    """The scores of a file.
 
-    ``fingerprint`` is the sha256 of ``hashed``, words that say how much of the file.
+    ``mean`` is the mean of all scores; ``column`` the table's column that holds them, empty for a bigWig; ``fingerprint``
+    the sha256 of what ``hashed`` says in words.
     """
 
     path: Path
@@ -49,21 +49,21 @@ class Lookup(Protocol):
         """The score of a base on the plus strand, at a 1-based position of a chromosome without ``chr``; nan if it has none.
 
         Raises:
-            BadData: the file does not know the place, or is damaged there.
+            BadData: the file does not cover the position, or is damaged there.
         """
         ...
 
 
 class Scores(Adapter, ABC):
-    """One number a window, shape (B, 1), for models whose ``card.reads`` is ``score``.
+    """One number per window, shape (B, 1), for models whose ``card.reads`` is ``score``.
 
-    Options: ``scores``, a bigWig or a table (default: the data folder's bigWig, where there is one); ``column`` of a table
-    (default: the first of ``columns`` that it has); ``missing``. A place that the file does not know stops the run; so does
-    one that it knows without a score, unless ``missing=mean``: then it gets the mean of the file, and the share of such
-    windows in the training split is recorded as unknown tokens.
+    Options: ``scores``, a bigWig or a table (default: the model's bigWig in the data folder); ``column`` of a table
+    (default: the first of ``columns`` that it has); ``missing``. A position that the file does not cover stops the run. A
+    position without a score does so too, unless ``missing=mean``: then it gets the mean of the file, and such windows
+    are counted as unknown tokens.
 
-    A score of positions is the same for both windows of a variant. Where ``of_alleles``, a table's row is the score of
-    its alternate letter, and its reference letter has 0.
+    A score per position is the same for both windows of a variant. With ``of_alleles``, a table's row is the score of its
+    alternate letter, and its reference letter scores 0.
     """
 
     columns: ClassVar[tuple[str, ...]]
@@ -96,13 +96,13 @@ class Scores(Adapter, ABC):
             raise UserError(f"option missing={missing!r}: expected refuse or mean")
         path = Path(scores).expanduser() if scores else cls._published()
         if path is None or not (scores or path.is_file()):
-            return cls(None, math.nan)  # collate says what is missing
+            return cls(None, math.nan)  # collate says which file is missing
         lookup = cls._open(path, column)
         return cls(lookup, lookup.mean if missing == "mean" else math.nan)
 
     @classmethod
     def _published(cls) -> Path | None:
-        """Where the published file is, or will be."""
+        """Where the published bigWig is, or will be."""
         return sources.locate(sources.REFERENCES[cls.card.scores]) if cls.card.scores else None
 
     @classmethod
@@ -113,7 +113,7 @@ class Scores(Adapter, ABC):
         except OSError as error:
             raise BadData(f"{path}: cannot be read ({error.strerror}); expected {EXPECTED}") from None
         if signature not in BIG_WIG:
-            return Table(path, column, cls.columns, cls.of_alleles)
+            return ScoreTable(path, column, cls.columns, cls.of_alleles)
         if cls.of_alleles:
             raise UserError(f"{path}: a bigWig has one score a position; {cls.name} needs a table, with one an allele")
         if column:
@@ -160,10 +160,11 @@ class Scores(Adapter, ABC):
 
 
 class BigWig:
-    """A score a position.
+    """One score per position.
 
-    The hashed mebibyte holds the header, with the number, sum and sum of squares of all values; hashing the 9 GB of a
-    genome would take most of a run. ``mean`` is the header's, exact to the reciprocal of the number of positions.
+    Only the first mebibyte is hashed, since hashing the 9 GB of a genome would take most of a run. It includes the header,
+    with the number, sum and sum of squares of all values. ``mean`` is computed from the header, of which pyBigWig gives the
+    sum as a whole number.
     """
 
     column = ""
@@ -179,7 +180,7 @@ class BigWig:
         header = self._file.header()
         self.mean = header["sumData"] / max(header["nBasesCovered"], 1)
         with path.open("rb") as file:
-            self.fingerprint = hashlib.sha256(str(path.stat().st_size).encode() + file.read(HEAD)).hexdigest()
+            self.fingerprint = hashlib.sha256(str(path.stat().st_size).encode() + file.read(HASHED_BYTES)).hexdigest()
 
     def __reduce__(self) -> tuple[type[BigWig], tuple[Path]]:
         return BigWig, (self.path,)
@@ -194,13 +195,13 @@ class BigWig:
             raise BadData(f"{self.path}: cannot be read at {name}:{position}; the file is damaged, download it again") from None
 
 
-class Table:
-    """The scores of single-nucleotide variants in a table, all held in memory; other variants in it are passed over.
+class ScoreTable:
+    """The scores of single-nucleotide variants in a table, all held in memory; other variants in it are skipped.
 
-    ``column`` names where they stand; if empty, it is the first of ``known`` that the table has.
+    ``column`` names the column that holds them; if empty, it is the first of ``known`` that the table has.
 
     Raises:
-        BadData: no such column, a line that is no variant, a score that is no number, or two scores for one thing.
+        BadData: there is no such column, a row is not a variant, a score is not a number, or two rows contradict each other.
     """
 
     hashed = "the file"
@@ -208,22 +209,19 @@ class Table:
     def __init__(self, path: Path, column: str, known: Sequence[str], of_alleles: bool) -> None:
         self.path, self.fingerprint, self._of_alleles = path, sources.sha256(path), of_alleles
         self._scores: dict[tuple[str, int, str], float] = {}
-        parquet = re.search(r"\.(parquet|pq)$", path.name, re.IGNORECASE)
-        rows = _parquet_rows(path) if parquet else _text_rows(path)
-        header = [name.strip().strip('"') for name in next(rows)[1]]
-        *places, place = _places(path, header, [*VARIANT, (column,) if column else known])
-        self.column = header[place]
+        table = Table(path, EXPECTED)
+        columns = [table.column(accepted) for accepted in VARIANT_COLUMNS]
+        columns.append(table.column((column,) if column else known, "; --option column=NAME says which has the scores"))
+        self.column = table.header[columns[-1]]
         values = []
-        for where, row in rows:
-            if len(row) <= max(*places, place):
-                raise BadData(f"{where}: {len(row)} fields, fewer than the header names; complete or delete the line")
-            chromosome, position, reference, alternate = (row[index].strip() for index in places)
+        for where, (chromosome, position, reference, alternate, score) in table.rows(columns):
             if not re.fullmatch("[ACGTacgt]{2}", reference + alternate):
                 continue
-            if not re.fullmatch(r"[1-9]\d*(\.0+)?", position):
+            position = whole(position)
+            if not re.fullmatch(r"[1-9]\d*", position):
                 raise BadData(f"{where}: position {position!r}; expected a whole number, 1-based")
-            values.append(_number(where, self.column, row[place].strip()))
-            self._add(where, (bare(chromosome), int(float(position)), alternate.upper()), reference.upper(), values[-1])
+            values.append(_number(where, self.column, score))
+            self._add(where, (bare(chromosome), int(position), alternate.upper()), reference.upper(), values[-1])
         if np.isnan(values).all():
             raise BadData(f"{path}: column {self.column} has no score of a single-nucleotide variant; expected {EXPECTED}")
         self.mean = float(np.nanmean(values))
@@ -249,7 +247,7 @@ class Table:
 
 
 def _number(where: str, column: str, text: str) -> float:
-    """A table's score; nan where it has none."""
+    """A table's score; nan if there is none."""
     if text.lower() in ABSENT:
         return math.nan
     try:
@@ -259,43 +257,3 @@ def _number(where: str, column: str, text: str) -> float:
     if not math.isfinite(value):
         raise BadData(f"{where}: {column} {text!r} is no finite number; leave it empty where there is no score")
     return value
-
-
-def _places(path: Path, header: Sequence[str], wanted: Sequence[Sequence[str]]) -> list[int]:
-    names = [name.lower() for name in header]
-    places = [next((names.index(name.lower()) for name in accepted if name.lower() in names), -1) for accepted in wanted]
-    if -1 in places:
-        lacking, found = " or ".join(wanted[places.index(-1)]), ", ".join(header)[:200]
-        remedy = "; --option column=NAME says which has the scores" if -1 not in places[:-1] else ""
-        raise BadData(f"{path}: no column named {lacking}; found {found}{remedy}")
-    return places
-
-
-Row = tuple[str, Sequence[str]]  # where it stands, and its fields
-
-
-def _text_rows(path: Path) -> Iterator[Row]:
-    """The header, and the rows below it; lines of CADD's files that begin with ``##`` are remarks."""
-    lines, number = text_lines(path, EXPECTED), 1
-    header = next(lines)
-    while header.startswith("##"):
-        header, number = next(lines, ""), number + 1
-    separator = "\t" if "\t" in header else ","
-    yield str(path), header.split(separator)
-    rows = csv.reader(lines, delimiter=separator)
-    for row in rows:
-        if row:
-            yield f"{path}, line {rows.line_num + number}", row
-
-
-def _parquet_rows(path: Path) -> Iterator[Row]:
-    import pandas as pd
-
-    optional("pyarrow", "a parquet file")
-    try:
-        table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # pyarrow's errors are among them
-        raise BadData(f"{path}: not a readable parquet file ({str(error).splitlines()[0]}); download it again") from None
-    yield str(path), [str(name) for name in table.columns]
-    for number, row in enumerate(table.itertuples(index=False, name=None), start=1):
-        yield f"{path}, row {number}", [str(field) for field in row]

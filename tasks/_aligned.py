@@ -1,36 +1,46 @@
-"""The columns of an alignment for windows with loci, in memory or, where they are many, in a temporary file."""
+"""Reference data of windows with loci: the files it is read from, and the columns of an alignment."""
 
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.data import Locus
 from harness.errors import BadData
 from harness.files import sources
+from harness.task import Reference
 
 if TYPE_CHECKING:
     import numpy as np
 
     from harness.files.alignments import Alignment
 
-MOST_MISMATCHES = 0.01
-IN_MEMORY = 2 << 30  # bytes of columns above which they wait in a temporary file
+MAX_MISMATCH_SHARE = 0.01
+MAX_BYTES_IN_MEMORY = 2 << 30  # of columns; more are kept in a temporary file
+
+
+def reference_files(reference: Reference) -> list[Path]:
+    """The files and folders that are read for this reference data."""
+    given = [path for path in (reference.genome, reference.alignment) if path is not None]
+    # Path.is_file raises for a list of species that is longer than any file name.
+    return [*given, Path(reference.species)] if os.path.isfile(reference.species) else given
 
 
 def columns(
     alignment: Alignment, loci: Sequence[Locus], letters: Sequence[np.ndarray], target: str, changes: Counter[str]
 ) -> tuple[list[np.ndarray], str]:
-    """For each locus the alignment there, uint8 (rows, length) of ``ACGTN-``, its row 0 replaced by the window's ``letters``.
+    """The alignment at each locus, uint8 (rows, length) of ``ACGTN-``, with the window's ``letters`` in row 0; their sha256.
 
-    Also returns the sha256 of them all. Letters of the alignment's own row 0 that differ from the window's are counted in
-    ``changes["alignment_mismatch"]``; ``target`` says in messages what the letters are of.
+    Letters of the alignment's own row 0 that differ from the window's are counted in ``changes["alignment_mismatch"]``.
+    ``target`` says in messages where the windows' letters come from.
 
     Raises:
-        BadData: more than MOST_MISMATCHES of them differ, or the alignment covers none of the loci.
+        BadData: more than MAX_MISMATCH_SHARE of the letters differ, or the alignment covers none of the loci.
     """
     rows = len(alignment.species)
     room = _room(rows * sum(map(len, letters)))
@@ -49,7 +59,7 @@ def columns(
         first += here.size
     if not compared:
         raise BadData(f"{alignment.path}: covers no position of the {target}; is it of other stretches, or another assembly?")
-    if different > MOST_MISMATCHES * compared:
+    if different > MAX_MISMATCH_SHARE * compared:
         raise BadData(
             f"{alignment.path}: row 0 ({alignment.species[0]}) differs from the {target} at {different / compared:.1%} of "
             "the positions: another assembly, or the target is not the first row"
@@ -59,10 +69,10 @@ def columns(
 
 
 def _room(size: int) -> np.ndarray:
-    """So many bytes (uint8): in memory, or beyond IN_MEMORY in a temporary file."""
+    """An uninitialised array of ``size`` bytes: in memory, or in a temporary file if larger than MAX_BYTES_IN_MEMORY."""
     import numpy as np
 
-    if size <= IN_MEMORY:
+    if size <= MAX_BYTES_IN_MEMORY:
         return np.empty(size, np.uint8)
     sources.cache_home().mkdir(parents=True, exist_ok=True)
     return np.memmap(tempfile.TemporaryFile(dir=sources.cache_home()), np.uint8, "w+", shape=(size,))

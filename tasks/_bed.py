@@ -10,27 +10,26 @@ from typing import TYPE_CHECKING
 
 from harness.data import Locus
 from harness.errors import BadData
+from harness.files.text import text_lines
 
 if TYPE_CHECKING:
     from harness.files.genome import Genome
 
 EXPECTED = "BED: chromosome, start (0-based), end, and optionally name, score and strand"
-MOST_OUTSIDE = 0.01
+MAX_OUTSIDE_SHARE = 0.01  # of the nucleotides of all intervals
 
 
 def is_bed(path: Path) -> bool:
-    """Whether the file's name is that of a BED file, or of ENCODE's peaks, which begin with BED's six columns."""
+    """Whether the file's name is that of a BED file or of ENCODE's peak files, whose first six columns are BED's."""
     return re.search(r"\.(bed|narrowPeak|broadPeak)(\.gz)?$", path.name, re.IGNORECASE) is not None
 
 
 def read(path: Path) -> list[Locus]:
-    """The intervals of a BED file, plain or gzipped; without a strand, or with ``.``, they are on the plus strand.
+    """The intervals of a BED file, plain or gzipped; those without a strand, or with ``.``, are on the plus strand.
 
     Raises:
-        BadData: the file is missing, empty or cut, a line is no interval, or an interval stands there twice.
+        BadData: the file is missing, empty or cut, a line is not an interval, or an interval occurs twice.
     """
-    from harness.files.genome import text_lines
-
     lines: dict[Locus, int] = {}
     for number, line in enumerate(text_lines(path, EXPECTED), start=1):
         if not line.strip() or re.match(r"#|track\b|browser\b", line):
@@ -51,19 +50,19 @@ def read(path: Path) -> list[Locus]:
 
 
 def name(locus: Locus) -> str:
-    """As in the FASTA headers of bedtools: ``chr1:100-200(+)``."""
+    """The interval as bedtools writes it in FASTA headers: ``chr1:100-200(+)``."""
     return f"{locus.chromosome}:{locus.start}-{locus.end}({locus.strand})"
 
 
 def sequences(genome: Genome, loci: Sequence[Locus], changes: Counter[str]) -> list[str]:
-    """The letters of each interval, 5'→3' on its strand; what lies off the genome is N, counted in ``outside_genome``.
+    """The letters of each interval, 5'→3' on its strand; positions outside the genome are N, counted in ``outside_genome``.
 
     Raises:
-        BadData: a chromosome that the genome lacks, or more than MOST_OUTSIDE of all nucleotides off it.
+        BadData: the genome lacks a chromosome, or more than MAX_OUTSIDE_SHARE of all nucleotides are outside it.
     """
     found = [genome.sequence(locus, changes) for locus in loci]
     outside, nucleotides = changes["outside_genome"], sum(map(len, found))
-    if outside > MOST_OUTSIDE * nucleotides:
+    if outside > MAX_OUTSIDE_SHARE * nucleotides:
         raise BadData(
             f"{genome.path}: {outside / nucleotides:.1%} of the intervals' nucleotides lie off it: "
             "another assembly, or only a part of the genome?"

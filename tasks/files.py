@@ -1,4 +1,4 @@
-"""The user's own files as a task: two FASTA or BED files, one FASTA file with classes in its headers, or one table."""
+"""Tasks made of the user's own files: two FASTA or BED files, one FASTA file with classes in its headers, or one table."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ from . import _aligned, _bed
 from ._splits import check_rule, stratified
 
 PAIR = ("negative", "positive")
-FEWEST = 3  # windows of a class: one for each part
+MIN_WINDOWS = 3  # of each class: one for each part
 ACCEPTED = (
-    "two FASTA files (positives first, negatives second), two BED files, one CSV/TSV table with the columns sequence and "
-    "label, or one FASTA file with class:… in its headers"
+    "two FASTA files (positives first, negatives second), two BED files, one CSV, TSV or parquet table with the columns "
+    "sequence and label, or one FASTA file with class:… in its headers"
 )
 SPLIT_RULES = ("stratified",)
 
 
 def tasks() -> tuple[Task, ...]:
-    """None: these tasks exist only for given files, see :func:`from_files`."""
+    """No task: these exist only for given files, see :func:`from_files`."""
     return ()
 
 
 def from_files(paths: Sequence[Path]) -> Task:
-    """The task that the user's files make, read and checked.
+    """The task that the user's files make. The files are read and checked here.
 
-    Classes are ("negative", "positive") for two files; otherwise the file's own labels, in numerical order if they
-    are whole numbers and in alphabetical order if they are names. Split 60/20/20 by class, seed 42. Besides changed
-    letters, ``Splits.changes`` counts ``duplicates`` (windows whose sequence occurred before) and ``in_both_classes``
-    (sequences with more than one label); neither is removed.
+    The classes are ("negative", "positive") for two files; otherwise the file's own labels, in numerical order if they
+    are whole numbers, else in alphabetical order. The split is 60/20/20 by class, seed 42. Besides changed letters,
+    ``Splits.changes`` counts ``duplicates`` (windows whose sequence occurred before) and ``in_both_classes`` (sequences
+    with more than one label); neither is removed.
 
-    ``bind`` gives windows the columns of an alignment, where every FASTA header holds a locus (``chr1:100-200(-)``,
-    0-based and half-open), and the intervals of BED files the letters of a genome, which they need.
+    ``bind`` gives windows the columns of an alignment, if every FASTA header holds a locus (``chr1:100-200(-)``, 0-based
+    and half-open). The intervals of BED files need a genome, which ``bind`` gives too.
 
     Raises:
-        BadData: a file that cannot be used (see :func:`harness.files.readers.read`), labels that are no classes, one class
-            only, or a class with fewer than 3 windows.
-        UserError: another number or mixture of files.
+        BadData: a file cannot be used (see :func:`harness.files.readers.read`), its labels are measurements, there is only
+            one class, or a class has fewer than MIN_WINDOWS windows.
+        UserError: another number or mixture of files, or a package that reads them is not installed.
     """
     paths = [Path(path) for path in paths]
     if any(map(_bed.is_bed, paths)):
@@ -65,7 +65,7 @@ def from_files(paths: Sequence[Path]) -> Task:
 
 
 def task_name(paths: Sequence[Path]) -> str:
-    """``pos+neg`` for two files; a single file keeps its ending (``QKI.csv``), so that no set of the project's has its name."""
+    """``pos+neg`` for two files. A single file keeps its ending (``QKI.csv``), which no task of the project has in its name."""
     names = [path.name.removesuffix(".gz") for path in paths]
     if len(names) > 1:
         names = [Path(name).stem for name in names]
@@ -75,7 +75,7 @@ def task_name(paths: Sequence[Path]) -> str:
 def _windows_task(
     paths: Sequence[Path], classes: Sequence[str], examples: Sequence[Example], changes: Mapping[str, int], reference: Reference
 ) -> Task:
-    """The task of windows that come with their letters."""
+    """The task of windows whose letters the files hold."""
     _check_reference(paths, reference)
     if reference.genome is not None:
         raise UserError(f"{_joined(paths)}: the windows have letters of their own; leave --genome out")
@@ -86,14 +86,15 @@ def _windows_task(
             "as chr1:100-200(+), 0-based, half-open and as long as the window"
         )
     load = partial(_load, paths, examples, changes, reference)
-    return _task(paths, tuple(classes), len(examples), load, partial(_windows_task, paths, classes, examples, changes))
+    bind = partial(_windows_task, paths, classes, examples, changes)
+    return _task(paths, tuple(classes), len(examples), load, bind, reference)
 
 
 def _intervals_task(paths: Sequence[Path], intervals: Sequence[tuple[Locus, str]], reference: Reference) -> Task:
-    """The task of loci with their classes."""
+    """The task of labelled intervals, whose letters are read from a genome."""
     _check_reference(paths, reference)
     load = partial(_load_intervals, paths, intervals, reference)
-    return _task(paths, PAIR, len(intervals), load, partial(_intervals_task, paths, intervals))
+    return _task(paths, PAIR, len(intervals), load, partial(_intervals_task, paths, intervals), reference)
 
 
 def _task(
@@ -102,6 +103,7 @@ def _task(
     count: int,
     load: Callable[[str], Splits],
     bind: Callable[[Reference], Task],
+    reference: Reference,
 ) -> Task:
     return Task(
         name=task_name(paths),
@@ -112,7 +114,12 @@ def _task(
         split_rules=SPLIT_RULES,
         licence="yours",
         bind=bind,
+        inputs=partial(_inputs, paths, reference),
     )
+
+
+def _inputs(paths: Sequence[Path], reference: Reference) -> list[Path]:
+    return [*paths, *_aligned.reference_files(reference)]
 
 
 def _joined(paths: Sequence[Path]) -> str:
@@ -155,8 +162,8 @@ def _check_classes(names: str, classes: Sequence[str], labels: Sequence[str]) ->
         raise BadData(f"{names}: every window has the label {classes[0]!r}; at least two classes are needed")
     counts = Counter(labels)
     for label in classes:
-        if counts[label] < FEWEST:
-            raise BadData(f"{names}: class {label!r} has {counts[label]} windows; it needs {FEWEST}, one for each split")
+        if counts[label] < MIN_WINDOWS:
+            raise BadData(f"{names}: class {label!r} has {counts[label]} windows; it needs {MIN_WINDOWS}, one for each split")
 
 
 def _count_repeats(examples: Sequence[Example], changes: Counter[str]) -> None:
@@ -199,7 +206,7 @@ def _load_intervals(paths: Sequence[Path], intervals: Sequence[tuple[Locus, str]
 
 
 def _align(examples: Sequence[Example], reference: Reference, changes: Counter[str]) -> tuple[list[Example], dict[str, str]]:
-    """The examples with their columns, and the sha256 of these by what they are."""
+    """The examples with their columns, and an entry of ``Splits.files`` for these."""
     import numpy as np
 
     from harness.files.alignments import open_alignment

@@ -1,7 +1,7 @@
-"""RNA-binding protein sites: is a 101-nt window bound by the protein in vivo (ENCODE eCLIP) or not? Eight proteins.
+"""Binding sites of eight RNA-binding proteins: is a 101-nt window bound by the protein in vivo (ENCODE eCLIP)?
 
-Each set is three public CSV files (``sequence,label``; half of the windows bound) at a pinned commit. Where they have not
-been downloaded, a simulated stand-in of the same shape takes their place, shown as ``QKI (sample)``.
+Each task is three public CSV files (``sequence,label``; half of the windows are bound) at a pinned commit. Until they are
+downloaded, a simulated sample of the same shape is used in their place, and shown as ``QKI (sample)``.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ SETS = {
     ),
 }
 
-# The shares of windows with 0, 1, 2 and 3 copies, and each fidelity, put the best possible accuracy near 0.96.
+# Shares of windows with 0, 1, 2 and 3 copies. With these and the fidelities below, the best possible accuracy is near 0.96.
 COPIES = (0.02, 0.28, 0.4, 0.3)
 STAND_IN = "no sequence motif of this protein is established: an arbitrary one stands in"
 MOTIFS = {
@@ -144,7 +144,11 @@ def _inputs(protein: str) -> list[Path]:
 
 
 def _load(protein: str, rule: str) -> Splits:
-    """``thesis``: the three files merged, bound windows first, and split by :func:`stratified`; ``published``: as they are."""
+    """The examples under a split rule.
+
+    ``published`` takes the three files as they are. ``thesis`` merges them, bound windows first, and splits them by
+    :func:`stratified`.
+    """
     check_rule(rule, SPLIT_RULES)
     changes: Counter[str] = Counter()
     parts = []

@@ -109,7 +109,7 @@ def test_the_windows_own_letters_stand_in_row_0(tmp_path, fastas, alignment):
 def test_columns_beyond_memory_wait_in_a_file(fastas, alignment, monkeypatch):
     task = from_files(fastas).bind(Reference(alignment=alignment))
     expected = task.load("stratified")
-    monkeypatch.setattr(_aligned, "IN_MEMORY", 10)
+    monkeypatch.setattr(_aligned, "MAX_BYTES_IN_MEMORY", 10)
     found = task.load("stratified")
     assert isinstance(found.test[0].windows[0].alignment, np.memmap)
     assert found.files == expected.files

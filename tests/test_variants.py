@@ -16,9 +16,10 @@ import pytest
 from harness.errors import BadData, DataMissing, UserError
 from harness.files.alignments import build_store
 from harness.task import Reference, Splits
-from harness.tasks import _evolve, _variant_files
+from harness.tasks import _evolve
 from harness.tasks._evolve import CONSERVED, FREE, FREQUENCIES, Evolution
-from harness.tasks.variants import BLOCK, block, from_variants, tasks
+from harness.tasks._variant_splits import BLOCK, block
+from harness.tasks.variants import from_variants, tasks
 
 pytest.importorskip("pyfaidx", reason="needs the extra `variants`")
 
@@ -380,7 +381,7 @@ def test_clinvar_and_omim(contigs, genome, tmp_path, monkeypatch):
     longer = clinvar.bind(Reference(context=512))
     assert (longer.label, longer.sample.label) == ("clinvar@512", "clinvar@512 (sample)")
     # As if downloaded; read as a table, so that this needs no pyarrow.
-    monkeypatch.setattr(_variant_files, "_parquet", _variant_files._table)
+    monkeypatch.setattr("harness.files.table.is_parquet", lambda path: False)
     home = tmp_path / "data" / "variants"
     home.mkdir(parents=True)
     tsv(home / "clinvar.parquet", rows(contigs))

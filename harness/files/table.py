@@ -26,6 +26,7 @@ VARIANT_COLUMNS = (
 FIELD_LIMIT = 2**31 - 1  # characters; the csv module's own limit of 131,072 is less than a long window
 
 _TABLE = re.compile(r"\.((csv|tsv|txt|tab)(\.b?gz)?|parquet|pq)$", re.IGNORECASE)
+_WHOLE = re.compile(r"^(-?\d+)\.0+$")
 _PARQUET = re.compile(r"\.(parquet|pq)$", re.IGNORECASE)
 
 Row = tuple[str, Sequence[str]]  # where it is in the file, for messages; its fields
@@ -83,7 +84,7 @@ def is_parquet(path: Path) -> bool:
 
 def whole(text: str) -> str:
     """A whole number as digits alone: ``1.0``, which pandas writes for whole numbers beside gaps, becomes ``1``."""
-    return re.sub(r"^(-?\d+)\.0+$", r"\1", text)
+    return _WHOLE.sub(r"\1", text)
 
 
 def _text_rows(path: Path, expected: str) -> Iterator[Row]:
