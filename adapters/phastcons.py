@@ -1,4 +1,4 @@
-"""phastCons (Siepel et al. 2005, Genome Res 15:1034): how probably does a position lie in a conserved element?"""
+"""phastCons (Siepel et al. 2005, Genome Res 15:1034): the probability that a position is in a conserved element."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class PhastCons(Scores):
 
     name: ClassVar[str] = "phastcons"
     card = ModelCard(
-        summary="how probably a position lies in an element conserved among 100 vertebrates (phastCons100way)",
+        summary="probability that a position is in an element conserved among 100 vertebrates (phastCons100way)",
         paper="Siepel et al. 2005, Genome Res 15:1034",
         licence="scores: free for any use (UCSC); implementation: Apache-2.0",
         alphabet="any",

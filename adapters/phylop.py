@@ -1,4 +1,4 @@
-"""phyloP (Pollard et al. 2010, Genome Res 20:110): is a position more, or less, conserved than neutral evolution has it?"""
+"""phyloP (Pollard et al. 2010, Genome Res 20:110): is a position more or less conserved than under neutral evolution?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class PhyloP(Scores):
 
     name: ClassVar[str] = "phylop"
     card = ModelCard(
-        summary="a position's conservation among 100 vertebrates (phyloP100way), or any score of positions",
+        summary="conservation of a position among 100 vertebrates (phyloP100way), or any score per position",
         paper="Pollard et al. 2010, Genome Res 20:110",
         licence="scores: free for any use (UCSC); implementation: Apache-2.0",
         alphabet="any",

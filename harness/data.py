@@ -1,7 +1,6 @@
-"""The values that tasks make and adapters read: Locus, Window, Example; letters and their normalisation.
+"""The values that pass from tasks to adapters (Locus, Window, Example), and the normalisation of letters.
 
-Sequences are 5'→3', upper-case DNA letters ``ACGTN`` everywhere in the engine; adapters of RNA models convert inside.
-Nothing here imports torch.
+Sequences are 5'→3' and in upper-case DNA letters ``ACGTN`` everywhere; adapters of RNA models convert them.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 from harness.errors import BadData
 
 if TYPE_CHECKING:
-    import numpy as np  # imported on use below, so that listing tasks stays quick
+    import numpy as np  # otherwise imported on use, so that listing tasks is quick
 
 ALPHABET = "ACGTN"
 AMBIGUITY_LETTERS = "RYSWKMBDHVN"
@@ -46,7 +45,8 @@ class Window:
     ``alignment`` is a uint8 array (rows, length) of ASCII letters ``ACGTN-`` whose row 0 is ``sequence`` itself.
 
     Raises:
-        BadData: for letters other than ``ACGTN`` (see :func:`normalise`) or an alignment of another shape or row 0.
+        BadData: the sequence is empty or has letters other than ``ACGTN`` (see :func:`normalise`), or the alignment has
+            another dtype, shape or row 0.
     """
 
     sequence: str
@@ -71,7 +71,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """What is classified: one window, or two (reference, alternate) for a variant. ``label`` indexes the task's classes."""
+    """One window, or two (reference, alternate) for a variant; ``label`` is an index into the task's classes."""
 
     id: str
     windows: tuple[Window, ...]
@@ -79,9 +79,10 @@ class Example:
 
 
 def normalise(sequence: str, changes: Counter[str]) -> str:
-    """Upper-case DNA letters of a sequence in any usual spelling; what was changed is added to ``changes``.
+    """A sequence in any usual spelling, as upper-case ``ACGTN``; the letters changed are counted in ``changes``.
 
-    U becomes T, lower case becomes upper case, IUPAC ambiguity letters become N.
+    U becomes T (``u_to_t``), lower case becomes upper case (``lower_case``), IUPAC ambiguity letters become N
+    (``ambiguity_to_n``).
 
     Raises:
         BadData: a letter that is not an IUPAC nucleotide code.
@@ -100,12 +101,12 @@ def normalise(sequence: str, changes: Counter[str]) -> str:
 
 
 def reverse_complement(sequence: str) -> str:
-    """The other strand of an upper-case ``ACGTN`` sequence, 5'→3'."""
+    """The opposite strand of an upper-case ``ACGTN`` sequence, 5'→3'."""
     return sequence.translate(_COMPLEMENT)[::-1]
 
 
 def letter_table(codes: dict[str, int], default: int) -> np.ndarray:
-    """A (256,) int64 look-up from ASCII letter to ``codes``: ``table[np.frombuffer(sequence.encode(), np.uint8)]``."""
+    """An int64 array (256,) that maps ASCII letters to ``codes``: ``table[np.frombuffer(sequence.encode(), np.uint8)]``."""
     import numpy as np
 
     table = np.full(256, default, np.int64)
@@ -115,7 +116,7 @@ def letter_table(codes: dict[str, int], default: int) -> np.ndarray:
 
 
 def letters(windows: Sequence[Window], fill: str = "N") -> np.ndarray:
-    """The windows' letters as one uint8 array (windows, longest length) of ASCII codes, right-padded with ``fill``."""
+    """The windows' letters as ASCII codes, uint8 (windows, longest length), right-padded with ``fill``."""
     import numpy as np
 
     longest = max(len(window) for window in windows)

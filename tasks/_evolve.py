@@ -1,17 +1,18 @@
-"""Draws the embedded samples of variants: simulated alignments whose best possible accuracy is known.
+"""Simulates the samples of variants: alignments for which the best possible accuracy is known.
 
-A window is a chain of conserved and free stretches (two hidden states, geometric lengths, equally frequent). At each
-site a letter evolves from the root of a random tree of ROWS species to its leaves under the F84 model (substitutions with
-more transitions than transversions, like HKY); conserved sites are slower and richer in G and C. Clades are missing over
-random stretches. Row 0 is one of the leaves. The variant sits at the centre, its alternate letter any of the other three;
-it is pathogenic if its site is conserved, except for a known share of labels that are swapped.
+A window is a chain of conserved and free stretches (two hidden states, geometric lengths, equally frequent). At each site a
+letter evolves from the root of a random tree of ROWS species to its leaves under the F84 model, which has more transitions
+than transversions, like HKY. Conserved sites evolve more slowly and are richer in G and C. Clades are missing over random
+stretches. Row 0 is one of the leaves. The variant is at the centre, and its alternate letter is any of the other three. It is
+pathogenic if its site is conserved, except for a known share of swapped labels.
 
-The posterior of a window's label is that of a phylogenetic hidden Markov model: Felsenstein's recursion gives the
-likelihood of a column in either state, the forward-backward recursion the state at the centre. Gaps are missing data and
-say nothing about the state. Hence the accuracy of the Bayes rule.
+The posterior of a window's label is that of a phylogenetic hidden Markov model (Felsenstein & Churchill 1996, Mol Biol Evol
+13:93). Felsenstein's pruning recursion gives the likelihood of a column in either state, the forward-backward recursion the
+probability of the state at the centre. Gaps are missing data, independent of the state. The posteriors give the expected
+accuracy of the Bayes rule.
 
-F84: on a branch of length t, general events (rate a) replace the letter by a draw from the letters' frequencies, and
-events within purines or within pyrimidines (rate b) by a draw from those two letters::
+F84: on a branch of length t, general events (rate a) replace the letter by a draw from the letters' frequencies, and events
+within purines or within pyrimidines (rate b) by a draw from those two letters::
 
     P(t)  =  exp(-(a+b) t) I  +  exp(-a t) (1 - exp(-b t)) G  +  (1 - exp(-a t)) F
 """
@@ -23,25 +24,25 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
-from ._simulate import LETTERS, _Uniform
+from ._simulate import LETTERS, Uniform
 
 if TYPE_CHECKING:
     import numpy as np
 
 ROWS = 90
-DEPTH = 0.6  # substitutions a free site sees from the root to a leaf
+DEPTH = 0.6  # expected substitutions of a free site from the root to a leaf
 WITHIN = 3.0  # rate of events within purines or pyrimidines, relative to general events
-MISSING = 0.05  # chance that a clade is missing somewhere in a window, for every node of the tree
+MISSING = 0.05  # for every node of the tree, the chance that its clade is missing somewhere in a window
 FREE, CONSERVED = 0, 1
 FREQUENCIES = ((0.3, 0.2, 0.2, 0.3), (0.23, 0.27, 0.27, 0.23))  # of A C G T, by state
 
 
 @dataclass(frozen=True)
 class Evolution:
-    """What sets a sample apart.
+    """The parameters of a sample.
 
-    ``rate`` is the speed of conserved sites, where free ones have 1; ``stretch`` the mean length of a stretch in
-    nucleotides; ``swapped`` the share of labels that say the opposite. ``seed`` fixes the tree and the draw.
+    ``rate`` is the rate of evolution at conserved sites, relative to free ones; ``stretch`` the mean length of a stretch in
+    nucleotides; ``swapped`` the share of labels that are swapped. ``seed`` fixes the tree and the draw.
     """
 
     rate: float
@@ -57,7 +58,11 @@ class Evolution:
 
 
 class Drawn(NamedTuple):
-    """``count`` windows: ``alignments`` (count, ROWS, context) ASCII letters ``ACGT-``; ``alternates`` (count,) ASCII; labels."""
+    """Simulated variants.
+
+    ``alignments`` is uint8 (count, ROWS, context), ASCII ``ACGT-``; ``alternates`` uint8 (count,), ASCII; ``labels`` int
+    (count,), 1 = pathogenic.
+    """
 
     alignments: np.ndarray
     alternates: np.ndarray
@@ -65,7 +70,10 @@ class Drawn(NamedTuple):
 
 
 class Tree(NamedTuple):
-    """Node 0 is the root; ``parents`` and branch ``lengths`` by node, a parent before its children; the ``leaves`` by row."""
+    """A rooted tree: the ``parents`` and branch ``lengths`` of the nodes, parents before children, and the ``leaves`` by row.
+
+    Node 0 is the root, whose parent is -1.
+    """
 
     parents: tuple[int, ...]
     lengths: tuple[float, ...]
@@ -74,10 +82,10 @@ class Tree(NamedTuple):
 
 @cache
 def tree(seed: int) -> Tree:
-    """A pure-birth tree of ROWS leaves, DEPTH high; rows in the order of their kinship to row 0."""
+    """A pure-birth tree of ROWS leaves and height DEPTH. Rows are in the order of their kinship to row 0."""
     import numpy as np
 
-    uniform = _Uniform(seed)
+    uniform = Uniform(seed)
     parents, born = [-1], [0.0]
     alive, now = [0], 0.0
     while len(alive) < ROWS:
@@ -94,17 +102,17 @@ def tree(seed: int) -> Tree:
 
 
 def _shared(parents: list[int], a: int, b: int) -> int:
-    """The youngest common ancestor; nodes are numbered by age."""
+    """The last common ancestor of two nodes, which are numbered by age."""
     while a != b:
         a, b = (parents[a], b) if a > b else (a, parents[b])
     return a
 
 
 def draw(evolution: Evolution, count: int, context: int) -> Drawn:
-    """``count`` variants in windows of ``context`` nucleotides, the variant at ``context // 2``."""
+    """Simulate ``count`` variants in windows of ``context`` nucleotides, the variant at index ``context // 2``."""
     import numpy as np
 
-    uniform = _Uniform(evolution.seed)
+    uniform = Uniform(evolution.seed)
     states = _states(evolution, uniform(count, context))  # (count, context)
     centre = context // 2
     labels = states[:, centre] ^ (uniform(count) < evolution.swapped)
@@ -126,8 +134,8 @@ def _states(evolution: Evolution, noise: np.ndarray) -> np.ndarray:
     return np.cumsum(turns, axis=1) % 2
 
 
-def _evolve(evolution: Evolution, states: np.ndarray, uniform: _Uniform) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Letters 0..3 and gaps of every row in turn, each (count, context), from the root to the leaves."""
+def _evolve(evolution: Evolution, states: np.ndarray, uniform: Uniform) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Row number, letters 0..3 and gaps of every row, each (count, context), evolved from the root to the leaves."""
     import numpy as np
 
     phylogeny = tree(evolution.seed)
@@ -156,8 +164,8 @@ def _ancestors(phylogeny: Tree, node: int) -> set[int]:
     return found
 
 
-def _along(evolution: Evolution, states: np.ndarray, letters: np.ndarray, length: float, uniform: _Uniform) -> np.ndarray:
-    """The letters at the end of a branch."""
+def _along(evolution: Evolution, states: np.ndarray, letters: np.ndarray, length: float, uniform: Uniform) -> np.ndarray:
+    """The letters at the end of a branch of this ``length``."""
     import numpy as np
 
     kept, general = np.array([_events(evolution, state, length) for state in (FREE, CONSERVED)]).T  # by state
@@ -166,7 +174,7 @@ def _along(evolution: Evolution, states: np.ndarray, letters: np.ndarray, length
     changed = np.nonzero(noise >= kept[states])
     state, old = states[changed], letters[changed]
     frequencies = np.array(FREQUENCIES)
-    partner = old % 2  # A or C, the first of its kind; the second, G or T, is two letters on
+    partner = old % 2  # the purine A or the pyrimidine C; its partner, G or T, is two letters on
     first = frequencies[state, partner] / (frequencies[state, partner] + frequencies[state, partner + 2])
     pick = uniform(len(old))
     anything = (pick[:, None] >= np.cumsum(frequencies, axis=1)[state, :3]).sum(axis=1)
@@ -175,7 +183,7 @@ def _along(evolution: Evolution, states: np.ndarray, letters: np.ndarray, length
 
 
 def _events(evolution: Evolution, state: int, length: float) -> tuple[float, float]:
-    """The chances of no event at all, and of a general event, on a branch."""
+    """The probabilities of no event, and of a general event, on a branch."""
     import math
 
     a = (evolution.rate if state == CONSERVED else 1.0) * length * _unit(state)
@@ -183,15 +191,15 @@ def _events(evolution: Evolution, state: int, length: float) -> tuple[float, flo
 
 
 def _unit(state: int) -> float:
-    """The rate of general events at which a site is substituted once in a unit of time."""
+    """The rate of general events at which one substitution per unit of time is expected."""
     p = FREQUENCIES[state]
     general = 1 - sum(x * x for x in p)
     within = sum(2 * p[i] * p[i + 2] / (p[i] + p[i + 2]) for i in (0, 1))
     return 1 / (general + WITHIN * within)
 
 
-def _missing(shape: tuple[int, ...], uniform: _Uniform) -> np.ndarray:
-    """Where a clade has no sequence: in a share MISSING of the windows, over one random stretch; (count, context) bool."""
+def _missing(shape: tuple[int, ...], uniform: Uniform) -> np.ndarray:
+    """Where a clade has no sequence: over one random stretch in a share MISSING of the windows; bool (count, context)."""
     import numpy as np
 
     count, context = shape
@@ -216,7 +224,7 @@ def _column_likelihoods(evolution: Evolution, alignments: np.ndarray) -> np.ndar
     leaf = np.ones((256, 4))  # a gap may be any letter
     for code, letter in enumerate(LETTERS):
         leaf[ord(letter)] = np.eye(4)[code]
-    below: dict[int, np.ndarray] = {}  # P(leaves below | letter at the node), (state, count · context, 4), or one state for both
+    below: dict[int, np.ndarray] = {}  # P(leaves below | letter at the node), (states, count · context, 4); of a leaf (1, …)
     for row, node in enumerate(phylogeny.leaves):
         below[node] = leaf[alignments[:, row]].reshape(1, count * context, 4)
     for node in reversed(range(1, len(phylogeny.parents))):
@@ -227,7 +235,7 @@ def _column_likelihoods(evolution: Evolution, alignments: np.ndarray) -> np.ndar
 
 
 def _transitions(evolution: Evolution, state: int, length: float) -> np.ndarray:
-    """P(t) of the module's text, (4, 4): from letter, to letter."""
+    """P(t) of the module's docstring, (4, 4): from letter, to letter."""
     import numpy as np
 
     kept, general = _events(evolution, state, length)

@@ -1,17 +1,18 @@
-"""Draws the embedded samples: windows whose best possible accuracy is known.
+"""Simulates the samples of binding sites: windows for which the best possible accuracy is known.
 
-A window is drawn from left to right. Background letters follow a first-order Markov chain, also after a motif; ``c``
-copies of a motif are placed uniformly among all non-overlapping placements and their letters come from a position
-weight matrix (PWM). Bound windows carry the protein's motif, unbound windows a decoy: the same columns in another
-order with the last column kept, so that every letter is equally frequent in both classes and composition tells nothing.
-A small share of windows carries no copy at all, and is a coin toss.
+A window is drawn from left to right. Background letters follow a first-order Markov chain, also after a motif. The ``c``
+copies of a motif are placed uniformly among all non-overlapping placements, and their letters come from a position weight
+matrix (PWM). Bound windows carry the protein's motif, unbound windows a decoy: the same columns in another order, with the
+last column kept, so that every letter is equally frequent in both classes and composition carries no information. A small
+share of windows has no copy at all, and their labels are random.
 
-The likelihood of a window given ``c`` copies, over its likelihood as pure background, is a mean over placements::
+The likelihood of a window given ``c`` copies, divided by its likelihood as pure background, is a mean over placements::
 
     P(x | c) / P(x | 0)  =  1 / #placements · Σ_placements Π_copies r_i,     r_i = Π_j PWM_j(x_{i+j}) / T(x_{i+j} | x_{i+j-1})
 
-and the sum is a recursion over positions: with F_c[e] the sum over placements of c copies within the first e letters,
-F_c[e] = F_c[e-1] + F_{c-1}[e-w] · r_{e-w}. Hence the posterior of every window, and the accuracy of the Bayes rule.
+The sum is computed by a recursion over positions: with F_c[e] the sum over placements of c copies of width w within the
+first e letters, F_c[e] = F_c[e-1] + F_{c-1}[e-w] · r_{e-w}. This gives the posterior of every window, and with it the
+expected accuracy of the Bayes rule.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ TRANSITIONS = (
     (0.271, 0.210, 0.261, 0.258),
     (0.206, 0.194, 0.255, 0.345),
 )
-# The letters' own frequencies there, which the first letter of a window follows.
+# The frequencies of the letters there, from which the first letter of a window is drawn.
 FREQUENCIES = (0.274, 0.204, 0.216, 0.306)
 
 _IUPAC = {"A": "A", "C": "C", "G": "G", "U": "T", "Y": "CT", "N": "ACGT"}
@@ -52,8 +53,8 @@ _IUPAC = {"A": "A", "C": "C", "G": "G", "U": "T", "Y": "CT", "N": "ACGT"}
 class Motif:
     """What is planted: ``consensus`` in bound windows, ``decoy`` in unbound ones, both in IUPAC RNA letters.
 
-    ``fidelity`` is the probability that a motif letter agrees with the consensus; ``copies[c]`` that of ``c`` copies in
-    a window (bound or not). ``source`` names the publication of the consensus. ``seed`` fixes the draw.
+    ``fidelity`` is the probability that a letter of a copy agrees with the consensus; ``copies[c]`` the probability that a
+    window, bound or not, has ``c`` copies. ``source`` cites the publication of the consensus. ``seed`` fixes the draw.
     """
 
     consensus: str
@@ -72,7 +73,7 @@ class Motif:
 
 
 def load(name: str, motif: Motif, rule: str) -> Splits:
-    """The sample that ``motif`` describes; ``rule`` is ``drawn``, its only split."""
+    """The sample that ``motif`` describes; ``name`` is its task's label, and ``rule`` must be ``drawn``, its only split."""
     check_rule(rule, (RULE,))
     letters, labels = draw(motif, sum(SIZES.values()))
     sequences = _sequences(letters)
@@ -97,7 +98,7 @@ def draw(motif: Motif, count: int) -> tuple[np.ndarray, np.ndarray]:
     """``count`` windows as letter indices (count, LENGTH) and their labels (count,), 1 = bound, in equal numbers."""
     import numpy as np
 
-    uniform = _Uniform(motif.seed)
+    uniform = Uniform(motif.seed)
     labels = np.argsort(uniform(count), kind="stable") % 2
     copies = np.searchsorted(np.cumsum(motif.copies)[:-1], uniform(count), side="right")
     column = _place(copies, len(motif.consensus), uniform(count, LENGTH))
@@ -128,10 +129,10 @@ def _likelihood_ratio(motif: Motif, pwm: np.ndarray, letters: np.ndarray) -> np.
     background[:, 0] = np.array(FREQUENCIES)[letters[:, 0]]
     background[:, 1:] = np.array(TRANSITIONS)[letters[:, :-1], letters[:, 1:]]
     starts = length - width + 1
-    ratio = np.ones((count, starts))  # r_i of the module's text
+    ratio = np.ones((count, starts))  # r_i of the module's docstring
     for j in range(width):
         ratio *= pwm[j, letters[:, j : j + starts]] / background[:, j : j + starts]
-    within = np.ones((count, length + 1))  # F_c[e], here of c = 0
+    within = np.ones((count, length + 1))  # F_c[e], here for c = 0
     total = np.full(count, motif.copies[0])
     for c, share in enumerate(motif.copies[1:], start=1):
         longer = np.zeros_like(within)
@@ -142,10 +143,10 @@ def _likelihood_ratio(motif: Motif, pwm: np.ndarray, letters: np.ndarray) -> np.
 
 
 def _place(copies: np.ndarray, width: int, noise: np.ndarray) -> np.ndarray:
-    """Which motif column each position holds, -1 for background; (count, LENGTH).
+    """The motif column at each position, -1 for background; (count, LENGTH).
 
-    Shrinking every copy to one letter maps the non-overlapping placements of ``c`` copies onto the subsets of
-    ``LENGTH - c (width - 1)`` positions: the smallest ``noise`` picks one of them, each with the same chance.
+    Shrinking every copy to one letter maps the non-overlapping placements of ``c`` copies onto the subsets of ``c`` out of
+    ``LENGTH - c (width - 1)`` positions. The positions with the smallest ``noise`` are such a subset, uniformly drawn.
     """
     import numpy as np
 
@@ -161,7 +162,7 @@ def _place(copies: np.ndarray, width: int, noise: np.ndarray) -> np.ndarray:
 
 
 def _pwm(consensus: str, fidelity: float) -> np.ndarray:
-    """Letter probabilities (width, 4): ``fidelity`` shared by the consensus letters, the rest by the others; N is flat."""
+    """Letter probabilities (width, 4): ``fidelity`` is shared by the consensus letters, the rest by the others; N is uniform."""
     import numpy as np
 
     allowed = np.array([[letter in _IUPAC[code] for letter in LETTERS] for code in consensus])
@@ -177,8 +178,8 @@ def _sequences(letters: np.ndarray) -> list[str]:
     return [text[start : start + LENGTH] for start in range(0, len(text), LENGTH)]
 
 
-class _Uniform:
-    """Numbers in [0, 1) from the raw bits of PCG64, which NumPy keeps the same on every platform and in every version."""
+class Uniform:
+    """Numbers in [0, 1) from the raw bits of PCG64, which NumPy guarantees to be the same on every platform and version."""
 
     def __init__(self, seed: int) -> None:
         import numpy as np

@@ -476,7 +476,7 @@ def test_letters_follow_the_transitions():
     states = np.repeat([[FREE], [CONSERVED]], 40_000, axis=1)
     for start in range(4):
         letters = np.full(states.shape, start, np.uint8)
-        found = _evolve._along(EVOLUTION, states, letters, 0.4, _evolve._Uniform(start))
+        found = _evolve._along(EVOLUTION, states, letters, 0.4, _evolve.Uniform(start))
         for state in (FREE, CONSERVED):
             shares = np.bincount(found[state], minlength=4) / 40_000
             np.testing.assert_allclose(shares, _evolve._transitions(EVOLUTION, state, 0.4)[start], atol=0.01)

@@ -1,4 +1,4 @@
-"""Reading official weight files, and the audit of what a model took from them."""
+"""Reads weight files, and audits what a model took from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from harness.adapter import LoadAudit
 from harness.errors import BadData, CheckpointMismatch, DataMissing
-from harness.files.sources import sha256
+
+from .sources import sha256
 
 _partial: ContextVar[bool] = ContextVar("partial_weights", default=False)
 
@@ -26,7 +27,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 @contextmanager
 def partial_weights(allowed: bool = True) -> Iterator[None]:
-    """While it lasts, a checkpoint may lack tensors; a run must record that it asked for this."""
+    """Within the block, a checkpoint may lack tensors. A run that allows this must record it."""
     token = _partial.set(allowed)
     try:
         yield
@@ -35,10 +36,10 @@ def partial_weights(allowed: bool = True) -> Iterator[None]:
 
 
 def weight_file(checkpoint: Path, *names: str) -> Path:
-    """The file with the weights: ``checkpoint`` itself, or the first of ``names`` or of the usual names in that folder.
+    """The file with the weights: ``checkpoint`` itself, or the first of ``names`` and WEIGHT_FILES that this folder has.
 
     Raises:
-        DataMissing: no such file.
+        DataMissing: there is no such file.
     """
     names = (*names, *WEIGHT_FILES)
     for candidate in (checkpoint, *(checkpoint / name for name in names)):
@@ -48,19 +49,19 @@ def weight_file(checkpoint: Path, *names: str) -> Path:
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Tensors by name from a safetensors file or a torch pickle, which is never allowed to run code.
+    """The tensors of a safetensors file or a torch pickle, by name, on the CPU. A pickle is never allowed to run code.
 
-    Of a fairseq file, ``{"args": Namespace, "model": names to tensors}``, these are the model's.
+    Of a fairseq file, ``{"args": Namespace, "model": names to tensors}``, the model's are returned.
 
     Raises:
-        BadData: the file is damaged, holds something else, or is a pickle with code in it.
+        BadData: the file is damaged, holds something else, or is a pickle with more than tensors in it.
     """
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(file)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # a bag of values; nothing of it is called
+        with torch.serialization.safe_globals([argparse.Namespace]):  # holds values only; none of its code is called
             state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise BadData(
@@ -76,11 +77,11 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 
 def read_config(file: Path, families: Sequence[str], name: str = "config.json") -> dict[str, Any]:
-    """The configuration beside a weight file; empty where there is none.
+    """The configuration beside a weight file; empty if there is none.
 
     Raises:
         BadData: it is not a JSON object.
-        CheckpointMismatch: its ``model_type`` is none of ``families``.
+        CheckpointMismatch: its ``model_type`` is not one of ``families``.
     """
     path = file.with_name(name)
     if not path.is_file():
@@ -98,10 +99,12 @@ def read_config(file: Path, families: Sequence[str], name: str = "config.json") 
 
 
 def rename(tensors: Mapping[str, Tensor], names: Sequence[tuple[str, str]], file: Path) -> dict[str, Tensor]:
-    """Tensors under the names that a series of ``re.sub`` makes. Those that come to share a name were tied upstream.
+    """The tensors renamed by ``names``, (pattern, replacement) pairs that ``re.sub`` applies in order.
+
+    Tensors that end up with the same name were tied in the original model.
 
     Raises:
-        CheckpointMismatch: tied tensors differ, so their tie was broken.
+        CheckpointMismatch: the values of tied tensors differ.
     """
     renamed: dict[str, Tensor] = {}
     for original, tensor in tensors.items():
@@ -114,9 +117,9 @@ def rename(tensors: Mapping[str, Tensor], names: Sequence[tuple[str, str]], file
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> LoadAudit:
-    """Copy ``tensors``, named as in ``module.state_dict()``, into the module: all that it expects, or nothing.
+    """Copy ``tensors``, named as in ``module.state_dict()``, into the module: all that it expects, or none.
 
-    Within :func:`partial_weights` what matches is copied, and the audit's warning says how much stayed random.
+    Within :func:`partial_weights` those that match are copied, and the audit warns how many stayed random.
 
     Raises:
         CheckpointMismatch: a tensor that the module expects is missing or has another shape.

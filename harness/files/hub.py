@@ -1,9 +1,9 @@
-"""Official weights: where they live on this machine, and getting them from the hub at a pinned revision.
+"""Official weights: their place on this machine, and their download from the Hugging Face hub at a pinned revision.
 
 Environment variables:
     HARNESS_WEIGHTS: the weights folder; otherwise ``gfm-harness/weights`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
-    HARNESS_OFFLINE: ``1`` never touches the network.
-    HF_ENDPOINT, HF_TOKEN, …: as everywhere with huggingface_hub.
+    HARNESS_OFFLINE: ``1`` forbids the network.
+    HF_ENDPOINT, HF_TOKEN, …: those of huggingface_hub.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import Literal
 
 from harness.card import ModelCard
 from harness.errors import ChecksumMismatch, DataMissing, DownloadFailed, UserError
-from harness.files.sources import cache_home, offline, sha256
+
+from .atomic import atomic
+from .sources import cache_home, offline, sha256
 
 Status = Literal["ok", "missing", "wrong checksum"]
-SUMS = "SHA256SUMS"  # written when a set of files is complete; `verify` compares with it
+SUMS = "SHA256SUMS"  # written once all files are there; `verify` compares with it
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 
 
@@ -30,7 +32,7 @@ def weights_home() -> Path:
 
 
 def locate(hub_id: str, revision: str | None) -> Path:
-    """The folder of a hub repository at a revision, whether it is there or not."""
+    """The folder of a hub repository at a revision; it need not exist."""
     return weights_home() / hub_id.replace("/", "--") / (revision or "main")
 
 
@@ -38,7 +40,7 @@ def official(name: str, card: ModelCard) -> Path:
     """The folder of a model's official weights.
 
     Raises:
-        DataMissing: they are not on this machine; the message says how to get them.
+        DataMissing: they are not on this machine.
     """
     if card.checkpoint is None:
         where = f"; {card.get}" if card.get else ""
@@ -53,11 +55,11 @@ def official(name: str, card: ModelCard) -> Path:
 
 
 def resolve(name: str, card: ModelCard, checkpoint: str) -> Path:
-    """What ``--checkpoint`` names: a file or folder here, else a hub id (``owner/name[@revision]``), which is fetched.
+    """The file or folder that ``--checkpoint`` names: a path, else a hub id (``owner/name[@revision]``), which is fetched.
 
     Raises:
-        DataMissing: neither a path nor a hub id.
-        DownloadFailed: the hub does not give it.
+        DataMissing: it is neither a path nor a hub id.
+        DownloadFailed: the hub does not have it, or cannot be reached.
     """
     path = Path(checkpoint).expanduser()
     if path.exists():
@@ -69,14 +71,14 @@ def resolve(name: str, card: ModelCard, checkpoint: str) -> Path:
 
 
 def fetch(name: str, card: ModelCard, hub_id: str | None = None, revision: str | None = None) -> Path:
-    """The folder of a model's files from the hub, downloaded with resume where they are not here; checksums are kept.
+    """The folder of a model's files from the hub, downloaded unless they are there; cut downloads are resumed.
 
-    ``hub_id`` and ``revision`` default to the card's.
+    ``hub_id`` and ``revision`` default to the card's. The files' checksums are written beside them.
 
     Raises:
         UserError: the model is not on the hub.
         DownloadFailed: no network (or HARNESS_OFFLINE), no such repository, or no such file in it.
-        ChecksumMismatch: a file is not the published one; it is kept aside as ``<name>.bad``.
+        ChecksumMismatch: a file is not the published one; it is renamed to ``<name>.bad``.
     """
     if hub_id is None:
         hub_id, revision = card.checkpoint, card.revision
@@ -109,12 +111,13 @@ def fetch(name: str, card: ModelCard, hub_id: str | None = None, revision: str |
                 f"{hub_id}: {file} has sha256 {found[:12]}…, not the published {published[:12]}…; kept as {path}.bad, not used"
             )
         sums.append(f"{found}  {file}\n")
-    (folder / SUMS).write_text("".join(sums))
+    with atomic(folder / SUMS) as temporary:
+        temporary.write_text("".join(sums))
     return folder
 
 
 def verify(card: ModelCard) -> dict[Path, Status]:
-    """Every file of the official weights and whether it still is what was downloaded."""
+    """The state of every file of the official weights: whether it is still what was downloaded."""
     assert card.checkpoint is not None
     folder = locate(card.checkpoint, card.revision)
     known = dict(card.sha256)

@@ -1,10 +1,10 @@
-"""Where data sets and checkpoints live; download with checksum, resume and progress.
+"""Data sets: their place on this machine, and their download with checksum, resume and progress.
 
 Environment variables:
     HARNESS_DATA: the data folder; otherwise ``gfm-harness/data`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
-    HARNESS_MIRROR: ``http://host/prefix`` to ask instead of the internet; ``https://HOST/path`` becomes
+    HARNESS_MIRROR: ``http://host/prefix`` of a server to use instead of the internet; ``https://HOST/path`` becomes
         ``http://host/prefix/HOST/path``.
-    HARNESS_OFFLINE: ``1`` never touches the network.
+    HARNESS_OFFLINE: ``1`` forbids the network.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ except ImportError:  # Windows has no flock: there, do not download one file twi
 
 Status = Literal["ok", "no checksum", "missing", "partial", "wrong checksum"]
 USABLE = ("ok", "no checksum")
-Transferred = Callable[[int, int | None], None]  # told the bytes so far, and in all (None where not known)
+Transferred = Callable[[int, int | None], None]  # called with the bytes so far and in total, None if unknown
 
 ATTEMPTS = 3
 PAUSE = 1.0  # seconds before the second attempt, doubled before the third
@@ -37,7 +37,7 @@ TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 1 << 18
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
 
-# Reference data of the human genome by the name that `harness data get` knows; UCSC states no sha256.
+# Reference data of the human genome, by the name that `harness data get` takes; UCSC states no sha256.
 UCSC = "https://hgdownload.soe.ucsc.edu/goldenPath/hg38"
 REFERENCES = {
     "hg38": Source(f"{UCSC}/bigZips/hg38.2bit", "", "genomes/hg38.2bit"),
@@ -54,7 +54,7 @@ def data_home() -> Path:
 
 
 def cache_home() -> Path:
-    """The folder below which everything lies that can be fetched or computed again."""
+    """The folder of everything that can be fetched or computed again."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gfm-harness"
 
 
@@ -64,17 +64,17 @@ def offline() -> bool:
 
 
 def locate(source: Source) -> Path:
-    """Where the file is, or will be."""
+    """The path of the file; it need not exist."""
     return data_home() / source.path
 
 
 def missing(sources: Iterable[Source]) -> list[Source]:
-    """The files that are not on this machine. Looks at names only; :func:`verify` reads the contents."""
+    """The files that are not on this machine. Only names are checked; :func:`verify` reads the contents."""
     return [source for source in sources if not locate(source).is_file()]
 
 
 def verify(source: Source) -> Status:
-    """Whether the file is here, whole and intact; reads all of it."""
+    """The state of the file, which is read completely."""
     path = locate(source)
     if path.is_file():
         if not source.sha256:
@@ -84,7 +84,7 @@ def verify(source: Source) -> Status:
 
 
 def intact(sources: Iterable[Source], name: str) -> list[Path]:
-    """The files of the data set ``name``, in order, every one compared with its published sha256.
+    """The files of the data set ``name``, in order, each compared with its published sha256.
 
     Raises:
         DataMissing: a file is not on this machine.
@@ -107,10 +107,10 @@ def intact(sources: Iterable[Source], name: str) -> list[Path]:
 
 
 def find_sources(name: str) -> list[Source]:
-    """The files of a task, of a family or of all tasks (as in :mod:`harness.registry`), or of one of the references; each once.
+    """The files of a task, of a family, of all tasks (``all``) or of one of REFERENCES; each once.
 
     Raises:
-        UnknownName: none of these.
+        UnknownName: ``name`` is none of these.
     """
     if name.lower() in REFERENCES:
         return [REFERENCES[name.lower()]]
@@ -129,14 +129,14 @@ def sha256(path: Path) -> str:
 
 
 def fetch(source: Source, progress: Transferred | None = None) -> Path:
-    """The file, downloaded if it is not here and intact.
+    """The file, downloaded unless it is there and intact.
 
-    A cut download is resumed. A file with another checksum is kept aside as ``<name>.bad`` and never used.
-    ``progress`` is called with the bytes that are here and the bytes expected (None if the server does not say).
+    A cut download is resumed. A file with another checksum is renamed to ``<name>.bad`` and never used. ``progress`` is
+    called with the bytes received and the bytes expected (None if the server does not say).
 
     Raises:
-        ChecksumMismatch: what the server gave is not the published file.
-        DownloadFailed: no network (or HARNESS_OFFLINE), or a server that does not give the file.
+        ChecksumMismatch: the server's file is not the published one.
+        DownloadFailed: there is no network (or HARNESS_OFFLINE), or the server does not have the file.
         UserError: the data folder cannot be written.
     """
     path = locate(source)
@@ -153,13 +153,15 @@ def fetch(source: Source, progress: Transferred | None = None) -> Path:
 
 
 def _fetch(source: Source, path: Path, progress: Transferred | None) -> Path:
-    status = verify(source)  # once more: another process may have held the lock and fetched it
+    status = verify(source)  # again: another process may have fetched it while we waited for the lock
     if status in USABLE:
         return path
     if status == "wrong checksum":
         path.replace(_aside(path))
     part = _partial(path)
-    if not (part.is_file() and sha256(part) == source.sha256):  # whole already, if killed before the renaming
+    if not (
+        part.is_file() and sha256(part) == source.sha256
+    ):  # complete already if an earlier process was killed before renaming it
         _download(_mirrored(source.url), part, progress, path)
     if source.sha256 and (found := sha256(part)) != source.sha256:
         part.replace(_aside(path))
@@ -172,7 +174,7 @@ def _fetch(source: Source, path: Path, progress: Transferred | None) -> Path:
 
 
 def _download(url: str, part: Path, progress: Transferred | None, path: Path) -> None:
-    """``url`` into ``part``, going on where it ends, in up to ATTEMPTS attempts."""
+    """Download ``url`` into ``part``, resuming where it ends, in up to ATTEMPTS attempts."""
     from http.client import HTTPException
     from ssl import SSLError
     from urllib.error import HTTPError, URLError
@@ -186,7 +188,7 @@ def _download(url: str, part: Path, progress: Transferred | None, path: Path) ->
         except HTTPError as error:
             error.close()
             reason = f"HTTP {error.code} {error.reason}"
-            if error.code == 416:  # nothing beyond our last byte, and yet not the file: start over
+            if error.code == 416:  # the server has nothing after our last byte, and the checksum differs: start over
                 part.unlink(missing_ok=True)
             elif error.code not in _TRANSIENT:
                 break
@@ -234,7 +236,7 @@ def _aside(path: Path) -> Path:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock ends with the process, however it ends."""
+    """Hold the folder's lock; it is released when the process ends, however it ends."""
     with (folder / ".lock").open("wb") as lock:
         if fcntl is not None:
             fcntl.flock(lock, fcntl.LOCK_EX)
