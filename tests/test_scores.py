@@ -1,4 +1,4 @@
-"""Scores looked up by locus and computed of a column: against files written here, and as models in a run."""
+"""Scores looked up by locus, and scores of an alignment column: against files written here, and as models in a run."""
 
 from __future__ import annotations
 
@@ -273,7 +273,7 @@ class Asked(contract.Candidate):
 
 @pytest.mark.parametrize("name", ["phylop", "cadd", "column_conservation"])
 def test_contract(name, table):
-    """What check-adapter skips for want of a file, asked with one."""
+    """The clauses that check-adapter skips because it has no file of scores."""
     adapter = model(name) if name == "column_conservation" else model(name, scores=str(table))
     for clause in (
         contract.shapes,

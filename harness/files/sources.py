@@ -159,9 +159,7 @@ def _fetch(source: Source, path: Path, progress: Transferred | None) -> Path:
     if status == "wrong checksum":
         path.replace(_aside(path))
     part = _partial(path)
-    if not (
-        part.is_file() and sha256(part) == source.sha256
-    ):  # complete already if an earlier process was killed before renaming it
+    if not (part.is_file() and sha256(part) == source.sha256):  # it may be complete, if an earlier process was killed
         _download(_mirrored(source.url), part, progress, path)
     if source.sha256 and (found := sha256(part)) != source.sha256:
         part.replace(_aside(path))
