@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from test_cli import harness, refused  # noqa: F401 (a fixture)
+from test_cli import refused
 
 from harness import registry
 from harness.check.clauses import CLAUSES
@@ -16,7 +16,7 @@ from harness.evidence import records
 
 
 class TestNewAdapter:
-    def test_written_checked_and_run(self, harness, tmp_path):  # noqa: F811
+    def test_written_checked_and_run(self, harness, tmp_path):
         done = harness("new-adapter", "my_model")
         assert done.returncode == 0, done.stderr
         check, run = done.stdout.splitlines()
@@ -35,7 +35,7 @@ class TestNewAdapter:
         (record,) = records.read_all(tmp_path / "results")
         assert record.model["name"] == "my_model"
 
-    def test_violations_are_shown_and_counted(self, harness, tmp_path):  # noqa: F811
+    def test_violations_are_shown_and_counted(self, harness, tmp_path):
         path = new_adapter("my_model", tmp_path)
         path.write_text(path.read_text().replace("known.sum(dim=1).clamp(min=1)", "known.shape[1]"))
         done = harness("check-adapter", "./my_model.py")

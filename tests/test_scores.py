@@ -12,8 +12,8 @@ import torch
 
 import harness
 from harness import registry
-from harness.check import contract
-from harness.check.contract import random_windows, with_rows
+from harness.check import clauses, contract
+from harness.check.candidate import random_windows, with_rows
 from harness.data import Locus, Window, reverse_complement
 from harness.errors import BadData, DataMissing, UserError
 from harness.files import sources
@@ -276,12 +276,12 @@ def test_contract(name, table):
     """The clauses that check-adapter skips because it has no file of scores."""
     adapter = model(name) if name == "column_conservation" else model(name, scores=str(table))
     for clause in (
-        contract.shapes,
-        contract.batches,
-        contract.no_trace,
-        contract.padding,
-        contract.order,
-        contract.determinism,
+        clauses.shapes,
+        clauses.batches,
+        clauses.no_trace,
+        clauses.padding,
+        clauses.order,
+        clauses.determinism,
     ):
         verdict = contract.judge(clause, Asked(adapter))
         assert verdict.state == "ok", f"{verdict.statement}: {verdict.detail}"

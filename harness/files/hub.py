@@ -94,10 +94,11 @@ def fetch(name: str, card: ModelCard, hub_id: str | None = None, revision: str |
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    sums = []
+    # huggingface_hub reads its environment when it is imported, which may have been long ago.
+    endpoint, sums = os.environ.get("HF_ENDPOINT"), []
     for file in card.files:
         try:
-            path = Path(hf_hub_download(hub_id, file, revision=revision, local_dir=folder))
+            path = Path(hf_hub_download(hub_id, file, revision=revision, local_dir=folder, endpoint=endpoint))
         except LocalEntryNotFoundError as error:
             raise DownloadFailed(
                 f"{hub_id}: {file} cannot be fetched ({_reason(error)}); check the network, or copy it to {folder}"
