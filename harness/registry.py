@@ -12,16 +12,18 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Sequence
+import traceback
+import zlib
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import harness
 from harness.card import ModelCard
-from harness.errors import UnknownName, UserError
+from harness.errors import HarnessError, UnknownName, UserError
 from harness.facts import ModelFacts, read_card, read_facts
 from harness.task import Task
 
@@ -40,7 +42,8 @@ def unknown(kind: str, name: str, known: list[str]) -> UnknownName:
     by_key = {_canonical(candidate): candidate for candidate in known}
     near = [by_key[key] for key in difflib.get_close_matches(_canonical(name), by_key, n=3, cutoff=0.5)]
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
-    return UnknownName(f"unknown {kind} {name!r}: {hint}")
+    missing = "".join(f"; not loaded: {fault}" for fault in faults())
+    return UnknownName(f"unknown {kind} {name!r}: {hint}{missing}")
 
 
 def _built_in(folder: str) -> dict[str, Path]:
@@ -70,8 +73,16 @@ def model_files() -> dict[str, Path]:
 
 @cache
 def model_cards() -> dict[str, ModelCard]:
-    """Every model's name and card, sorted by name."""
-    return {name: read_card(file) for name, file in sorted(model_files().items())}
+    """Every model's name and card, sorted by name. A plug-in without a readable card is left out, see :func:`faults`."""
+    cards, own = {}, _built_in("adapters")
+    for name, file in sorted(model_files().items()):
+        try:
+            cards[name] = read_card(file)
+        except (UserError, OSError) as error:
+            if name in own:
+                raise
+            _faults[f"model {name}"] = str(error)
+    return cards
 
 
 def model_names(name: str) -> list[str]:
@@ -132,11 +143,12 @@ def adapter_class(name: str) -> type[Adapter]:
     from harness.adapter import Adapter
 
     if name.endswith(".py"):
-        module = _module_from(model_file(name))
+        file = model_file(name).resolve()
+        module = _module_from(file, file.stat().st_mtime_ns)
     elif _canonical(name) in _built_in("adapters"):
         module = importlib.import_module(f"harness.adapters.{_canonical(name)}")
     elif _canonical(name) in (plugins := _plugins("harness.adapters")):
-        loaded = plugins[_canonical(name)].load()
+        loaded = _foreign(f"model {name}", plugins[_canonical(name)].load)
         if isinstance(loaded, type):
             return loaded
         module = loaded
@@ -155,34 +167,75 @@ def adapter_class(name: str) -> type[Adapter]:
     return whole[0]
 
 
-def _module_from(path: Path) -> ModuleType:
-    name = f"harness_model_{path.stem}"
+@lru_cache(maxsize=64)
+def _module_from(path: Path, changed: int) -> ModuleType:
+    """The module in a file, imported anew when the file was changed."""
+    name = f"harness_model_{path.stem}_{zlib.crc32(str(path).encode()):08x}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # pickling an adapter needs its module by name
-    spec.loader.exec_module(module)
+    loader = spec.loader
+    _foreign(str(path), lambda: loader.exec_module(module))
     return module
 
 
-@cache
-def _task_modules() -> tuple[ModuleType, ...]:
-    modules = [importlib.import_module(f"harness.tasks.{name}") for name in _built_in("tasks")]
-    return (*modules, *(point.load() for point in _plugins("harness.tasks").values()))
+def _foreign(what: str, run: Callable[[], Any]) -> Any:
+    """What somebody's code gives.
+
+    Raises:
+        UserError: it does not run, whatever it raises.
+    """
+    try:
+        return run()
+    except HarnessError:
+        raise
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f" at {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+        reason = next(iter(str(error).splitlines()), "")
+        raise UserError(f"{what}: its code does not run: {type(error).__name__}: {reason}{where}") from error
+
+
+_faults: dict[str, str] = {}
+
+
+def faults() -> list[str]:
+    """Plug-ins that could not be loaded, and why; known once models or tasks were listed."""
+    return [f"{name}: {reason}" for name, reason in _faults.items()]
 
 
 @cache
+def _task_makers() -> dict[str, tuple[Task, Path | None]]:
+    """Every task by name, with the file that makes it. A plug-in that fails, or takes a name, is left out, see :func:`faults`."""
+    found: dict[str, tuple[Task, Path | None]] = {}
+
+    def add(module: ModuleType) -> None:
+        file = getattr(module, "__file__", None)
+        made = {task.name: (task, file and Path(file)) for task in module.tasks()}
+        if taken := sorted(set(made) & set(found)):
+            raise UserError(f"there is a task {taken[0]!r} already")
+        found.update(made)
+
+    for name in _built_in("tasks"):
+        add(importlib.import_module(f"harness.tasks.{name}"))
+    for name, point in _plugins("harness.tasks").items():
+        try:
+            _foreign(name, lambda point=point: add(point.load()))
+        except UserError as error:
+            _faults[f"tasks of {name}"] = str(error)
+    return found
+
+
 def tasks() -> dict[str, Task]:
     """Every task by name, in the order of its family's file."""
-    return {task.name: task for module in _task_modules() for task in module.tasks()}
+    return {name: task for name, (task, _) in _task_makers().items()}
 
 
 def task_file(name: str) -> Path | None:
     """The file that makes the task of that name; None for a task that is made from the user's own files."""
-    makers = (module for module in _task_modules() if any(task.name == name for task in module.tasks()))
-    module = next(makers, None)
-    return Path(module.__file__) if module is not None and module.__file__ is not None else None
+    return _task_makers()[name][1] if name in _task_makers() else None
 
 
 def find_tasks(name: str) -> list[Task]:

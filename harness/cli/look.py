@@ -18,7 +18,7 @@ list_app = typer.Typer(no_args_is_help=True, help="Show the models or tasks ther
 @list_app.command("models")
 def list_models() -> None:
     """Every model: what it reads, its size and length limit, licence and paper."""
-    from harness.registry import model_cards
+    from harness.registry import faults, model_cards
 
     from .screen import Screen
 
@@ -35,13 +35,14 @@ def list_models() -> None:
         for name, card in model_cards().items()
     ]
     Screen().table(["model", "what it is", "reads", "parameters", "length", "licence", "paper"], rows)
+    _say(faults())
 
 
 @list_app.command("tasks")
 def list_tasks() -> None:
     """Every task: its classes and split rules, and whether the data is on this machine."""
     from harness.files.sources import missing
-    from harness.registry import tasks
+    from harness.registry import faults, tasks
 
     from .screen import Screen
 
@@ -58,6 +59,15 @@ def list_tasks() -> None:
         for task in tasks().values()
     ]
     Screen().table(["task", "family", "what is asked", "classes", "splits", "data here", "licence"], rows)
+    _say(faults())
+
+
+def _say(faults: list[str]) -> None:
+    """What could not be listed, on standard error."""
+    from .screen import Screen
+
+    for fault in faults:
+        Screen().say(f"not loaded: {fault}")
 
 
 def show(
