@@ -1,197 +1,172 @@
-"""What the BERT-like adapters share: their shape, the masked-language head, initialisation, pooling and loading."""
+"""What the BERTs over tokens share: embeddings from a pooled layer, logits from a masked-language head, loading by tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from abc import ABC
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.adapter import LoadAudit
+from harness.adapter import Adapter, LoadAudit, MaskedModel
 from harness.errors import CheckpointMismatch, DataMissing, UserError
-from harness.files.checkpoint import load_tensors, read_config, read_tensors
+from harness.files.checkpoint import load_tensors, read_config, read_tensors, rename
 
-from ._attention import Dropout
+from ._options import checked, checked_layer
+from ._transformer import Encoder, MaskHead, Shape, initialise, mean_over
 
-WORDS = "bert.embeddings.word_embeddings.weight"
-DECODER = "cls.predictions.decoder.weight"
-# One tensor under two names, of which some files keep only the other.
-TWINS = (
-    (DECODER, WORDS),
-    ("cls.predictions.decoder.bias", "cls.predictions.bias"),
-    ("cls.predictions.bias", "cls.predictions.decoder.bias"),
+WORDS, DECODER = "encoder.tokens.weight", "lm_head.decoder.weight"
+# Tensors that are one upstream, of which some files keep only the other.
+TWINS = ((DECODER, WORDS), ("lm_head.decoder.bias", "lm_head.bias"), ("lm_head.bias", "lm_head.decoder.bias"))
+
+_MODEL = r"^(?:bert|model|rnafm|rnaernie)\."
+_LAYER = r"^(encoder\.layers\.\d+)\."
+_HEAD = r"^(?:cls\.predictions|lm_head)\.transform\."
+_NORM = r"(?:LayerNorm|layer_norm|layernorm)\."
+# The names of transformers' BERT, of DNABERT-2 and of the multimolecule ports → those of Bert. Other names stay as they are.
+BERT_NAMES = (
+    (r"LayerNorm\.gamma", "LayerNorm.weight"),  # the oldest files
+    (r"LayerNorm\.beta", "LayerNorm.bias"),
+    (_MODEL + r"embeddings\.word_embeddings\.", "encoder.tokens."),
+    (_MODEL + r"embeddings\.position_embeddings\.", "encoder.positions."),
+    (_MODEL + r"embeddings\.token_type_embeddings\.", "encoder.types."),
+    (_MODEL + r"embeddings\." + _NORM, "encoder.norm."),
+    (_MODEL + r"encoder\.layer\.", "encoder.layers."),
+    (_MODEL + r"encoder\." + _NORM, "encoder.final_norm."),
+    (_MODEL + r"pooler\.dense\.", "pooler."),
+    (_LAYER + r"attention\.self\.Wqkv\.", r"\1.qkv."),
+    (_LAYER + r"attention\.self\.", r"\1."),
+    (_LAYER + r"attention\.output\.dense\.", r"\1.out."),
+    (_LAYER + r"attention\.(?:output\.)?" + _NORM, r"\1.attention_norm."),
+    (_LAYER + r"(?:intermediate\.dense|mlp\.gated_layers)\.", r"\1.up."),
+    (_LAYER + r"(?:output\.dense|mlp\.wo)\.", r"\1.down."),
+    (_LAYER + r"(?:output\.|mlp\.)?" + _NORM, r"\1.mlp_norm."),
+    (_HEAD + r"dense\.", "lm_head.dense."),
+    (_HEAD + _NORM, "lm_head.norm."),
+    (r"^cls\.predictions\.", "lm_head."),
 )
 
 
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a BERT, as its ``config.json`` gives them."""
+class Bert(Adapter, MaskedModel, ABC):
+    """An encoder over tokens, a pooler where there is one, and a masked-language head.
 
-    layers: int
-    width: int
-    heads: int
-    inner: int
-    vocabulary: int
-    positions: int = 512
-    types: int = 2
-    epsilon: float = 1e-12
-    dropout: float = 0.1
-    attention_dropout: float = 0.1
+    ``pooling`` reduces the hidden states of layer ``layer`` to an embedding: ``mean`` and ``max`` over tokens, ``cls`` the first
+    token, ``pooler`` upstream's BertPooler, a tanh layer on the first token. What does not reach the embedding is frozen.
+    The decoder's weight is the word embedding; ``stores_decoder`` says whether the head has it, and so a file's own, as well.
+    """
 
-    @classmethod
-    def from_config(cls, weights: Path) -> Self:
-        """Read from the ``config.json`` beside the weight file.
+    stores_decoder = True
+
+    def __init__(
+        self, shape: Shape, poolings: Iterable[str], pooling: str, layer: int, language_head: bool, pooler: bool = False
+    ) -> None:
+        super().__init__()
+        self.shape, self.embedding_dim = shape, shape.width
+        self.pooling = checked("pooling", pooling, poolings)
+        self.layer = checked_layer(layer, shape.layers, pooling)
+        self.encoder = Encoder(shape)
+        self.pooler = nn.Linear(shape.width, shape.width) if pooler else None
+        self.lm_head = MaskHead(shape, self.stores_decoder) if language_head else None
+        if self.lm_head is not None and self.lm_head.decoder is not None:
+            self.lm_head.decoder.weight = self.encoder.tokens.weight
+        self.apply(initialise)
+        unused = [*self.encoder.layers[self.layer :]]
+        if self.encoder.final_norm is not None and self.layer < shape.layers:
+            unused.append(self.encoder.final_norm)
+        if self.pooler is not None and pooling != "pooler":
+            unused.append(self.pooler)
+        for module in unused:
+            module.requires_grad_(False)
+
+    def encode(
+        self,
+        tokens: Tensor,
+        read: Tensor | None = None,
+        layer: int | None = None,
+        types: Tensor | None = None,
+        first: int | None = None,
+    ) -> Tensor:
+        """Hidden states (B, T, D) of token ids (B, T); see :meth:`Encoder.forward`."""
+        return self.encoder(tokens, read, layer, types, first)
+
+    def embed(self, tokens: Tensor, read: Tensor, averaged: Tensor | None = None) -> Tensor:
+        """Embeddings (B, D) of token ids (B, T). ``averaged`` (B, T) are the tokens to pool over, by default all it reads."""
+        only_first = self.pooling in ("cls", "pooler")
+        hidden = self.encode(tokens, read, self.layer, first=1 if only_first else None)
+        averaged = read if averaged is None else averaged
+        if self.pooling == "mean":
+            return mean_over(hidden, averaged)
+        if self.pooling == "max":
+            return hidden.masked_fill(~averaged[..., None], -torch.inf).amax(dim=1)
+        return self.pooled(hidden) if self.pooling == "pooler" else hidden[:, 0]
+
+    def pooled(self, hidden: Tensor) -> Tensor:
+        """Upstream's BertPooler: hidden states (B, T, D) of the last layer → (B, D)."""
+        assert self.pooler is not None
+        return torch.tanh(self.pooler(hidden[:, 0]))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Masked-language logits (…, V) of the last layer's hidden states (…, D).
 
         Raises:
-            DataMissing: there is none.
-            BadData: it is not JSON.
-            CheckpointMismatch: it describes another family of models.
+            UserError: the checkpoint has no masked-language head.
         """
-        config = read_config(weights, ("bert",))
-        if not config:
-            raise DataMissing(f"checkpoint {weights}: its config.json must lie beside it")
-        try:
-            if config.get("hidden_act") != "gelu":
-                raise KeyError("hidden_act")
-            return cls(
-                layers=config["num_hidden_layers"],
-                width=config["hidden_size"],
-                heads=config["num_attention_heads"],
-                inner=config["intermediate_size"],
-                vocabulary=config["vocab_size"],
-                positions=config.get("max_position_embeddings", 512),
-                types=config.get("type_vocab_size", 2),
-                epsilon=config.get("layer_norm_eps", 1e-12),
-                dropout=config.get("hidden_dropout_prob", 0.1),
-                attention_dropout=config.get("attention_probs_dropout_prob", 0.1),
-            )
-        except KeyError as error:
-            setting = f"{error.args[0]} {config.get(error.args[0])!r}"
-            raise CheckpointMismatch(f"checkpoint {weights}: {setting} in its config.json is no BERT's with gelu") from None
+        if self.lm_head is None:
+            source = self.audit.source if self.audit else self.name
+            raise UserError(f"checkpoint {source}: holds no masked-language head, so {self.name} cannot fill in bases")
+        return self.lm_head(hidden, self.encoder.tokens.weight)
 
 
-class Transform(nn.Module):
-    """Linear, gelu and LayerNorm before the decoder (upstream's BertPredictionHeadTransform)."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.dense = nn.Linear(shape.width, shape.width)
-        self.LayerNorm = nn.LayerNorm(shape.width, shape.epsilon)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.LayerNorm(F.gelu(self.dense(x)))
-
-
-class Predictions(nn.Module):
-    """Hidden states (…, D) → logits over the vocabulary (…, V); the decoder's weight is the word embedding, all else is frozen.
-
-    ``bias_twice`` is upstream's DNABERT-1: the decoder's bias, and then the same bias again.
-    """
-
-    def __init__(self, shape: Shape, words: nn.Embedding, bias_twice: bool) -> None:
-        super().__init__()
-        self.transform = Transform(shape)
-        self.decoder = nn.Linear(shape.width, shape.vocabulary)
-        if bias_twice:
-            self.bias = self.decoder.bias
-        self.requires_grad_(False)
-        self.decoder.weight = words.weight
-        self.bias_twice = bias_twice
-
-    def forward(self, x: Tensor) -> Tensor:
-        logits = self.decoder(self.transform(x))
-        return logits + self.decoder.bias if self.bias_twice else logits
-
-
-class LanguageHead(nn.Module):
-    """The official files' ``cls``."""
-
-    def __init__(self, shape: Shape, words: nn.Embedding, bias_twice: bool) -> None:
-        super().__init__()
-        self.predictions = Predictions(shape, words, bias_twice)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.predictions(x)
-
-
-class AddNorm(nn.Module):
-    """Linear and dropout, added to the residual, then LayerNorm (upstream's BertSelfOutput and BertOutput)."""
-
-    def __init__(self, shape: Shape, inner: int) -> None:
-        super().__init__()
-        self.dense = nn.Linear(inner, shape.width)
-        self.LayerNorm = nn.LayerNorm(shape.width, shape.epsilon)
-        self.dropout = Dropout(shape.dropout)
-
-    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        return self.LayerNorm(self.dropout(self.dense(x)) + residual)
-
-
-def initialise(module: nn.Module) -> None:
-    """BERT's own random start: N(0, 0.02) weights, zero biases. For ``module.apply``."""
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.normal_(module.weight, std=0.02)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
-
-
-def mean_over(hidden: Tensor, mask: Tensor) -> Tensor:
-    """Mean (B, D) of hidden states (B, T, D) over the tokens of the mask (B, T)."""
-    weight = mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * weight).sum(dim=1) / weight.sum(dim=1)
-
-
-def mask_of(lengths: Tensor, tokens: int) -> Tensor:
-    """True (B, T) where a row has a token: its first ``lengths`` (B,)."""
-    return torch.arange(tokens, device=lengths.device) < lengths[:, None]
-
-
-def checked(option: str, value: str, allowed: tuple[str, ...]) -> str:
-    """``value``, if an option may have it.
+def read_shape(file: Path) -> Shape:
+    """The shape that the ``config.json`` beside a weight file describes.
 
     Raises:
-        UserError: otherwise.
+        DataMissing: there is none.
+        BadData: it is not JSON.
+        CheckpointMismatch: it describes another family of models.
     """
-    if value not in allowed:
-        raise UserError(f"option {option}={value!r}: choose one of {', '.join(allowed)}")
-    return value
+    config = read_config(file, ("bert",))
+    if not config:
+        raise DataMissing(f"checkpoint {file}: its config.json must lie beside it")
+    try:
+        if config.get("hidden_act") != "gelu":
+            raise KeyError("hidden_act")
+        return Shape(
+            layers=config["num_hidden_layers"],
+            width=config["hidden_size"],
+            heads=config["num_attention_heads"],
+            inner=config["intermediate_size"],
+            vocabulary=config["vocab_size"],
+            positions=config.get("max_position_embeddings", 512),
+            types=config.get("type_vocab_size", 2),
+            epsilon=config.get("layer_norm_eps", 1e-12),
+            dropout=config.get("hidden_dropout_prob", 0.1),
+            attention_dropout=config.get("attention_probs_dropout_prob", 0.1),
+        )
+    except KeyError as error:
+        setting = f"{error.args[0]} {config.get(error.args[0])!r}"
+        raise CheckpointMismatch(f"checkpoint {file}: {setting} in its config.json is no BERT's with gelu") from None
 
 
-def checked_layer(layer: int, layers: int) -> int:
-    """The number of layers to run for ``layer``: 0 is the embeddings, 1 the first layer, -1 the last.
-
-    Raises:
-        UserError: no such layer.
-    """
-    if not -1 <= layer <= layers:
-        raise UserError(f"option layer={layer}: choose 0 (embeddings) to {layers}, or -1 for the last")
-    return layers if layer == -1 else layer
-
-
-def official_tensors(file: Path) -> dict[str, Tensor]:
-    """A file's tensors, with the oldest files' ``gamma`` and ``beta`` under their newer names.
+def bert_tensors(file: Path) -> dict[str, Tensor]:
+    """A file's tensors under the names of :class:`Bert`.
 
     Raises:
         BadData: the file cannot be read.
     """
-    old = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
-    tensors = read_tensors(file)
-    for before, after in old:
-        tensors = {name.replace(before, after): tensor for name, tensor in tensors.items()}
-    return tensors
+    return rename(read_tensors(file), BERT_NAMES, file)
 
 
-def has_language_head(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a file holds a masked-language head; a classifier's may not."""
-    return "cls.predictions.transform.dense.weight" in tensors
+def has_language_head(tensors: Iterable[str]) -> bool:
+    """Whether a file, by its tensors' names, holds a masked-language head; a classifier's may not."""
+    return "lm_head.dense.weight" in tensors
 
 
-def load(model: nn.Module, head: LanguageHead | None, tensors: dict[str, Tensor], file: Path, facts: dict[str, Any]) -> LoadAudit:
-    """Copy a file's tensors into the model; the audit's facts also say whether its decoder is the word embedding.
+def load(model: Bert, tensors: dict[str, Tensor], file: Path, facts: dict[str, Any]) -> LoadAudit:
+    """Copy a file's tensors into the model. The audit's facts also say whether its decoder is the word embedding.
 
     Raises:
         CheckpointMismatch: a tensor is missing or has another shape.
@@ -200,8 +175,9 @@ def load(model: nn.Module, head: LanguageHead | None, tensors: dict[str, Tensor]
     for name, twin in TWINS:
         if name in expected and name not in tensors and twin in tensors:
             tensors[name] = tensors[twin]
+    head = model.lm_head
     tied = head is not None and DECODER in tensors and torch.equal(tensors[DECODER], tensors.get(WORDS, tensors[DECODER]))
-    if head is not None and not tied:  # someone's decoder was trained apart from the embedding: keep both
-        head.predictions.decoder.weight = nn.Parameter(torch.empty_like(head.predictions.decoder.weight), requires_grad=False)
+    if head is not None and head.decoder is not None and not tied:  # it was trained apart from the embedding: keep both
+        head.decoder.weight = nn.Parameter(torch.empty_like(head.decoder.weight), requires_grad=False)
     audit = load_tensors(model, tensors, file)
     return replace(audit, facts={**facts, "language_head": head is not None, "tied_decoder": tied})

@@ -1,4 +1,4 @@
-"""DNABERT-1's architecture and vocabulary: a plain BERT over overlapping k-mers. GeneMask uses both unchanged."""
+"""The architecture and vocabulary of DNABERT-1, a plain BERT over overlapping k-mers, which GeneMask shares."""
 
 from __future__ import annotations
 
@@ -10,28 +10,17 @@ from typing import Self
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from harness.adapter import Adapter, Batch, MaskedModel
+from harness.adapter import Batch
 from harness.data import Window, letters
 from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.files.checkpoint import weight_file
 
-from ._attention import Dropout, attend
-from ._bert import (
-    AddNorm,
-    LanguageHead,
-    Shape,
-    checked,
-    checked_layer,
-    has_language_head,
-    initialise,
-    load,
-    mask_of,
-    mean_over,
-    official_tensors,
-)
+from ._bert import WORDS, Bert, bert_tensors, has_language_head, load, read_shape
+from ._masking import checked_positions
+from ._options import checked, of_size
+from ._transformer import Shape, within
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -40,13 +29,13 @@ ANY = len(ORDER)
 K_OF_VOCABULARY = {len(SPECIALS) + 4**k: k for k in (3, 4, 5, 6)}
 SIZES = {"tiny": (2, 64, 4, 128), "base": (12, 768, 12, 3072)}  # layers, width, heads, inner width
 POOLINGS = ("pooler", "cls", "mean")
-LONG = ("refuse", "chunks")
+LONG_WINDOWS = ("refuse", "chunks")
 
 _DIGITS = bytes(ORDER.find(chr(code)) % (ANY + 1) for code in range(256))  # letter → 0–3, any other → 4
 
 
 def vocabulary(k: int) -> list[str]:
-    """All tokens in the order of their ids: five specials, then every k-mer over A, T, C, G."""
+    """All tokens in the order of their ids: five special tokens, then every k-mer over A, T, C, G."""
     return [*SPECIALS, *("".join(kmer) for kmer in product(ORDER, repeat=k))]
 
 
@@ -59,7 +48,7 @@ def kmer_tokens(text: np.ndarray, k: int) -> np.ndarray:
     """Token id of the k-mer at every position; [UNK] where it holds a letter other than A, C, G or T.
 
     ``text``: uint8 (windows, length) of ASCII letters. Returns int16 (windows, length - k + 1), empty for short text.
-    The same ids as upstream's DNATokenizer, by arithmetic on all windows at once instead of a look-up per k-mer.
+    The ids are those of upstream's DNATokenizer, computed for all windows at once instead of looked up k-mer by k-mer.
     """
     digits = _digits(text).astype(np.int16)
     positions = max(text.shape[1] - k + 1, 0)
@@ -75,117 +64,17 @@ def kmer_tokens(text: np.ndarray, k: int) -> np.ndarray:
     return ids
 
 
-class Embeddings(nn.Module):
-    """Words, learned absolute positions and token types (always 0 here), summed and normed."""
+class KmerBert(Bert, ABC):
+    """:class:`DNABERT1` and :class:`GeneMask`, which differ only in their weights.
 
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.word_embeddings = nn.Embedding(shape.vocabulary, shape.width)
-        self.position_embeddings = nn.Embedding(shape.positions, shape.width)
-        self.token_type_embeddings = nn.Embedding(shape.types, shape.width)
-        self.LayerNorm = nn.LayerNorm(shape.width, shape.epsilon)
-        self.dropout = Dropout(shape.dropout)
+    ``long`` says what happens to a window with more k-mers than the position table has room for. ``refuse`` raises an error.
+    ``chunks`` cuts the k-mers into upstream's pieces of 510, each between its own [CLS] and [SEP], and averages the pieces'
+    embeddings, weighted by their numbers of tokens. (Upstream's classifier trains a recurrent network over the pieces. If the
+    last piece is full, its tokenizer also adds an empty one, which carries no information and is left out here.)
 
-    def forward(self, tokens: Tensor, types: Tensor | None = None) -> Tensor:
-        kinds = self.token_type_embeddings.weight[0] if types is None else self.token_type_embeddings(types)
-        return self.dropout(
-            self.LayerNorm(self.word_embeddings(tokens) + kinds + self.position_embeddings.weight[: tokens.shape[1]])
-        )
-
-
-class SelfAttention(nn.Module):
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.heads, self.dropout = shape.heads, shape.attention_dropout
-        self.query = nn.Linear(shape.width, shape.width)
-        self.key = nn.Linear(shape.width, shape.width)
-        self.value = nn.Linear(shape.width, shape.width)
-
-    def forward(self, x: Tensor, mask: Tensor | None, first: int | None) -> Tensor:  # (B, T, D), (B, 1, 1, T) → (B, first, D)
-        q, k, v = (
-            layer(y).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer, y in ((self.query, x[:, :first]), (self.key, x), (self.value, x))
-        )
-        attended = attend(q, k, v, mask, self.dropout if self.training else 0.0)  # (B, H, first, W)
-        return attended.transpose(1, 2).flatten(2)
-
-
-class Attention(nn.Module):
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.self = SelfAttention(shape)
-        self.output = AddNorm(shape, shape.width)
-
-    def forward(self, x: Tensor, mask: Tensor | None, first: int | None) -> Tensor:
-        return self.output(self.self(x, mask, first), x[:, :first])
-
-
-class Intermediate(nn.Module):
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.dense = nn.Linear(shape.width, shape.inner)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(self.dense(x))
-
-
-class Layer(nn.Module):
-    """Attention and MLP, each with a residual and a LayerNorm after it (upstream's BertLayer).
-
-    Of the ``first`` tokens only (None: of all), where nobody reads the others.
-    """
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.attention = Attention(shape)
-        self.intermediate = Intermediate(shape)
-        self.output = AddNorm(shape, shape.inner)
-
-    def forward(self, x: Tensor, mask: Tensor | None, first: int | None = None) -> Tensor:
-        x = self.attention(x, mask, first)
-        return self.output(self.intermediate(x), x)
-
-
-class Encoder(nn.Module):
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.layer = nn.ModuleList(Layer(shape) for _ in range(shape.layers))
-
-
-class Pooler(nn.Module):
-    """Upstream's BertPooler: hidden states (B, T, D) → (B, D)."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.dense = nn.Linear(shape.width, shape.width)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return torch.tanh(self.dense(hidden[:, 0]))
-
-
-class Bert(nn.Module):
-    """The official files' ``bert``."""
-
-    def __init__(self, shape: Shape, pooler: bool) -> None:
-        super().__init__()
-        self.embeddings = Embeddings(shape)
-        self.encoder = Encoder(shape)
-        self.pooler = Pooler(shape) if pooler else None
-
-
-class KmerBert(Adapter, MaskedModel, ABC):
-    """Everything but the names: :class:`DNABERT1` and :class:`GeneMask` are one architecture with two sets of weights.
-
-    Module names are those of the official files, so that a file's tensors load without renaming.
-
-    ``long`` says what becomes of a window of more k-mers than the position table holds: ``refuse``, or ``chunks``, which
-    cuts the k-mers into upstream's pieces of 510, each between its own [CLS] and [SEP], and averages the pieces'
-    embeddings, weighted by their tokens. (Upstream's classifier trains a new recurrent network over them; and its tokenizer
-    adds an empty piece where the last one is full, left out here because it would say nothing.)
-
-    A masked base is read from the k-mer that has it nearest to its middle, given the letters around it, which the
-    unmasked k-mers show: the four k-mers that differ in that base alone are compared. Where a letter around it is N,
-    the k-mers with any letter there are summed.
+    To predict a masked base, the k-mer in which it is nearest to the middle is read. The unmasked k-mers around reveal all of
+    its other letters, so the four k-mers that differ in the masked base alone are compared. If another letter is N, the
+    probabilities of all k-mers with any letter there are summed.
     """
 
     lora_targets = ("query", "value")
@@ -194,23 +83,13 @@ class KmerBert(Adapter, MaskedModel, ABC):
     def __init__(
         self, shape: Shape, pooling: str, layer: int, long: str, pooler: bool = True, language_head: bool = True
     ) -> None:
-        super().__init__()
+        super().__init__(shape, POOLINGS, pooling, layer, language_head, pooler)
         self.k = K_OF_VOCABULARY[shape.vocabulary]
-        self.pooling = checked("pooling", pooling, POOLINGS)
-        self.layer = checked_layer(layer, shape.layers)
-        self.long = checked("long", long, LONG)
-        if pooling == "pooler" and self.layer < shape.layers:
-            raise UserError(f"option pooling='pooler' belongs to the last layer; with layer={layer} choose cls or mean")
-        self.embedding_dim = shape.width
+        self.long = checked("long", long, LONG_WINDOWS)
         self.piece = shape.positions - 2  # k-mers between [CLS] and [SEP]
         self.max_length = self.piece + self.k - 1 if long == "refuse" else None
-        self.bert = Bert(shape, pooler)
-        self.cls = LanguageHead(shape, self.bert.embeddings.word_embeddings, bias_twice=True) if language_head else None
-        self.apply(initialise)
-        for unused in self.bert.encoder.layer[self.layer :]:
-            unused.requires_grad_(False)
-        if self.bert.pooler is not None and pooling != "pooler":
-            self.bert.pooler.requires_grad_(False)
+        if self.lm_head is not None and self.lm_head.decoder is not None:  # upstream stores the bias under both names
+            self.lm_head.bias = self.lm_head.decoder.bias
         kmers = torch.tensor(list(product(range(ANY), repeat=self.k)), dtype=torch.uint8)
         self.register_buffer("kmers", kmers, persistent=False)
 
@@ -225,29 +104,31 @@ class KmerBert(Adapter, MaskedModel, ABC):
         long: str = "refuse",
         k: int = 0,
     ) -> Self:
-        """See :meth:`Adapter.from_checkpoint`. ``k`` (3–6) is that of a random model, 6 if not given."""
+        """See :meth:`Adapter.from_checkpoint`. ``k`` (3 to 6, by default 6) is for random initialisation."""
         if checkpoint is None:
-            if size not in SIZES:
-                raise UserError(f"size {size!r}: {cls.name} comes as {', '.join(SIZES)}")
+            sizes = of_size(cls.name, size, SIZES)
             if k not in (0, *K_OF_VOCABULARY.values()):
                 raise UserError(f"option k={k}: choose 3, 4, 5 or 6")
-            return cls(Shape(*SIZES[size], vocabulary=len(SPECIALS) + 4 ** (k or 6)), pooling, layer, long)
+            return cls(Shape(*sizes, vocabulary=len(SPECIALS) + 4 ** (k or 6)), pooling, layer, long)
         file = weight_file(checkpoint)
-        shape = Shape.from_config(file)
+        shape = read_shape(file)
         _check_vocabulary(file, shape, k)
-        tensors = official_tensors(file)
-        has_pooler = "bert.pooler.dense.weight" in tensors
-        if pooling == "pooler" and not has_pooler and "bert.embeddings.word_embeddings.weight" in tensors:
+        tensors = bert_tensors(file)
+        has_pooler = "pooler.weight" in tensors
+        if pooling == "pooler" and not has_pooler and WORDS in tensors:
             raise UserError(f"option pooling='pooler': {file} has no pooler; choose cls or mean")
         model = cls(shape, pooling, layer, long, has_pooler, has_language_head(tensors))
         facts = {"vocabulary": shape.vocabulary, "k": model.k, "special_ids": dict(zip(SPECIALS, range(5))), "pooler": has_pooler}
-        model.audit = load(model, model.cls, tensors, file, facts)
+        model.audit = load(model, tensors, file, facts)
         return model
 
     def collate(self, windows: Sequence[Window]) -> Batch:
-        """``tokens`` (B, P, T) and their ``lengths`` (B, P): P pieces a window, one unless windows are long; 0 where none.
+        """``tokens`` int32 (B, P, T) and their ``lengths`` (B, P), for P pieces per window; a missing piece has length 0.
 
-        A window shorter than k is [CLS][SEP] alone, as upstream.
+        P is 1 unless windows are long. A window shorter than k becomes [CLS] [SEP], as upstream.
+
+        Raises:
+            BadData: a window is longer than ``max_length``.
         """
         nucleotides = np.array([len(window.sequence) for window in windows])
         if self.max_length is not None and nucleotides.max() > self.max_length:
@@ -258,99 +139,75 @@ class KmerBert(Adapter, MaskedModel, ABC):
         inside = ids.shape[1] if pieces == 1 else self.piece
         if pieces > 1:
             ids = np.pad(ids, ((0, 0), (0, pieces * inside - ids.shape[1])))
-        # How many k-mers each piece has; the first piece of every window is there even without any.
-        which = np.arange(pieces)
-        inner = np.minimum(np.maximum(nucleotides[:, None] - (self.k - 1 + inside * which), 0), inside)  # (B, P)
+        piece = np.arange(pieces)
+        kmers = np.minimum(np.maximum(nucleotides[:, None] - (self.k - 1 + inside * piece), 0), inside)  # (B, P) of each piece
         tokens = np.zeros((len(windows), pieces, inside + 2), np.int32)  # all [PAD]
         tokens[..., 1:-1] = ids.reshape(len(windows), pieces, inside)
-        if inner.min() < inside:
-            tokens[..., 1:-1][np.arange(inside) >= inner[..., None]] = PAD
+        if kmers.min() < inside:
+            tokens[..., 1:-1][np.arange(inside) >= kmers[..., None]] = PAD
         tokens[..., 0] = CLS
-        tokens[np.arange(len(windows))[:, None], which, inner + 1] = SEP
-        inner += 2
-        inner[:, 1:][inner[:, 1:] == 2] = 0
-        return {"tokens": torch.from_numpy(tokens), "lengths": torch.from_numpy(inner)}
+        tokens[np.arange(len(windows))[:, None], piece, kmers + 1] = SEP
+        lengths = kmers + 2
+        lengths[:, 1:][lengths[:, 1:] == 2] = 0  # the first piece exists even without k-mers, the others do not
+        return {"tokens": torch.from_numpy(tokens), "lengths": torch.from_numpy(lengths)}
 
     def unknown_tokens(self, batch: Batch) -> tuple[int, int]:
         return int((batch["tokens"] == UNK).sum()), int(batch["lengths"].sum())
 
     def forward(self, batch: Batch) -> Tensor:
         tokens, lengths = batch["tokens"], batch["lengths"]
+        size = tokens.shape[-1]
         if tokens.shape[1] == 1:
-            return self.embed(tokens[:, 0], lengths[:, 0])
-        there = lengths > 0
-        embeddings = self.embed(tokens[there], lengths[there])
+            return self.embed(tokens[:, 0], within(lengths[:, 0], size))
+        exists = lengths > 0
+        embeddings = self.embed(tokens[exists], within(lengths[exists], size))
         weights = lengths / lengths.sum(dim=1, keepdim=True)
-        spread = embeddings.new_zeros(*lengths.shape, self.embedding_dim)
-        spread[there] = embeddings
-        return (spread * weights.to(spread.dtype).unsqueeze(-1)).sum(dim=1)
-
-    def embed(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Pooled embeddings (B, D) of token ids (B, T)."""
-        mask = mask_of(lengths, tokens.shape[1])
-        hidden = self.encode(tokens, mask, self.layer, first=None if self.pooling == "mean" else 1)
-        if self.pooling == "mean":
-            return mean_over(hidden, mask)
-        return hidden[:, 0] if self.bert.pooler is None or self.pooling == "cls" else self.bert.pooler(hidden)
-
-    def encode(
-        self,
-        tokens: Tensor,
-        mask: Tensor | None = None,
-        layer: int | None = None,
-        types: Tensor | None = None,
-        first: int | None = None,
-    ) -> Tensor:
-        """Hidden states (B, T, D) of token ids (B, T) after ``layer`` layers (None: all); ``mask`` (B, T) is False at padding.
-
-        With ``first``, only (B, first, D), those of the first tokens: the last layer computes no others.
-        Upstream's BertModel of 2020; its later releases add 1 to the scores of real tokens instead of hiding the others.
-        """
-        x = self.bert.embeddings(tokens, types)
-        hidden = None if mask is None or bool(mask.all()) else mask[:, None, None]
-        blocks = self.bert.encoder.layer[:layer]
-        for number, block in enumerate(blocks, start=1):
-            x = block(x, hidden, first if number == len(blocks) else None)
-        return x[:, :first]
+        by_piece = embeddings.new_zeros(*lengths.shape, self.embedding_dim)
+        by_piece[exists] = embeddings
+        return (by_piece * weights.to(by_piece.dtype).unsqueeze(-1)).sum(dim=1)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Masked-language logits (…, V) of hidden states of the last layer (…, D)."""
-        if self.cls is None:
-            raise UserError(f"{self.name}: this checkpoint has no masked-language head, so it cannot fill in bases")
-        return self.cls(hidden)
+        """See :meth:`Bert.logits`. Upstream's head adds its bias twice, as part of the decoder and after it."""
+        logits = super().logits(hidden)
+        assert self.lm_head is not None
+        return logits + self.lm_head.bias
 
     def collate_masked(self, windows: Sequence[Window], positions: Sequence[int]) -> Batch:
-        """As :meth:`collate`, with every k-mer over a window's position masked. Adds ``scored`` (B,), the flat index of the
-        token to read, ``offset`` (B,), the base's place in it, and ``around`` (B, k), the other letters' digits."""
+        """As :meth:`collate`, with every k-mer that covers the window's position masked.
+
+        Adds ``masked`` (B,), the index of the k-mer to read among the window's tokens, pieces joined; ``offset`` (B,), the
+        position of the base within it; and ``around`` (B, k), the digits of its letters, ``ANY`` for the base itself and N.
+
+        Raises:
+            BadData: a position lies outside its window, or a window is shorter than k.
+        """
         batch = self.collate(windows)
         _, pieces, size = batch["tokens"].shape
-        at, rows = np.asarray(positions), np.arange(len(windows))
+        at, rows = checked_positions(windows, positions).numpy(), np.arange(len(windows))
         kmers = np.array([len(window) for window in windows]) - self.k + 1
         if kmers.min() < 1:
             raise BadData(f"window of {kmers.min() + self.k - 1} nt: {self.name} needs {self.k} or more to fill in a base")
-        if (at < 0).any() or (at >= kmers + self.k - 1).any():
-            raise BadData(f"positions {at.tolist()[:8]}: each must lie within its window")
-        place = np.arange(kmers.max())  # of a k-mer among the window's, and below among its tokens
-        place = place + 1 if pieces == 1 else place // self.piece * size + place % self.piece + 1
+        token_of = np.arange(kmers.max())  # the index of a k-mer's token, by that of the k-mer
+        token_of = token_of + 1 if pieces == 1 else token_of // self.piece * size + token_of % self.piece + 1
         tokens = batch["tokens"].numpy().reshape(len(windows), -1)
         for back in range(self.k):
             start = at - back
-            there = (start >= 0) & (start < kmers)
-            tokens[rows[there], place[start[there]]] = MASK
-        scored = (at - self.k // 2).clip(0, kmers - 1)
-        offset = at - scored
-        around = _digits(letters(windows))[rows[:, None], scored[:, None] + np.arange(self.k)]
+            exists = (start >= 0) & (start < kmers)
+            tokens[rows[exists], token_of[start[exists]]] = MASK
+        middle = (at - self.k // 2).clip(0, kmers - 1)
+        offset = at - middle
+        around = _digits(letters(windows))[rows[:, None], middle[:, None] + np.arange(self.k)]
         around[rows, offset] = ANY
-        extra = {"scored": place[scored], "offset": offset, "around": around}
+        extra = {"masked": token_of[middle], "offset": offset, "around": around}
         return {**batch, **{name: torch.from_numpy(value) for name, value in extra.items()}}
 
     def base_log_probabilities(self, batch: Batch) -> Tensor:
         """See :meth:`MaskedModel.base_log_probabilities`; the class says how k-mers become bases."""
         lengths, size = batch["lengths"], batch["tokens"].shape[-1]
         rows = torch.arange(len(lengths), device=lengths.device)
-        piece = batch["scored"] // size
-        hidden = self.encode(batch["tokens"][rows, piece], mask_of(lengths[rows, piece], size))
-        logits = self.logits(hidden[rows, batch["scored"] % size])[:, len(SPECIALS) :].float()  # (B, 4^k)
+        piece = batch["masked"] // size
+        hidden = self.encode(batch["tokens"][rows, piece], within(lengths[rows, piece], size))
+        logits = self.logits(hidden[rows, batch["masked"] % size])[:, len(SPECIALS) :].float()  # (B, 4^k)
         around = batch["around"][:, None]
         fits = ((self.kmers == around) | (around == ANY)).all(dim=-1)  # (B, 4^k): agrees with every known letter
         base = self.kmers.T[batch["offset"].long()]  # (B, 4^k)

@@ -1,11 +1,11 @@
-"""RNAErnie (Wang et al. 2024, Nat. Mach. Intell. 6): three different checkpoints under one name, and what tells them apart.
+"""RNAErnie (Wang et al. 2024, Nat. Mach. Intell. 6): three different checkpoints under one name.
 
-* ``llm-eda``, LLM-EDA/RNAErnie on the hub: trained anew with other tokens; 2,048 positions, no pooler.
-* ``paddle``, the paper's own weights, a PaddlePaddle file: ``PADDLE_COMMAND``, run once beside it where PaddlePaddle is
-  installed, writes the .npz that is read here. Its linear layers are stored (in, out), and all of them are turned around.
-* ``multimolecule``, multimolecule/rnaernie on the hub: the paper's weights converted. Until May 2026 the converter left
-  the square matrices (query, key, value, pooler, the masked-token head's linear layer) as PaddlePaddle stores them,
-  transposed. Their shape does not tell, so :func:`judge_orientation` asks the model.
+* ``llm-eda``, LLM-EDA/RNAErnie on the hub: retrained with another vocabulary; 2,048 positions, no pooler.
+* ``paddle``, the paper's own weights, a PaddlePaddle file. Run ``PADDLE_COMMAND`` once beside it, on a machine that has
+  PaddlePaddle, to write the .npz that is read here. Its linear layers are stored (in, out) and are all transposed on loading.
+* ``multimolecule``, multimolecule/rnaernie on the hub: the paper's weights, converted. Until May 2026 the converter left
+  the square matrices (query, key, value, pooler, the masked-language head's linear layer) transposed, as PaddlePaddle
+  stores them. Their shapes do not show it, so :func:`judge_orientation` tests the model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.files.checkpoint import read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
-from ._rna import BERT_NAMES, RNAModel, Shape, Vocabulary, measured, read_shape_config, read_vocabulary
+from ._bert import BERT_NAMES, has_language_head
+from ._options import checked, of_size
+from ._rna import RNAModel, Vocabulary, measured, read_known_config, read_vocabulary
+from ._transformer import Shape
 
 PADDLE_COMMAND = (
     "python -c \"import numpy, paddle; w = paddle.load('model_state.pdparams', return_numpy=True); "
@@ -38,7 +41,7 @@ PADDLE_FILES = ("model_state.npz", "model_state.safetensors")
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which RNAErnie is published: how its tensors are named, its shape and its vocabulary."""
+    """One published form of RNAErnie: the prefixes of its tensors' names, its shape and its vocabulary (of any of ``sizes``)."""
 
     prefixes: tuple[str, ...]
     base: Shape
@@ -48,7 +51,7 @@ class Layout:
     pooler: bool
 
 
-PAPER = Shape(39, layers=12, width=768, heads=12, mlp=3072, positions=513, types=2, activation="relu")
+PAPER = Shape(layers=12, width=768, heads=12, inner=3072, vocabulary=39, positions=513, activation="relu")
 LAYOUTS = {
     "llm-eda": Layout(
         prefixes=("bert.",),
@@ -75,7 +78,7 @@ LAYOUTS = {
         pooler=True,
     ),
 }
-SIZES = ("tiny", "base")
+SIZES = {"tiny": {"layers": 2, "width": 64, "heads": 4, "inner": 128}, "base": {}}  # what differs from the published shape
 
 # The Paddle file's names → ours.
 PADDLE_NAMES = (
@@ -99,9 +102,9 @@ PADDLE_NAMES = (
     (r"^cls\.predictions\.decoder_weight$", "lm_head.decoder.weight"),
 )
 LINEAR = ("query", "key", "value", "out", "up", "down", "pooler", "lm_head.dense")
-LEFT_TRANSPOSED = ("query", "key", "value", "pooler", "lm_head.dense")  # by the old multimolecule converter
+LEFT_TRANSPOSED = ("query", "key", "value", "pooler", "lm_head.dense")  # by the old converter of the multimolecule port
 
-# Non-coding RNAs that every RNA model has seen in many copies: what a model is asked to fill in to tell whether it works.
+# Non-coding RNAs of which every RNA model has seen many copies. Whether a model can fill in their bases tells whether it works.
 KNOWN_RNAS = {
     "tRNA-Phe, yeast": "GCGGATTTAGCTCAGTTGGGAGAGCGCCAGACTGAAGATCTGGAGGTCCTGTGTTCGATCCACAGAATTCGCACCA",
     "tRNA-fMet, E. coli": "CGCGGGGTGGAGCAGCCTGGTAGCTCGTCGGGCTCATAACCCGAAGGTCGTCGGTTCAAATCCGGCCCCCGCAACCA",
@@ -118,11 +121,11 @@ KNOWN_RNAS = {
 
 
 class RNAErnie(RNAModel):
-    """Embedding: the tanh pooler on the start token where the checkpoint has one, as upstream classifies; else the bases' mean.
+    """Embedding: the tanh pooler on the start token if the checkpoint has one, as in upstream's classifier; else the bases' mean.
 
-    Follows paddlenlp's ``ErnieModel`` and transformers' ``BertModel``. T is read as U, or U as T, whichever the vocabulary
-    has. ``layout`` says which of the three checkpoints is meant (``auto``: told by the tensors' names; at random, ``llm-eda``).
-    ``transposed`` is for the multimolecule port: ``yes`` and ``no`` say what its file is, ``auto`` finds out.
+    Follows paddlenlp's ``ErnieModel`` and transformers' ``BertModel``. A window's T is read as U if the vocabulary has U.
+    ``layout`` names one of the three checkpoints; ``auto`` recognises it by its tensors' names, and means ``llm-eda`` at random
+    initialisation. ``transposed`` is for the multimolecule port: ``yes`` or ``no`` for its square matrices, ``auto`` to find out.
     """
 
     name: ClassVar[str] = "rnaernie"
@@ -137,7 +140,7 @@ class RNAErnie(RNAModel):
         files=("config.json", "vocab.txt", "model.safetensors"),
         get="the paper's weights (511 nt): Zenodo 10847620, converted as adapters/rnaernie.py says; port: multimolecule/rnaernie",
     )
-    # The authors' run_seq_cls.py: AdamW at a constant 1e-4, batches of 50, 50 epochs (theirs without early stopping).
+    # The authors' run_seq_cls.py: AdamW at a constant 1e-4, batches of 50 and 50 epochs, there without early stopping.
     recipe = Recipe(learning_rate=1e-4, batch_size=50, epochs=50, schedule="constant", warmup=0.0)
     lora_targets = ("query", "value")
 
@@ -152,15 +155,11 @@ class RNAErnie(RNAModel):
         layer: int = -1,
         transposed: str = "auto",
     ) -> Self:
-        if layout not in ("auto", *LAYOUTS):
-            raise UserError(f"option layout={layout!r}: choose one of auto, {', '.join(LAYOUTS)}")
-        if transposed not in ("auto", "yes", "no"):
-            raise UserError(f"option transposed={transposed!r}: choose one of auto, yes, no")
+        checked("layout", layout, ("auto", *LAYOUTS))
+        checked("transposed", transposed, ("auto", "yes", "no"))
         if checkpoint is None:
-            if size not in SIZES:
-                raise UserError(f"size {size!r}: rnaernie comes as {', '.join(SIZES)}")
             known = LAYOUTS["llm-eda" if layout == "auto" else layout]
-            shape = known.base if size == "base" else replace(known.base, layers=2, width=64, heads=4, mlp=128)
+            shape = replace(known.base, **of_size(cls.name, size, SIZES))
             return cls(shape, known.vocabulary, default_pooling(pooling, layer, known.pooler), layer, pooler=known.pooler)
 
         file = weight_file(checkpoint, *PADDLE_FILES, "model_state.pdparams")
@@ -170,14 +169,15 @@ class RNAErnie(RNAModel):
         tensors = rename(theirs, PADDLE_NAMES if layout == "paddle" else BERT_NAMES, file)
         if layout == "paddle":
             tensors = {name: tensor.T.contiguous() if is_linear(name, LINEAR) else tensor for name, tensor in tensors.items()}
-        config = read_paddle_config(file) if layout == "paddle" else read_shape_config(file, known.families)
+        config = read_paddle_config(file) if layout == "paddle" else read_known_config(file, known.families)
         shape = measured(known.base, tensors, file, heads=config.get("num_attention_heads"))
-        shape = replace(shape, activation=config.get("hidden_act", shape.activation), eps=config.get("layer_norm_eps", shape.eps))
+        activation, epsilon = config.get("hidden_act", shape.activation), config.get("layer_norm_eps", shape.epsilon)
+        shape = replace(shape, activation=activation, epsilon=epsilon)
         vocabulary = read_vocabulary(file, shape.vocabulary, known.vocabulary, known.sizes)
 
-        pooler, head = "pooler.weight" in tensors, "lm_head.dense.weight" in tensors
-        model = cls(shape, vocabulary, default_pooling(pooling, layer, pooler), layer, head, pooler)
-        config_found = "read" if config else f"none: {shape.heads} heads, {shape.activation}, eps {shape.eps} assumed"
+        pooler = "pooler.weight" in tensors
+        model = cls(shape, vocabulary, default_pooling(pooling, layer, pooler), layer, has_language_head(tensors), pooler)
+        config_found = "read" if config else f"none: {shape.heads} heads, {shape.activation}, eps {shape.epsilon} assumed"
         model.take(tensors, file, {"layout": layout, "pooler": pooler, "config": config_found})
         if layout == "multimolecule":
             verdict, evidence = judge_orientation(model) if transposed == "auto" else (transposed, "as the option says")
@@ -194,17 +194,17 @@ class RNAErnie(RNAModel):
 
 
 def default_pooling(pooling: str, layer: int, pooler: bool) -> str:
-    """What ``auto`` stands for: the pooler if there is one, and the last layer is wanted, which is all that it can read."""
+    """Resolve ``auto``: the pooler if there is one and the last layer, which alone it reads, is asked for; else the mean."""
     if pooling != "auto":
         return pooling
     return "pooler" if pooler and layer == -1 else "mean"
 
 
 def recognise(tensors: Mapping[str, Tensor], wanted: str, file: Path) -> str:
-    """The layout whose names the tensors have.
+    """The layout whose prefixes most of the tensors have.
 
     Raises:
-        CheckpointMismatch: none, or another than ``wanted``; the message counts.
+        CheckpointMismatch: it is none, or another than ``wanted``; the message counts the tensors.
     """
     counts = {layout: sum(name.startswith(known.prefixes) for name in tensors) for layout, known in LAYOUTS.items()}
     found = max(counts, key=lambda layout: counts[layout])
@@ -222,10 +222,10 @@ def recognise(tensors: Mapping[str, Tensor], wanted: str, file: Path) -> str:
 
 
 def read_arrays(file: Path) -> dict[str, Tensor]:
-    """Tensors by name, from the .npz of a converted Paddle file or from what :func:`read_tensors` reads. No code is run.
+    """Tensors by name, from the .npz of a converted Paddle file or any file of :func:`read_tensors`. No code is run.
 
     Raises:
-        BadData: a raw .pdparams, which is a pickle; the message says how to convert it. Or a damaged file.
+        BadData: the file is damaged, or is a raw .pdparams, a pickle; the message says how to convert it.
     """
     if file.suffix == ".pdparams":
         raise BadData(f"checkpoint {file}: a pickle, which is not run here; where PaddlePaddle is installed: {PADDLE_COMMAND}")
@@ -239,14 +239,15 @@ def read_arrays(file: Path) -> dict[str, Tensor]:
 
 
 def read_paddle_config(file: Path) -> dict[str, Any]:
-    """The hyper-parameters in the model_config.json beside a Paddle file, {} without one.
+    """The hyper-parameters in the model_config.json (or config.json) beside a Paddle file; {} without one.
 
     Raises:
+        BadData: it cannot be read.
         CheckpointMismatch: it is not an ERNIE's.
     """
     path = file.parent / "model_config.json"
     if not path.is_file():
-        return read_shape_config(file, LAYOUTS["paddle"].families)
+        return read_known_config(file, LAYOUTS["paddle"].families)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         nested = [part for part in config.get("init_args", ()) if isinstance(part, dict)]
@@ -264,7 +265,7 @@ def is_linear(name: str, modules: tuple[str, ...]) -> bool:
 
 
 def transpose_square_matrices(model: RNAModel) -> None:
-    """Turn around, in place, every matrix that the old converter left as it was; twice is nothing."""
+    """Transpose, in place, every matrix that the old converter left transposed. Doing so twice changes nothing."""
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if is_linear(name, LEFT_TRANSPOSED):
@@ -274,42 +275,42 @@ def transpose_square_matrices(model: RNAModel) -> None:
 def judge_orientation(model: RNAModel) -> tuple[str, str]:
     """Whether the file's square matrices are transposed: ``yes``, ``no`` or ``undecided``, and the evidence in words.
 
-    A trained model fills in hidden bases of well-known RNAs better than their composition does, but only the right way round.
-    Each orientation is asked for the same bases; the better one is believed if it beats both the composition and the other
-    orientation by 0.05 nats a base, the latter also by 4 standard errors. Random weights pass neither, and stay as they are.
-    The model is left as it was found.
+    A trained model predicts masked bases of well-known RNAs better than base composition does, but only if its matrices have
+    the right orientation. Both orientations predict the same bases. The better one is accepted if it beats both composition
+    and the other orientation by 0.05 nats a base, the latter also by 4 standard errors. Random weights do neither and are
+    left as they are. The model's weights are restored in any case.
     """
     if model.lm_head is None:
-        return "undecided", "no masked-token head in the file"
+        return "undecided", "no masked-language head in the file"
     stored, truth = hidden_base_scores(model)
     transpose_square_matrices(model)
-    turned, _ = hidden_base_scores(model)
+    transposed, _ = hidden_base_scores(model)
     transpose_square_matrices(model)
     counts = np.bincount(truth, minlength=4)
     composition = float(np.log(counts[truth] / len(truth)).mean())
-    gain = turned - stored
+    gain = transposed - stored
     clear = abs(gain.mean()) > max(0.05, 4 * gain.std(ddof=1) / len(gain) ** 0.5)
-    works = max(stored.mean(), turned.mean()) > composition + 0.05
+    works = max(stored.mean(), transposed.mean()) > composition + 0.05
     verdict = ("yes" if gain.mean() > 0 else "no") if clear and works else "undecided"
     evidence = (
         f"mean log-probability of {len(truth)} hidden bases of {len(KNOWN_RNAS)} well-known RNAs: "
-        f"{stored.mean():.3f} as stored, {turned.mean():.3f} transposed, {composition:.3f} by composition alone"
+        f"{stored.mean():.3f} as stored, {transposed.mean():.3f} transposed, {composition:.3f} by composition alone"
     )
     return verdict, evidence
 
 
 def hidden_base_scores(model: RNAModel, every: int = 6) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probability (n,) of each sixth base of the well-known RNAs when all of these are masked, and the bases (n,), 0 to 3."""
+    """Log-probabilities (n,) of every sixth base of the well-known RNAs, all masked at once, and these bases (n,) as 0 to 3."""
     windows = [Window(sequence[: model.max_length]) for sequence in KNOWN_RNAS.values()]
-    ids = model.collate(windows)["input_ids"]
-    bases = torch.tensor(model.vocabulary.bases)
-    position = torch.arange(ids.shape[1])
-    hide = (position % every == every // 2) & torch.isin(ids, bases)
-    truth = (ids[hide][:, None] == bases).int().argmax(dim=1)  # (n,)
+    tokens = model.collate(windows)["tokens"]
+    vocabulary, bases = model.vocabulary, torch.tensor(model.vocabulary.bases)
+    position = torch.arange(tokens.shape[1])
+    hide = (position % every == every // 2) & torch.isin(tokens, bases)
+    truth = (tokens[hide][:, None] == bases).int().argmax(dim=1)  # (n,)
     training = model.training
     model.eval()
     with torch.inference_mode():
-        hidden = model.encoder(ids.masked_fill(hide, model.vocabulary.mask))
+        hidden = model.encode(tokens.masked_fill(hide, vocabulary.mask), tokens != vocabulary.pad)
         scores = model.logits(hidden[hide])[:, bases].log_softmax(dim=-1)
     model.train(training)
     return scores.gather(1, truth[:, None])[:, 0].double().numpy(), truth.numpy()

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Self
 
 import torch
 
 from harness.card import ModelCard
-from harness.errors import CheckpointMismatch, UserError
+from harness.errors import CheckpointMismatch
 from harness.files.checkpoint import read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
-from ._rna import BERT_NAMES, RNAModel, Shape, Vocabulary, measured, read_shape_config, read_vocabulary
+from ._bert import BERT_NAMES, has_language_head
+from ._options import of_size
+from ._rna import RNAModel, Vocabulary, measured, read_known_config, read_vocabulary
+from ._transformer import Shape
 
 OFFICIAL = Vocabulary(25, pad=1, start=0, end=2, mask=24, bases=(4, 5, 6, 7), other=18)
 MULTIMOLECULE = Vocabulary(28, pad=0, start=1, end=2, mask=4, bases=(6, 7, 8, 9), other=10)
 MULTIMOLECULE_SIZES = (26, 28)  # two generations of one vocabulary; ids 0 to 20 are the same
 
-# 1e-5 is what the model was trained with; the ports' config.json said 1e-12 until 2026. Upstream's layers have no dropout.
-BASE = Shape(25, layers=12, width=640, heads=20, mlp=5120, positions=1026, first=2, eps=1e-5, pre_norm=True, dropout=0.0)
-TINY = Shape(25, layers=2, width=64, heads=4, mlp=128, positions=1026, first=2, eps=1e-5, pre_norm=True, dropout=0.0)
-SIZES = {"tiny": TINY, "base": BASE}
+# The model was trained with an epsilon of 1e-5; the ports' config.json said 1e-12 until 2026. Upstream's layers have no dropout.
+VARIANT = {"first_position": 2, "types": 0, "pre_norm": True, "epsilon": 1e-5, "dropout": 0.0, "attention_dropout": 0.0}
+BASE = Shape(12, 640, heads=20, inner=5120, vocabulary=25, positions=1026, **VARIANT)
+SIZES = {"tiny": replace(BASE, layers=2, width=64, heads=4, inner=128), "base": BASE}
 
 # The official file's names → ours.
 OFFICIAL_NAMES = (
@@ -44,11 +48,11 @@ OFFICIAL_NAMES = (
 
 
 class RNAFM(RNAModel):
-    """Embedding: the mean over the bases' hidden states, start and end token left out, as in the authors' tutorials.
+    """Embedding: the mean of the bases' hidden states, without start and end token, as in the authors' tutorials.
 
-    Follows ``fm.model.BioBertModel``. T is read as U. Two layouts are known by their names: the authors' own file, and the
-    multimolecule port. The authors' loader sets the embedding of the mask token to zero (the decoder's row with it), and so
-    do we for their file; the port keeps the trained one, so its probabilities at masked bases are not the same.
+    Follows ``fm.model.BioBertModel``. T is read as U. Two layouts are recognised by their tensors' names: the authors' file
+    and the multimolecule port. The authors' loader sets the embedding of the mask token, and with it the decoder's row, to
+    zero, which is done here for their file too. The port keeps the trained row, so its probabilities at masked bases differ.
     """
 
     name: ClassVar[str] = "rnafm"
@@ -63,7 +67,7 @@ class RNAFM(RNAModel):
         files=("RNA-FM_pretrained.pth",),
         get="also https://proj.cse.cuhk.edu.hk/rnafm/api/download?filename=RNA-FM_pretrained.pth; a port: multimolecule/rnafm",
     )
-    # The authors train small models on frozen embeddings and publish no settings for fine-tuning; these are BERT's usual ones.
+    # The authors train small models on frozen embeddings and publish no fine-tuning settings; these are BERT's usual ones.
     recipe = Recipe(learning_rate=3e-5, batch_size=16, epochs=20, schedule="linear", warmup=0.1)
     lora_targets = ("query", "value")
 
@@ -72,9 +76,7 @@ class RNAFM(RNAModel):
         cls, checkpoint: Path | None = None, *, size: str = "base", pooling: str = "mean", layer: int = -1
     ) -> Self:
         if checkpoint is None:
-            if size not in SIZES:
-                raise UserError(f"size {size!r}: rnafm comes as {', '.join(SIZES)}")
-            return cls(SIZES[size], OFFICIAL, pooling, layer)
+            return cls(of_size(cls.name, size, SIZES), OFFICIAL, pooling, layer)
         file = weight_file(checkpoint, "RNA-FM_pretrained.pth")
         theirs = read_tensors(file)
         if any("embed_tokens" in name for name in theirs):
@@ -87,19 +89,19 @@ class RNAFM(RNAModel):
             )
         facts = {"layout": layout}
         if layout == "official":
-            # The contact head has one weight for each attention head of each layer; without it, heads are as wide as published.
+            # The contact head has one weight per attention head and layer; without it, heads are as wide as published.
             shape = measured(BASE, tensors, file)
             contacts = tensors.get("contact_head.regression.weight")
             if contacts is not None and contacts.numel() % shape.layers == 0:
                 shape = measured(BASE, tensors, file, heads=contacts.numel() // shape.layers)
             vocabulary = official_vocabulary(file, shape.vocabulary)
         else:
-            config = read_shape_config(file, ("rnafm",))
+            config = read_known_config(file, ("rnafm",))
             shape = measured(BASE, tensors, file, heads=config.get("num_attention_heads"))
             vocabulary = read_vocabulary(file, shape.vocabulary, MULTIMOLECULE, MULTIMOLECULE_SIZES)
-            if config.get("layer_norm_eps", shape.eps) != shape.eps:
-                facts["layer_norm_eps"] = f"{shape.eps}, as trained; config.json says {config['layer_norm_eps']}"
-        model = cls(shape, vocabulary, pooling, layer, head="lm_head.dense.weight" in tensors)
+            if config.get("layer_norm_eps", shape.epsilon) != shape.epsilon:
+                facts["layer_norm_eps"] = f"{shape.epsilon}, as trained; config.json says {config['layer_norm_eps']}"
+        model = cls(shape, vocabulary, pooling, layer, has_language_head(tensors))
         model.take(tensors, file, facts)
         if layout == "official":
             with torch.no_grad():
@@ -108,7 +110,7 @@ class RNAFM(RNAModel):
 
 
 def official_vocabulary(file: Path, rows: int) -> Vocabulary:
-    """The official vocabulary, which no file accompanies.
+    """The official vocabulary, which comes without a file.
 
     Raises:
         CheckpointMismatch: the embedding has another number of rows.

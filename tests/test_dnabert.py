@@ -17,7 +17,8 @@ from harness import registry
 from harness.adapter import MaskedModel
 from harness.adapters._attention import attend, dropout
 from harness.adapters._kmer_bert import K_OF_VOCABULARY, kmer_tokens, vocabulary
-from harness.adapters.dnabert2 import SPECIALS, plain_tokenizer, slopes
+from harness.adapters._transformer import slopes
+from harness.adapters.dnabert2 import SPECIALS, plain_tokenizer
 from harness.data import Window, letters
 from harness.errors import BadData, CheckpointMismatch, DataMissing, UserError
 
@@ -138,7 +139,7 @@ class TestParity:
                 hidden = model.encode(ids, mask, types=types)
                 found = {"last_hidden_state": hidden, "logits": model.logits(hidden)[..., rows]}
                 if name in KMER:
-                    found["pooler_output"] = model.bert.pooler(hidden)
+                    found["pooler_output"] = model.pooled(hidden)
                 else:
                     found["nomask_last_hidden_state"] = model.encode(ids)
                     hidden[~mask] = 0  # upstream takes padding out, and zeros come back
@@ -191,7 +192,7 @@ class TestParity:
         name, _, model, cases, arrays, _ = upstream
         if name == "dnabert2":
             case = next(case for case in cases if case["kind"] == "alibi")
-            torch.testing.assert_close(model.alibi(16), arrays[case["arrays"]["alibi"]], atol=1e-6, rtol=0)
+            torch.testing.assert_close(model.encoder.alibi(16), arrays[case["arrays"]["alibi"]], atol=1e-6, rtol=0)
 
 
 @pytest.mark.weights
@@ -317,7 +318,7 @@ def model(request):
     model = adapter(request.param, size="tiny")
     assert isinstance(model, MaskedModel)
     with torch.no_grad():
-        model.cls.predictions.decoder.bias.normal_()  # as trained: some tokens are likelier than others
+        model.lm_head.decoder.bias.normal_()  # as trained: some tokens are likelier than others
     return model
 
 
@@ -361,7 +362,7 @@ class TestMasked:
         """The k-mer with the base nearest its middle; four candidates, or sums over what an N may be."""
         model = adapter("dnabert1", size="tiny", k=3)
         with torch.no_grad():
-            model.cls.predictions.decoder.bias.normal_()
+            model.lm_head.decoder.bias.normal_()
         ids = {token: number for number, token in enumerate(vocabulary(3))}
         for text, position in (("ACGTTGCA", 4), ("ACGTTGCA", 0), ("ACGTTGCA", 7), ("ACGTTNCA", 4)):
             start = min(max(position - 1, 0), len(text) - 3)
@@ -444,7 +445,7 @@ class TestTraining:
         tokens, lengths = batch["tokens"][:, 0], batch["lengths"]
         hidden = model.encode(tokens, torch.arange(tokens.shape[1]) < lengths)
         assert hidden.shape == (*tokens.shape, 64)
-        expected = hidden[:, 0] if pooling == "cls" else model.bert.pooler(hidden)
+        expected = hidden[:, 0] if pooling == "cls" else model.pooled(hidden)
         found = model(batch)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -498,8 +499,8 @@ class TestFiles:
         decoder = torch.randn(shape)
         model = adapter(name, spoiled(checkpoint(name), lambda tensors: tensors | {"cls.predictions.decoder.weight": decoder}))
         assert model.audit.facts["tied_decoder"] is False
-        assert torch.equal(model.cls.predictions.decoder.weight, decoder)
-        assert not torch.equal(model.bert.embeddings.word_embeddings.weight, decoder)
+        assert torch.equal(model.lm_head.decoder.weight, decoder)
+        assert not torch.equal(model.encoder.tokens.weight, decoder)
 
     @pytest.mark.parametrize("name", KMER)
     def test_file_without_pooler(self, checkpoint, name):
@@ -517,7 +518,7 @@ class TestFiles:
     @pytest.mark.parametrize("name", ALL)
     def test_a_missing_layer_is_refused(self, checkpoint, name):
         folder = spoiled(checkpoint(name), without(".layer.1."))
-        with pytest.raises(CheckpointMismatch, match=r"(30|21) of (46|32) tensors match .* bert\.encoder\.layer\.1\."):
+        with pytest.raises(CheckpointMismatch, match=r"(30|21) of (46|32) tensors match .* encoder\.layers\.1\."):
             adapter(name, folder)
 
     @pytest.mark.parametrize("name", ALL)
@@ -579,7 +580,7 @@ class TestOptions:
         model(model.collate(random_windows(4))).square().sum().backward()
         for parameter_name, parameter in model.named_parameters():
             assert (parameter.grad is not None) == parameter.requires_grad, parameter_name
-        assert not any(parameter.requires_grad for key, parameter in model.named_parameters() if key.startswith("cls."))
+        assert not any(parameter.requires_grad for key, parameter in model.named_parameters() if key.startswith("lm_head."))
 
     @pytest.mark.parametrize("name", ALL)
     def test_lora_targets_are_linear_layers(self, name):
@@ -600,5 +601,5 @@ class TestOptions:
     def test_base_is_the_published_size(self, name):
         with torch.device("meta"):
             model = registry.adapter_class(name).from_checkpoint(None, size="base")
-        encoder = sum(parameter.numel() for parameter in model.bert.parameters())
+        encoder = sum(parameter.numel() for name, parameter in model.named_parameters() if not name.startswith("lm_head."))
         assert encoder == (116_477_952 if name == "dnabert2" else 89_190_912)

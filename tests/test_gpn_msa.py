@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from harness.adapter import IGNORED
-from harness.adapters.gpn_msa import GPNMSA, MASK, TOKENS, rotate, sinusoids
+from harness.adapters._transformer import rotate, sinusoids
+from harness.adapters.gpn_msa import GPNMSA, MASK, TOKENS
 from harness.data import Window, reverse_complement
 from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.files.hub import locate
@@ -91,7 +92,7 @@ def check_parity(model: GPNMSA, folder: Path) -> int:
             with torch.inference_mode():
                 ours = {"hidden_state_0": model.columns(tokens), "last_hidden_state": model.encode(tokens)}
                 table = model.positions[: tokens.shape[1]]
-                ours["hidden_state_1"] = model.layers[0](ours["hidden_state_0"], table)
+                ours["hidden_state_1"] = model.layers[0](ours["hidden_state_0"], rotation=table)
                 ours["logits"] = model.lm_head(ours["last_hidden_state"])
             for key, tensor in ours.items():
                 if strand + key in arrays:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from test_rnafm import GOLDEN, SHARED, Evil, check_lora_targets, check_masked_interface, check_parity, copy_of, load
 
 from harness import registry
-from harness.adapters import _rna, rnaernie
+from harness.adapters import _bert, rnaernie
 from harness.data import Window
 from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.files.checkpoint import rename
@@ -142,7 +142,7 @@ class TestPaddle:
                 masked, theirs = (one.collate_masked(windows, [3, 9, 0, 19]) for one in (model, port))
                 found, expected = model.base_log_probabilities(masked), port.base_log_probabilities(theirs)
                 torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
-        assert model.collate([Window("ATCGN")])["input_ids"].tolist() == [[2, 35, 36, 37, 38, 1, 3]]
+        assert model.collate([Window("ATCGN")])["tokens"].tolist() == [[2, 35, 36, 37, 38, 1, 3]]
 
     def test_raw_file_is_refused_and_never_run(self, tmp_path):
         import pickle
@@ -201,7 +201,7 @@ class TestTransposed:
         tensors = {name: tensor for name, tensor in load_file(file).items() if not name.startswith("lm_head")}
         save_file(tensors, tmp_path / "part.safetensors")
         facts = load("rnaernie", tmp_path / "part.safetensors").audit.facts
-        assert (facts["transposed"], facts["transposed_evidence"]) == ("undecided", "no masked-token head in the file")
+        assert (facts["transposed"], facts["transposed_evidence"]) == ("undecided", "no masked-language head in the file")
 
     def test_known_rnas_are_whole(self):
         lengths = {name: len(sequence) for name, sequence in rnaernie.KNOWN_RNAS.items()}
@@ -213,7 +213,7 @@ class TestTransposed:
 class TestUse:
     def test_windows(self):
         model = load("rnaernie", GOLDEN / "rnaernie/checkpoint")
-        ids = model.collate([Window("ACGTN"), Window("GT")])["input_ids"]
+        ids = model.collate([Window("ACGTN"), Window("GT")])["tokens"]
         assert ids.tolist() == [[2, 6, 8, 9, 7, 10, 3], [2, 9, 7, 3, 0, 0, 0]]
         with pytest.raises(BadData, match="window of 63 nt: rnaernie takes at most 62; nothing was cut"):
             model.collate([Window("A" * 63)])
@@ -224,7 +224,9 @@ class TestUse:
         assert (port.pooling, other.pooling) == ("pooler", "mean")
         with torch.inference_mode():
             batch = port.collate(windows)
-            torch.testing.assert_close(port(batch), torch.tanh(port.pooler(port.encoder(batch["input_ids"])[:, 0])))
+            torch.testing.assert_close(
+                port(batch), torch.tanh(port.pooler(port.encode(batch["tokens"], batch["tokens"] != 0)[:, 0]))
+            )
         mean = load("rnaernie", PORT, pooling="mean")
         assert not any(parameter.requires_grad for parameter in mean.pooler.parameters())
         assert load("rnaernie", PORT, layer=1).pooling == "mean"
@@ -251,12 +253,12 @@ def trained():
     torch.manual_seed(0)
     model = registry.adapter_class("rnaernie").from_checkpoint(size="tiny", layout="multimolecule").train()
     model.lm_head.requires_grad_(True)
-    ids = model.collate([Window(sequence) for sequence in rnaernie.KNOWN_RNAS.values()])["input_ids"]
+    ids = model.collate([Window(sequence) for sequence in rnaernie.KNOWN_RNAS.values()])["tokens"]
     bases = torch.isin(ids, torch.tensor(model.vocabulary.bases))
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(150):
         hide = bases & (torch.rand(ids.shape) < 0.17)
-        hidden = model.encoder(ids.masked_fill(hide, model.vocabulary.mask))
+        hidden = model.encode(ids.masked_fill(hide, model.vocabulary.mask), ids != model.vocabulary.pad)
         loss = F.cross_entropy(model.logits(hidden[hide]), ids[hide])
         optimiser.zero_grad()
         loss.backward()
@@ -267,7 +269,7 @@ def trained():
 def store(model, file, transposed: bool):
     """The model's weights under the port's names; ``transposed`` as the port's converter once left them."""
     ours = model.state_dict()
-    tensors = {name: ours[rename({name: torch.empty(0)}, _rna.BERT_NAMES, Path()).popitem()[0]] for name in PORT_NAMES}
+    tensors = {name: ours[rename({name: torch.empty(0)}, _bert.BERT_NAMES, Path()).popitem()[0]] for name in PORT_NAMES}
     for name, tensor in tensors.items():
         square = any(
             part in name

@@ -55,12 +55,12 @@ def check_parity(model, folder: Path, reads_t: bool = True) -> int:
         ids = torch.from_numpy(arrays["input_ids"].astype(np.int64))
         windows = as_windows(sequences)
         if windows and (reads_t or not any(set(sequence) & set("Tacgut") for sequence in sequences)):
-            assert torch.equal(model.collate(windows)["input_ids"], ids), name
+            assert torch.equal(model.collate(windows)["tokens"], ids), name
             compared += 1
         read = torch.from_numpy(arrays["attention_mask"]).bool() if "attention_mask" in arrays else ids != model.vocabulary.pad
         for bounds, autocast in ((FLOAT32, False), (BF16, True)):
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                hidden = model.encoder(ids, read=read)
+                hidden = model.encode(ids, read)
                 ours = {"last_hidden_state": hidden, "logits": model.logits(hidden)}
             for key, tensor in ours.items():
                 for stored in (key, f"{key}_tail64"):
@@ -80,7 +80,8 @@ def check_masked_interface(model):
     shorter = model.collate_masked([variants[0], Window(window[:12])], [7, 11])
     with torch.inference_mode():
         found = model.base_log_probabilities(shorter)
-        logits = model.logits(model.encoder(shorter["input_ids"]))
+        tokens = shorter["tokens"]
+        logits = model.logits(model.encode(tokens, tokens != model.vocabulary.pad))
     assert found.shape == (2, 4)
     torch.testing.assert_close(found.exp().sum(dim=1), torch.ones(2))
     expected = logits[torch.arange(2), torch.tensor([8, 12])][:, list(model.vocabulary.bases)].softmax(dim=1)
@@ -172,7 +173,7 @@ class TestFile:
         tokens = ["<pad>", "<cls>", "<eos>", "<unk>", "<mask>", "<null>", *"UACGN", *(f"x{i}" for i in range(17))]
         (folder / "vocab.txt").write_text("\n".join(tokens) + "\n")
         model = load("rnafm", folder)
-        assert model.collate([Window("ACGTN")])["input_ids"].tolist() == [[1, 7, 8, 9, 6, 10, 2]]
+        assert model.collate([Window("ACGTN")])["tokens"].tolist() == [[1, 7, 8, 9, 6, 10, 2]]
         (folder / "vocab.txt").write_text("\n".join(tokens[:-1]) + "\n")
         with pytest.raises(CheckpointMismatch, match="27 tokens, the embedding 28 rows"):
             load("rnafm", folder)
@@ -204,7 +205,7 @@ class TestFile:
 class TestUse:
     def test_windows(self):
         model = load("rnafm", GOLDEN / "rnafm/checkpoint")
-        ids = model.collate([Window("ACGTN"), Window("GT")])["input_ids"]
+        ids = model.collate([Window("ACGTN"), Window("GT")])["tokens"]
         assert ids.tolist() == [[0, 4, 5, 6, 7, 18, 2], [0, 6, 7, 2, 1, 1, 1]]
         assert model.max_length == 60  # the trimmed position table has 64 rows, and positions start at 2
         assert torch.isfinite(model(model.collate([Window("A" * 60)]))).all()
@@ -215,17 +216,19 @@ class TestUse:
         windows = random_windows(3, (20, 40))
         folder = GOLDEN / "rnafm/checkpoint"
         model = load("rnafm", folder)
-        ids = model.collate(windows)["input_ids"]
+        ids = model.collate(windows)["tokens"]
+        read = ids != 1
         with torch.inference_mode():
             for layer in (0, 1, 2):
-                hidden = model.encoder(ids, layer)
+                hidden = model.encode(ids, read, layer)
                 means = torch.stack([row[1 : len(window) + 1].mean(dim=0) for row, window in zip(hidden, windows)])
                 other = load("rnafm", folder, layer=layer)
-                torch.testing.assert_close(other({"input_ids": ids}), means, rtol=1e-5, atol=1e-5)
+                torch.testing.assert_close(other({"tokens": ids}), means, rtol=1e-5, atol=1e-5)
                 assert [p.requires_grad for p in other.encoder.layers.parameters()] == [True] * 16 * layer + [False] * 16 * (
                     2 - layer
                 )
-            assert torch.equal(load("rnafm", folder, pooling="cls")({"input_ids": ids}), model.encoder(ids)[:, 0])
+            starts = load("rnafm", folder, pooling="cls")({"tokens": ids})
+            torch.testing.assert_close(starts, model.encode(ids, read)[:, 0], rtol=0, atol=5e-6)
         with pytest.raises(UserError, match="pooling='max'"):
             load("rnafm", folder, pooling="max")
         with pytest.raises(UserError, match="option layer=3"):
@@ -241,7 +244,7 @@ class TestUse:
         save_file({name: t for name, t in tensors.items() if not name.startswith("lm_head")}, folder / "model.safetensors")
         model = load("rnafm", folder)
         assert model.audit.facts["masked_token_head"] == "not in the file"
-        with pytest.raises(UserError, match="holds no masked-token head"):
+        with pytest.raises(UserError, match="holds no masked-language head"):
             model.base_log_probabilities(model.collate_masked([Window("ACG")], [1]))
 
     def test_lora_and_published_size(self):
