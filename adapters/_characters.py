@@ -1,4 +1,4 @@
-"""What models of single letters share: the tokens, and running windows of one length together."""
+"""What models of single letters share: the vocabulary of Caduceus and HyenaDNA, and batches of one length, unpadded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOKENS = letter_table({"A": 7, "C": 8, "G": 9, "T": 10, "N": 11, _FILL: PAD}, de
 
 
 def collate(windows: Sequence[Window], max_length: int | None = None) -> Batch:
-    """``tokens`` uint8 (B, longest), [PAD] on the right, and ``lengths`` (B,). No special tokens, as upstream fine-tunes.
+    """``tokens`` uint8 (B, longest), with [PAD] on the right, and ``lengths`` (B,). No special tokens, as upstream fine-tunes.
 
     Raises:
         BadData: a window is longer than ``max_length``.
@@ -33,18 +33,18 @@ def collate(windows: Sequence[Window], max_length: int | None = None) -> Batch:
     return {"tokens": torch.from_numpy(TOKENS[letters(windows, _FILL)]), "lengths": lengths}
 
 
-def equal_lengths(batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
-    """Which rows (bool, B) have one length, and their tokens (rows, that length), unpadded; all lengths in turn."""
+def equal_lengths(batch: Batch, axis: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    """For each length in the batch: the examples that have it (bool, B), and their tokens as int64, unpadded along ``axis``."""
     for length in batch["lengths"].unique().tolist():
-        rows = batch["lengths"] == length
-        yield rows, batch["tokens"][rows, :length].long()
+        same = batch["lengths"] == length
+        yield same, batch["tokens"][same].narrow(axis, 0, length).long()
 
 
 def check_vocabulary(embedding: Tensor | None, file: Path) -> None:
-    """Refuse an embedding (tokens, D) for another alphabet.
+    """Check that an embedding (V, D) is for this alphabet.
 
     Raises:
-        CheckpointMismatch: it has another number of tokens.
+        CheckpointMismatch: V is another number of tokens.
     """
     if embedding is not None and len(embedding) != VOCABULARY:
         raise CheckpointMismatch(

@@ -15,8 +15,8 @@ from ..kernels.selective_scan import selective_scan
 class Mamba(nn.Module):
     """Selective state space mixer, left to right: (B, L, D) → (B, L, D).
 
-    Tensors keep channels last; the kernels take (B, E, L) views of them, so nothing is transposed in memory. Without
-    ``projections`` there is only :meth:`scan`, for a second direction that shares the projections of the first.
+    Tensors are stored channels last, and the kernels take (B, E, L) views of them, so nothing is transposed in memory. Without
+    ``projections`` only :meth:`scan` works, for a second direction that shares the projections of the first.
     """
 
     def __init__(self, width: int, state: int = 16, conv: int = 4, expand: int = 2, projections: bool = True) -> None:
@@ -42,7 +42,7 @@ class Mamba(nn.Module):
         return self.out_proj(self.scan(self.in_proj(x)))
 
     def scan(self, projected: Tensor) -> Tensor:
-        """What lies between the projections: (B, L, 2 E) → (B, L, E)."""
+        """All between the projections, convolution, scan and gate: (B, L, 2 E) → (B, L, E)."""
         u, z = projected.transpose(1, 2).chunk(2, dim=1)  # (B, E, L) each
         u = causal_conv1d(u, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu")
         assert not isinstance(u, tuple)

@@ -1,7 +1,7 @@
 """Caduceus (Schiff et al. 2024, arXiv:2403.03234): Mamba in both directions of both strands of DNA.
 
-Two variants with the same weights' names. ``ph`` (post-hoc) reads one strand and learns the other from augmented data;
-``ps`` (parameter sharing) carries both strands through every block and is equivariant under reverse complement.
+There are two variants, whose weights have the same names. ``ph`` (post-hoc) reads one strand and learns the other from
+augmented data. ``ps`` (parameter sharing) carries both strands through every block and is equivariant under reverse complement.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,14 +25,16 @@ from harness.recipe import Recipe
 
 from ._characters import BASES, COMPLEMENT, MASK, VOCABULARY, check_vocabulary, collate, equal_lengths
 from ._mamba import Mamba
+from ._masking import checked_positions
+from ._options import checked, of_size
 
 VARIANTS = ("ps", "ph")
-# Numbers that a mixer reads at once in evaluation on a CPU. Its temporaries are four times as large: 8 MiB stay in the cache,
-# and large batches run 1.5 times as fast as in one piece.
-PIECE = 2**19
+# How many numbers a mixer reads at once in evaluation on a CPU. Its temporaries, four times as large, take 8 MiB and stay in the
+# cache, so that large batches run 1.5 times as fast as in one piece.
+MIXER_NUMBERS = 2**19
 SIZES = {"tiny": (2, 32), "base": (16, 256)}  # blocks, width
 
-# The official files' names → ours. What comes to share a name is tied; safetensors files hold it once, .bin files each time.
+# The official files' names → ours. Tensors that get the same name are tied: safetensors files hold them once, .bin files twice.
 OFFICIAL_NAMES = (
     (r"^caduceus\.", ""),
     (r"^backbone\.", ""),
@@ -42,14 +44,14 @@ OFFICIAL_NAMES = (
     (r"\.mixer\.submodule\.", ".mixer."),
     (r"\.mamba_rev\.(in|out)_proj\.", r".mamba_fwd.\1_proj."),
 )
-# All that upstream has ever released; the switches for anything else are not implemented.
+# The settings of all released models; switches for any other are not implemented.
 RELEASED = {"bidirectional": True, "bidirectional_strategy": "add", "bidirectional_weight_tie": True, "rms_norm": True}
 
 
 class BiMamba(nn.Module):
-    """One Mamba for each direction, with the projections in common; their outputs add up (§4.1 of the paper).
+    """One Mamba for each direction with shared projections; their outputs are added (§4.1 of the paper).
 
-    Upstream projects in and out once a direction; with shared matrices once is enough.
+    Upstream applies the projections once per direction. As they are shared, once is enough.
     """
 
     def __init__(self, width: int) -> None:
@@ -60,7 +62,7 @@ class BiMamba(nn.Module):
     def forward(self, x: Tensor) -> Tensor:  # (B, L, D)
         if x.device.type != "cpu" or torch.is_grad_enabled():
             return self.mix(x)
-        return torch.cat([self.mix(rows) for rows in x.split(max(1, PIECE // x[0].numel()))])
+        return torch.cat([self.mix(rows) for rows in x.split(max(1, MIXER_NUMBERS // x[0].numel()))])
 
     def mix(self, x: Tensor) -> Tensor:
         projected = self.mamba_fwd.in_proj(x)
@@ -69,7 +71,7 @@ class BiMamba(nn.Module):
 
 
 class Block(nn.Module):
-    """A norm and a mixer; the residual stream is its caller's."""
+    """A norm and a mixer; the caller adds the residual."""
 
     def __init__(self, width: int, epsilon: float) -> None:
         super().__init__()
@@ -81,12 +83,12 @@ class Block(nn.Module):
 
 
 class Caduceus(Adapter, MaskedModel):
-    """Embedding: the mean over all positions and over both strands (width D), the same for a window and its reverse complement.
+    """Embedding: the mean over all positions and both strands (width D), the same for a window and its reverse complement.
 
-    For ``ps`` a linear head on it gives the average of upstream's two scores, one for each half of its channels. For
-    ``ph`` it is upstream's averaging of x and RC(x), here in training too (there, training draws one of the two); with
-    ``rc_average`` off, only the strand given is read, at half the cost. Upstream's [SEP] at the end is left out, as in its
-    own fine-tuning. There is no attention mask: windows of one length run together, never padded.
+    For ``ps``, a linear head on this embedding gives the average of upstream's two scores, one for each half of its channels.
+    For ``ph``, it is upstream's average of x and RC(x), here in training too, where upstream draws one of the two. With
+    ``rc_average`` off, only the given strand is read, at half the cost. Upstream's final [SEP] is left out, as in its own
+    fine-tuning. There is no attention mask, so windows of one length run together, unpadded.
     """
 
     name: ClassVar[str] = "caduceus"
@@ -101,7 +103,7 @@ class Caduceus(Adapter, MaskedModel):
         files=("config.json", "model.safetensors"),
         sha256={"model.safetensors": "a3e6976fe90460ff5d90d371b457d0263dc65e156ea5651b4a452e98228daef2"},
     )
-    # Genomic Benchmarks, §5.2 and the released scripts: learning rate of 1e-3 and 2e-3, batch of 128 and 256 tried each.
+    # Genomic Benchmarks, §5.2 and the released scripts, which try learning rates of 1e-3 and 2e-3 and batches of 128 and 256.
     recipe = Recipe(
         epochs=10,
         batch_size=128,
@@ -111,7 +113,8 @@ class Caduceus(Adapter, MaskedModel):
         schedule="cosine",
         dropout=0.0,
     )
-    lora_targets: ClassVar[tuple[str, ...]] = ("in_proj", "x_proj", "out_proj")  # dt_proj's weight goes into the scan itself
+    lora_targets: ClassVar[tuple[str, ...]] = ("in_proj", "x_proj", "out_proj")  # dt_proj is not called as a layer
+    complement_map: Tensor  # (16,) the token of the complementary base
 
     def __init__(self, blocks: int, width: int, variant: str = "ps", rc_average: bool = True, epsilon: float = 1e-5) -> None:
         super().__init__()
@@ -122,20 +125,17 @@ class Caduceus(Adapter, MaskedModel):
         self.norm_f = nn.RMSNorm(width, eps=epsilon)
         self.register_buffer("complement_map", torch.tensor(COMPLEMENT), persistent=variant == "ps")  # as in the official files
         nn.init.normal_(self.embed.weight, std=0.02)
-        for layer in self.layers:  # the residual stream adds up `blocks` of them
-            with torch.no_grad():
-                layer.mixer.mamba_fwd.out_proj.weight /= math.sqrt(blocks)  # type: ignore[union-attr, operator]
+        with torch.no_grad():
+            for layer in cast("list[Block]", list(self.layers)):  # the residual stream sums `blocks` of these outputs
+                layer.mixer.mamba_fwd.out_proj.weight /= math.sqrt(blocks)
 
     @classmethod
     def from_checkpoint(
         cls, checkpoint: Path | None = None, *, size: str = "base", variant: str = "", rc_average: bool = True
     ) -> Self:
-        if variant not in ("", *VARIANTS):
-            raise UserError(f"option variant={variant!r}: choose one of {', '.join(VARIANTS)}")
+        variant = variant and checked("variant", variant, VARIANTS)
         if checkpoint is None:
-            if size not in SIZES:
-                raise UserError(f"size {size!r}: caduceus comes as {', '.join(SIZES)}")
-            return cls(*SIZES[size], variant or "ps", rc_average)
+            return cls(*of_size(cls.name, size, SIZES), variant or "ps", rc_average)
         file = weight_file(checkpoint)
         config = read_config(file, ("caduceus",))
         tensors = rename(read_tensors(file), OFFICIAL_NAMES, file)
@@ -164,53 +164,61 @@ class Caduceus(Adapter, MaskedModel):
         return embeddings
 
     def encode(self, tokens: Tensor, both_strands: bool = False) -> Tensor:
-        """Last hidden states (S, B, L, D) of token ids (B, L), which are all read, [PAD] too.
+        """Last hidden states (S, B, L, D) of token ids (B, L), all of which are read, even [PAD].
 
-        S is 1, or 2 for ``ps`` and with ``both_strands``: the second strand is written 5'→3' as well, so upstream's channels
-        [D:] are ``states[1].flip(1, 2)``.
+        S is 1, or 2 for ``ps`` and with ``both_strands``. The second strand, too, is 5'→3', so upstream's channels [D:] are
+        ``states[1].flip(1, 2)``.
         """
         strands = [tokens]
         if both_strands or self.variant == "ps":
-            strands.append(self.complement_map[tokens.flip(1)])  # type: ignore[index]
+            strands.append(self.complement_map[tokens.flip(1)])
         x = self.embed(torch.stack(strands))
         for layer in self.layers:
-            # The released ps weights were trained with a fused norm that hands each half of the channels to the other
-            # strand before every block; an equivariance test cannot tell, the outputs can.
+            # The released ps weights were trained with a fused norm that gives each half of the channels to the other strand
+            # before every block. This keeps the equivariance but changes the outputs.
             if self.variant == "ps":
                 x = x.flip(0, 2, 3)
             x = x + layer(x.flatten(0, 1)).view_as(x)
         return self.norm_f(x)
 
     def logits(self, states: Tensor) -> Tensor:
-        """Scores (B, L, 16) of all tokens from :meth:`encode`'s states; ps adds those of the other strand's complement."""
+        """Logits (B, L, 16) from the states of :meth:`encode`; ps adds the complements' logits on the other strand."""
         scores = F.linear(states[0], self.embed.weight)
         if self.variant == "ps":
-            scores = scores + F.linear(states[1].flip(1), self.embed.weight[self.complement_map])  # type: ignore[index]
+            scores = scores + F.linear(states[1].flip(1), self.embed.weight[self.complement_map])
         return scores
 
     def collate_masked(self, windows: Sequence[Window], positions: Sequence[int]) -> Batch:
-        batch = collate(windows)
-        batch["positions"] = torch.tensor(positions)
-        batch["tokens"][torch.arange(len(windows)), batch["positions"]] = MASK  # [MASK] is its own complement
+        """As :meth:`collate`, with [MASK], its own complement, at each position; adds ``masked`` (B,), the positions.
+
+        Raises:
+            BadData: a position lies outside its window.
+        """
+        batch = collate(windows) | {"masked": checked_positions(windows, positions)}
+        batch["tokens"][torch.arange(len(windows)), batch["masked"]] = MASK
         return batch
 
     def base_log_probabilities(self, batch: Batch) -> Tensor:
-        """As the language model was trained: ps reads both strands by nature, ph only the one given."""
+        """(B, 4) as in pretraining: ps reads both strands, ph only the given one."""
         result = torch.empty(len(batch["tokens"]), 4, device=batch["tokens"].device)
         for rows, tokens in equal_lengths(batch):
             states = self.encode(tokens)
             with torch.autocast(states.device.type, enabled=False):
                 scores = self.logits(states.float())
-            at = batch["positions"][rows]
+            at = batch["masked"][rows]
             result[rows] = scores[torch.arange(len(at), device=at.device), at, BASES].log_softmax(dim=-1)
         return result
 
 
 def _check_config(config: dict, found: str, file: Path) -> None:
-    """Refuse a config that contradicts the tensors or asks for what was never released."""
+    """Check that a config agrees with the tensors and with the released models.
+
+    Raises:
+        CheckpointMismatch: it does not.
+    """
     expected = dict(RELEASED, rcps=found == "ps")
     if found == "ps":
-        expected["fused_add_norm"] = True  # it decides the order of channels, see Caduceus.encode
+        expected["fused_add_norm"] = True  # it determines the order of channels, see Caduceus.encode
     for name, value in expected.items():
         if config.get(name, value) != value:
             raise CheckpointMismatch(f"{file.parent / 'config.json'}: {name} {config[name]!r}; these weights need {value!r}")

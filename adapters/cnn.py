@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from harness.adapter import Adapter, Batch
 from harness.card import ModelCard
 from harness.data import Window, letter_table, letters
-from harness.errors import UserError
 from harness.recipe import Recipe
+
+from ._options import of_size
 
 _CODES = letter_table({"A": 1, "C": 2, "G": 3, "T": 4}, default=0)
 SIZES = {"tiny": (16, 16), "base": (64, 64)}  # filters of the two layers
@@ -23,8 +24,8 @@ SIZES = {"tiny": (16, 16), "base": (64, 64)}  # filters of the two layers
 class SmallCNN(Adapter):
     """Embedding: the largest response of each second-layer filter over the window.
 
-    Two convolutions (width 11, then 7 after pooling by 2) with batch normalisation and ReLU. N reads as zeros, and so
-    does the padding, whose responses are left out, so a window's embedding does not depend on its batch.
+    Two convolutions (width 11, then 7 after pooling by 2) with batch normalisation and ReLU. N and padding are read as zeros.
+    Responses at padding are left out, so a window's embedding does not depend on its batch.
     """
 
     name: ClassVar[str] = "cnn"
@@ -46,9 +47,7 @@ class SmallCNN(Adapter):
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Path | None = None, *, size: str = "base") -> Self:
-        if size not in SIZES:
-            raise UserError(f"size {size!r}: cnn comes as {', '.join(SIZES)}")
-        return cls(*SIZES[size])
+        return cls(*of_size(cls.name, size, SIZES))
 
     def collate(self, windows: Sequence[Window]) -> Batch:
         codes = torch.from_numpy(_CODES[letters(windows)])

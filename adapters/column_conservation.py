@@ -1,4 +1,4 @@
-"""column_conservation: the alignment's column at the window's centre, with nothing learnt; what an alignment model must beat."""
+"""column_conservation: the alignment's column at the window's centre, with nothing learnt; a floor for alignment models."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from harness.recipe import Recipe
 
 BASES = b"ACGT"
 BACKGROUND = 1 / len(BASES)
-PSEUDOCOUNT = 1.0  # rows' worth of the background, so that a letter that no row has is improbable, not impossible
+PSEUDOCOUNT = 1.0  # in rows, spread over the background, so that a letter that no row has is improbable but not impossible
 
 
 class ColumnConservation(Adapter):
-    """Embedding (B, 3): what the other rows say of the column at the window's centre, index ``len // 2``.
+    """Embedding: three statistics of the column at the window's centre, index ``len // 2``, over the rows other than the target.
 
-    1. Its conservation (Capra & Singh 2007, Bioinformatics 23:1875): the Jensen-Shannon divergence, in bits, of the
-       column's letters from uniform ones, times the share of rows that have a letter. 0 where none has; at most 0.549.
-    2. The natural logarithm of its frequency of the window's own letter, one row's worth of uniform letters added; for N,
-       that of a uniform letter. Of a variant's two windows the difference is the column's log-likelihood ratio.
-    3. The share of rows that have a letter.
+    1. Conservation (Capra & Singh 2007, Bioinformatics 23:1875): the Jensen-Shannon divergence, in bits, of the column's base
+       frequencies from uniform ones, times the share of rows with a base; 0 if no row has one, at most 0.549.
+    2. The natural logarithm of the frequency in the column of the target's base, after adding one row of uniform bases; for N,
+       of a uniform base. Its difference between a variant's two windows is the column's log-likelihood ratio.
+    3. The share of rows with a base.
 
-    The target's own row counts in none, so that both windows of a variant have the same conservation. Rows are not
-    weighted, and neighbouring columns not looked at.
+    As the target's row is left out, both windows of a variant have the same conservation. Rows are not weighted, and
+    neighbouring columns are not used.
     """
 
     name: ClassVar[str] = "column_conservation"

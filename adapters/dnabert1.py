@@ -11,10 +11,10 @@ from ._kmer_bert import KmerBert
 
 
 class DNABERT1(KmerBert):
-    """Embedding: the tanh pooler on [CLS]; ``pooling=cls`` is the bare [CLS], ``mean`` all tokens with [CLS] and [SEP].
+    """Embedding: the tanh pooler on [CLS]; ``pooling=cls`` is [CLS] itself, ``mean`` averages all tokens with [CLS] and [SEP].
 
-    Options: ``pooling``, ``layer`` (default the last), ``long=chunks`` for windows beyond 512 tokens, ``k`` for a model
-    at random (a file's vocabulary says its own).
+    Options: ``pooling``; ``layer`` (default the last); ``long=chunks`` for windows beyond 512 tokens; ``k`` at random
+    initialisation (a file's vocabulary determines its k).
     """
 
     name: ClassVar[str] = "dnabert1"
@@ -28,5 +28,5 @@ class DNABERT1(KmerBert):
         checkpoint="zhihan1996/DNA_bert_6",
         files=("config.json", "pytorch_model.bin"),
     )
-    # The fine-tuning command of the authors' README.
+    # The fine-tuning command in the authors' README.
     recipe = Recipe(learning_rate=2e-4, weight_decay=0.01, warmup=0.1, batch_size=32, epochs=5)

@@ -1,4 +1,4 @@
-"""gc: logistic regression on base composition, the least a model must beat."""
+"""gc: logistic regression on base composition, the lowest floor for any model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.recipe import Recipe
 
 
 class BaseComposition(Adapter):
-    """Embedding: the shares of A, C, G and T among a window's letters (N counts in none)."""
+    """Embedding: the frequencies of A, C, G and T among all letters of a window, N included."""
 
     name: ClassVar[str] = "gc"
     card = ModelCard(

@@ -11,10 +11,10 @@ from ._kmer_bert import KmerBert
 
 
 class GeneMask(KmerBert):
-    """Embedding: the tanh pooler on [CLS]; ``pooling=cls`` is the bare [CLS], ``mean`` all tokens with [CLS] and [SEP].
+    """Embedding: the tanh pooler on [CLS]; ``pooling=cls`` is [CLS] itself, ``mean`` averages all tokens with [CLS] and [SEP].
 
-    Masking by mutual information is a matter of pretraining, so that from the weights on this is DNABERT-1.
-    Options as there: ``pooling``, ``layer``, ``long``, ``k``.
+    Masking by mutual information concerns pretraining only; given the weights, this is DNABERT-1, with the same options:
+    ``pooling``, ``layer``, ``long``, ``k``.
     """
 
     name: ClassVar[str] = "genemask"
@@ -27,5 +27,5 @@ class GeneMask(KmerBert):
         max_length=515,
         get="Google Drive folder 101qPYTdBFXR5XmPwZ-rCDFDD3gwsB9vj: put config.json and pytorch_model.bin into one folder",
     )
-    # The authors' script for 1,000 training examples a class; for 10 they use 1e-4, batches of 5 and 20 epochs.
+    # The authors' script for 1,000 training examples per class; for 10 they use 1e-4, batches of 5 and 20 epochs.
     recipe = Recipe(learning_rate=5e-5, weight_decay=0.01, warmup=0.1, batch_size=15, epochs=5)

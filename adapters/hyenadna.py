@@ -17,17 +17,18 @@ from torch import Tensor, nn
 from harness.adapter import Adapter, Batch
 from harness.card import ModelCard
 from harness.data import Window
-from harness.errors import UserError
 from harness.files.checkpoint import load_tensors, read_config, read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
 from ..kernels.causal_conv1d import causal_conv1d
 from ._characters import VOCABULARY, check_vocabulary, collate
+from ._options import checked, of_size
+from ._transformer import within
 
 POOLINGS = ("mean", "last")
 
-# The official files' names → ours: `hyena.backbone.` in the hub's files, `model.backbone.` in the authors'; `.layer` where
-# they checkpointed gradients. One frequency vector serves all sines of a filter; safetensors files hold it once.
+# The official files' names → ours. They begin with `hyena.backbone.` in the hub's files, `model.backbone.` in the authors', and
+# have `.layer` if gradients were checkpointed. All sines of a filter share one frequency vector; safetensors files hold it once.
 OFFICIAL_NAMES = (
     (r"^(?:\w+\.)*?backbone\.", ""),
     (r"\.(mixer|mlp)\.layer\.", r".\1."),
@@ -37,9 +38,9 @@ OFFICIAL_NAMES = (
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Sizes of a model. ``places`` is how many positions its filters are made for, ``order`` the width of their MLP with
-    ``order_layers`` hidden layers, ``features`` what it is told of a position."""
+class HyenaShape:
+    """Sizes of a model. Its filters are made for windows of ``places`` positions by an MLP of width ``order`` with
+    ``order_layers`` hidden layers, whose input is ``features`` numbers per position."""
 
     blocks: int = 2
     width: int = 128
@@ -50,8 +51,8 @@ class Shape:
     features: int = 5
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> Shape:
-        """The shape of a file's tensors (our names), or the default one where they are another model's."""
+    def of(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The shape of a file's tensors (our names), or the default one if they are another model's."""
         needed = ("embed.weight", "layers.0.mlp.fc1.weight", "layers.0.mixer.filter_fn.z")
         mlp = sorted(name for name in tensors if re.match(r"layers\.0\.mixer\.filter_fn\.implicit_filter\.\d+\.weight", name))
         if not mlp or any(name not in tensors for name in needed):
@@ -61,23 +62,27 @@ class Shape:
         return cls(blocks, embed[1], fc1[0], z[1], tensors[mlp[0]].shape[0], len(mlp) - 1, z[2])
 
 
-SIZES = {"tiny": Shape(width=32, inner=128), "base": Shape()}
+SIZES = {"tiny": HyenaShape(width=32, inner=128), "base": HyenaShape()}
 
 
 def long_convolution(x: Tensor, kernel: Tensor) -> Tensor:
-    """Causal convolution of x (B, D, L) with a kernel (D, L) as long, by FFT: out_t = sum_s kernel_s x_(t-s)."""
+    """Causal convolution of x (B, D, L) with an equally long kernel (D, L), by FFT: out_t = sum_s kernel_s x_(t-s)."""
     length = x.shape[-1]
-    size = 1 << (2 * length - 1).bit_length()  # room for no wrap-around; a power of two suits every FFT
+    size = 1 << (2 * length - 1).bit_length()  # long enough not to wrap around; a power of two suits every FFT
     return torch.fft.irfft(torch.fft.rfft(x, n=size) * torch.fft.rfft(kernel, n=size), n=size)[..., :length]
 
 
 class Filter(nn.Module):
     """A convolution kernel as a function of position: an MLP with sines, times an exponential window (Poli et al. 2023, §3.3)."""
 
-    def __init__(self, shape: Shape, frequency: float = 10.0, shift: float = 0.05) -> None:
+    t: Tensor
+    z: Tensor
+    deltas: Tensor
+
+    def __init__(self, shape: HyenaShape, frequency: float = 10.0, shift: float = 0.05) -> None:
         super().__init__()
         self.shift = shift
-        # What the MLP is told: time from 0 to 1, then cosines and sines. Fixed, as in upstream's fine-tuning.
+        # The MLP's input: time from 0 to 1, then cosines and sines. Fixed, as in upstream's fine-tuning.
         bands = (shape.features - 1) // 2
         t = torch.linspace(0, 1, shape.places)[:, None]
         angle = torch.arange(shape.places)[:, None] * (2 * math.pi / shape.places) * torch.linspace(1e-4, bands - 1, bands)
@@ -92,20 +97,20 @@ class Filter(nn.Module):
         self.bias = nn.Parameter(torch.randn(shape.width))
 
     def forward(self, length: int) -> Tensor:
-        """The kernel (D, length), in float32: a rounded position would be another position to a sine."""
+        """The kernel (D, length), computed in float32, because the sines are sensitive to rounded positions."""
         *hidden, last = self.implicit_filter.values()
-        x = self.z[0, :length]  # type: ignore[index]
+        x = self.z[0, :length]
         with torch.autocast(x.device.type, enabled=False):
             for layer in hidden:
                 x = torch.sin(self.freq * layer(x))
-            window = torch.exp(-self.t[0, :length] * self.deltas[0].abs()) + self.shift  # type: ignore[index, operator]
+            window = torch.exp(-self.t[0, :length] * self.deltas[0].abs()) + self.shift
             return (last(x) * window).T
 
 
 class Hyena(nn.Module):
     """Order-2 Hyena operator, (B, L, D) → the same: out(q · h * (k · v)), with q, k and v after a short convolution."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: HyenaShape) -> None:
         super().__init__()
         width = shape.width
         self.in_proj = nn.Linear(width, 3 * width)
@@ -114,7 +119,7 @@ class Hyena(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        projected = self.in_proj(x).transpose(1, 2)  # (B, 3 D, L), a view of channel-last memory as the kernel likes it
+        projected = self.in_proj(x).transpose(1, 2)  # (B, 3 D, L), a view of channels-last memory, which suits the kernel
         mixed = causal_conv1d(projected, self.short_filter.weight[:, 0], self.short_filter.bias)
         assert not isinstance(mixed, tuple)
         q, k, v = mixed.float().chunk(3, dim=1)
@@ -124,9 +129,9 @@ class Hyena(nn.Module):
 
 
 class Block(nn.Module):
-    """Hyena and an MLP, each behind a LayerNorm and beside a residual."""
+    """Hyena and an MLP, each after a LayerNorm and with a residual."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: HyenaShape) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(shape.width), nn.LayerNorm(shape.width)
         self.mixer = Hyena(shape)
@@ -138,11 +143,12 @@ class Block(nn.Module):
 
 
 class HyenaDNA(Adapter):
-    """Embedding: the mean of the last hidden states over the window (``pooling`` "mean", upstream's Genomic Benchmarks
-    head), or the state of its last position, the only one that has read it all ("last", its Hugging Face classifier).
+    """Embedding: the mean of the last hidden states over the window.
 
-    No special tokens, as upstream fine-tunes. The model is causal, so padding goes to the right, where nothing sees it;
-    upstream pads on the left, and every state reads those pads first.
+    This is ``pooling=mean``, upstream's head for Genomic Benchmarks. ``last`` is the state of the last position, the only one
+    that has read the whole window, as in its Hugging Face classifier. There are no special tokens, as in upstream's
+    fine-tuning. The model is causal, so padding on the right is never read; upstream pads on the left, and every state reads
+    the padding first.
     """
 
     name: ClassVar[str] = "hyenadna"
@@ -169,11 +175,10 @@ class HyenaDNA(Adapter):
     )
     lora_targets: ClassVar[tuple[str, ...]] = ("in_proj", "out_proj", "fc1", "fc2")
 
-    def __init__(self, shape: Shape, pooling: str = "mean") -> None:
+    def __init__(self, shape: HyenaShape, pooling: str = "mean") -> None:
         super().__init__()
-        if pooling not in POOLINGS:
-            raise UserError(f"option pooling={pooling!r}: choose one of {', '.join(POOLINGS)}")
-        self.pooling, self.embedding_dim, self.max_length = pooling, shape.width, shape.places
+        self.pooling = checked("pooling", pooling, POOLINGS)
+        self.embedding_dim, self.max_length = shape.width, shape.places
         self.embed = nn.Embedding(VOCABULARY, shape.width)
         self.dropout = nn.Dropout(0.1)
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.blocks))
@@ -183,7 +188,7 @@ class HyenaDNA(Adapter):
     def _initialise(self) -> None:
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                onto_residual = name.endswith(("out_proj", "fc2"))  # which adds up two of them a block
+                onto_residual = name.endswith(("out_proj", "fc2"))  # which sums two of these outputs per block
                 nn.init.normal_(module.weight, std=0.02 / (math.sqrt(2 * len(self.layers)) if onto_residual else 1))
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
@@ -194,14 +199,12 @@ class HyenaDNA(Adapter):
     @classmethod
     def from_checkpoint(cls, checkpoint: Path | None = None, *, size: str = "base", pooling: str = "mean") -> Self:
         if checkpoint is None:
-            if size not in SIZES:
-                raise UserError(f"size {size!r}: hyenadna comes as {', '.join(SIZES)}")
-            return cls(SIZES[size], pooling)
+            return cls(of_size(cls.name, size, SIZES), pooling)
         file = weight_file(checkpoint)
-        config = read_config(file, ("hyenadna",))  # all sizes are those of the tensors
+        config = read_config(file, ("hyenadna",))  # read for the epsilon alone: all sizes are those of the tensors
         tensors = rename(read_tensors(file), OFFICIAL_NAMES, file)
         check_vocabulary(tensors.get("embed.weight"), file)
-        model = cls(Shape.of(tensors), pooling)
+        model = cls(HyenaShape.of(tensors), pooling)
         model.ln_f.eps = config.get("layer_norm_epsilon", model.ln_f.eps)
         audit = load_tensors(model, tensors, file)
         model.audit = replace(audit, facts={"vocabulary": VOCABULARY, "tied_weights": "intact", "places": model.max_length})
@@ -214,7 +217,7 @@ class HyenaDNA(Adapter):
         states, lengths = self.encode(batch["tokens"].long()), batch["lengths"]
         if self.pooling == "last":
             return states[torch.arange(len(states), device=states.device), lengths - 1]
-        read = (torch.arange(states.shape[1], device=states.device) < lengths[:, None]).unsqueeze(-1)  # (B, L, 1)
+        read = within(lengths, states.shape[1]).unsqueeze(-1)  # (B, L, 1)
         return states.masked_fill(~read, 0).sum(dim=1) / lengths[:, None]
 
     def encode(self, tokens: Tensor) -> Tensor:

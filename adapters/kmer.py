@@ -1,4 +1,4 @@
-"""kmer: logistic regression on the counts of all 1- to 6-mers, a floor that many published models stay below."""
+"""kmer: logistic regression on the counts of all 1- to 6-mers, a floor that many published models do not reach."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DIGITS = letter_table({"A": 0, "C": 1, "G": 2, "T": 3}, default=-1)
 
 
 def kmer_indices(text: np.ndarray, k: int) -> np.ndarray:
-    """The k-mer at every position as a number in base 4 (A, C, G, T); -1 where it holds another letter.
+    """The k-mer at every position as a base-4 number with digits A, C, G, T; -1 if it holds another letter.
 
     ``text``: uint8 (windows, length) of ASCII letters. Returns int64 (windows, length - k + 1), empty for short text.
     """
@@ -37,7 +37,7 @@ def kmer_indices(text: np.ndarray, k: int) -> np.ndarray:
 
 
 class KmerCounts(Adapter):
-    """Embedding: counts of every k-mer, k = 1 to 6, each k's 4^k counts scaled to length 1, side by side (5,460)."""
+    """Embedding: the counts of every k-mer for k = 1 to 6, each k's 4^k counts scaled to unit length, concatenated (5,460)."""
 
     name: ClassVar[str] = "kmer"
     card = ModelCard(

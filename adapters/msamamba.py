@@ -1,11 +1,14 @@
-"""MSAMamba (Thoutam & Ellsworth 2024, OpenReview PogdVDgGFT): selective scans along alignment rows, attention down columns."""
+"""MSAMamba (Thoutam & Ellsworth 2024, OpenReview PogdVDgGFT): selective scans along alignment rows, attention down columns.
+
+What is computed is defined in ``_msamamba_definition.py``; here, only what reaches the target row is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 import numpy as np
 import torch
@@ -20,8 +23,11 @@ from harness.errors import BadData, UserError
 from harness.files.checkpoint import load_tensors, read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
+from ._characters import equal_lengths
 from ._mamba import Mamba
-from ._masking import corrupt
+from ._masking import checked_positions, corrupt
+from ._options import checked, of_size
+from ._transformer import within
 
 GAP, MASK = 0, 5
 BASES = slice(1, 5)  # A, C, G, T
@@ -31,8 +37,8 @@ POOLINGS = ("mean", "centre", "last")
 SIZES = {"tiny": (2, 32), "base": (3, 128)}  # blocks, width
 OFFICIAL = (3, 118)
 MAX_ROWS = 128
-# Numbers in a slice on a CPU: 2 MiB in float32. Tensors of whole alignments are too large for the processor's cache, and for
-# the allocator to reuse.
+# How many numbers a slice holds on a CPU: 2 MiB in float32. Tensors of whole alignments exceed the processor's cache, and the
+# allocator does not reuse memory of their size.
 SLICE = 1 << 19
 
 # The official file's names → ours.
@@ -49,21 +55,20 @@ OFFICIAL_NAMES = (
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm; the authors write it with an epsilon of 1e-8 outside the root."""
+    """Root-mean-square norm, which the authors write with an epsilon of 1e-8 outside the root."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.scale.shape, self.scale, 1e-16)  # inside the root: the same but for vectors of 1e-8
+        return F.rms_norm(x, self.scale.shape, self.scale, 1e-16)  # inside the root: equal except for vectors as short as 1e-8
 
 
 def in_slices(function: Callable[[Tensor], Tensor], x: Tensor, dim: int) -> Tensor:
-    """function(x), where slices of x along ``dim`` do not depend on each other; on a CPU slice after slice.
+    """function(x), for a function that treats slices of x along ``dim`` independently; on a CPU computed slice by slice.
 
-    The backward pass computes each slice anew, so that only the slices' inputs are kept (Chen et al. 2016,
-    arXiv:1604.06174).
+    The backward pass recomputes each slice, so only the slices' inputs are kept (Chen et al. 2016, arXiv:1604.06174).
     """
     if not x.is_cpu or x.numel() <= SLICE:
         return function(x)
@@ -74,19 +79,19 @@ def in_slices(function: Callable[[Tensor], Tensor], x: Tensor, dim: int) -> Tens
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
-    """Attention (B, H, queries, W) of four-dimensional q, k and v, which torch computes without a matrix of all weights."""
+    """Attention (B, H, queries, W). q, k and v have four dimensions, for which torch needs no matrix of all weights."""
     if not q.is_cpu:
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
-    dtype = torch.promote_types(q.dtype, torch.float32)  # in bf16, the backward pass is slower: three times at width 16
+    dtype = torch.promote_types(q.dtype, torch.float32)  # the backward pass in bf16 is slower, three times at width 16
     with torch.autocast("cpu", enabled=False):
         return F.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v.to(dtype), scale=scale)
 
 
 class Attention(nn.Module):
-    """Multi-head attention over the rows of an alignment; head width is half the model's, as in the authors' code.
+    """Multi-head attention over the rows of an alignment; heads are half as wide as the model, as in the authors' code.
 
-    ``column`` is the paper's: the rows of one column attend to each other, told apart by learned absolute positions.
-    ``raw_reshape`` is what the authors' released code and weights do, :meth:`in_groups`.
+    ``column`` is the paper's attention: the rows of one column attend to each other, and have learned absolute positions.
+    ``raw_reshape`` is that of the authors' released code and weights, see :meth:`in_groups`.
     """
 
     def __init__(self, width: int, layout: str, heads: int = 4) -> None:
@@ -99,20 +104,20 @@ class Attention(nn.Module):
             self.rows = nn.Parameter(torch.randn(MAX_ROWS, width) * 0.02)
 
     def forward(self, x: Tensor, order: Tensor | None = None) -> Tensor:
-        """Columns: (B, S, L, D) → the same. ``order`` (B, S) says which rows these are, where they are not 0 to S - 1."""
+        """Columns: (B, S, L, D) → the same. ``order`` (B, S) are the numbers of the rows, by default 0 to S - 1."""
         B, S, L, _ = x.shape
         x = self._placed(x, order)
-        if S == 1:  # a softmax over one row is 1: the value alone comes through
+        if S == 1:  # the softmax over one row is 1, so the output is its value
             return self.out(F.linear(x, self._weights()[:, 2].flatten(0, 1)))
-        # Columns stand in the place of heads, so that nothing moves in memory before the attention or after it.
+        # Columns take the place of heads, so that nothing is moved in memory before or after the attention.
         q, k, v = self.qkv(x).view(B, S, L * self.heads, -1).transpose(1, 2).chunk(3, dim=-1)
         return self.out(attend(q, k, v).transpose(1, 2).reshape(B, S, L, -1))
 
     def target(self, x: Tensor, order: Tensor | None = None) -> Tensor:
         """Columns, row 0 alone: (B, S, L, D) → (B, 1, L, D), the first row of :meth:`forward`.
 
-        One query a column: what would be applied to the keys and values of every row is applied to the query and to the
-        attended mean instead, since q · K x = Kᵀ q · x, and the mean of V x is V times the mean of x.
+        As each column has a single query, the key and value matrices need not be applied to every row. They are applied to the
+        query and to the weighted mean of the rows instead, since q · K x = Kᵀ q · x and V is linear.
         """
         if x.shape[1] == 1:
             return self(x)
@@ -124,10 +129,10 @@ class Attention(nn.Module):
         return self.out(torch.einsum("blhd,hwd->blhw", means, to_v).flatten(2)).unsqueeze(1)
 
     def in_groups(self, x: Tensor, size: int, rows: int) -> Tensor:
-        """``raw_reshape`` over an alignment of ``size`` rows, of which x (B, S, L, D) are the first: (B, rows, L, D).
+        """``raw_reshape`` of an alignment of ``size`` rows, of which x (B, S, L, D) are the first: (B, rows, L, D).
 
         The authors' reshape lacks a transpose. It cuts the alignment, written row after row as head-wide chunks, into groups
-        of ``size`` neighbours, which attend to each other: a row sees only itself, and the next where a group straddles both.
+        of ``size`` neighbours, which attend to each other. A row sees only itself and the next one, where a group spans both.
         """
         B, _, L, _ = x.shape
         groups = -(-rows * L * self.heads // size)
@@ -136,7 +141,7 @@ class Attention(nn.Module):
         return self.out(attended[:, : rows * L * self.heads].reshape(B, rows, L, -1))
 
     def rows_read(self, rows: int, size: int, length: int) -> int:
-        """How many rows :meth:`in_groups` reads for its first ``rows``."""
+        """How many rows :meth:`in_groups` reads to compute the first ``rows``."""
         chunks = length * self.heads  # of a row
         return -(-(-(-rows * chunks // size) * size) // chunks)
 
@@ -148,7 +153,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Scan along the rows, attention, MLP; a residual and an RMSNorm after each."""
+    """Scan along the rows, attention and MLP, each with a residual and an RMSNorm after it."""
 
     def __init__(self, width: int, layout: str) -> None:
         super().__init__()
@@ -159,7 +164,7 @@ class Block(nn.Module):
         self.norm1, self.norm2, self.norm3 = RMSNorm(width), RMSNorm(width), RMSNorm(width)
 
     def scan(self, x: Tensor, rows: int) -> Tensor:
-        """(B, S, L, D) → the same; the first ``rows`` rows are scanned, the others keep their residual."""
+        """(B, S, L, D) → the same. The first ``rows`` rows are scanned, the others keep their residual."""
         scanned = in_slices(self._scan, x[:, :rows].flatten(0, 1), dim=0).unflatten(0, (len(x), rows))
         if rows == x.shape[1]:
             return scanned
@@ -169,12 +174,12 @@ class Block(nn.Module):
         return self.norm1(self.mixer(self.norm(x)) + x)
 
     def columns(self, x: Tensor, order: Tensor | None, target: bool) -> Tensor:
-        """(B, S, L, D) → the same, or with ``target`` (B, 1, L, D) for row 0 alone."""
+        """(B, S, L, D) → the same, or (B, 1, L, D) for row 0 alone with ``target``."""
         attention = self.attention.target if target else self.attention
         return in_slices(lambda columns: self._mix(columns, attention(columns, order)), x, dim=2)
 
     def groups(self, x: Tensor, size: int, rows: int) -> Tensor:
-        """(B, S, L, D) → (B, rows, L, D), the alignment having ``size`` rows."""
+        """The first rows (B, S, L, D) of an alignment of ``size`` rows → (B, rows, L, D)."""
         return in_slices(lambda windows: self._mix(windows, self.attention.in_groups(windows, size, rows)), x, dim=0)
 
     def _mix(self, x: Tensor, attended: Tensor) -> Tensor:
@@ -183,15 +188,15 @@ class Block(nn.Module):
 
 
 class MSAMamba(Adapter, MaskedModel, Pretrainable):
-    """Embedding: the mean of the target row (0) over its positions, or, as the authors have it, the row's last position.
+    """Embedding: the mean of the target row (0) over its positions, or the row's last position, which the authors use.
 
-    ``pooling`` is ``last`` by default for official weights. From scratch it is ``mean``: a motif anywhere in the window
-    then reaches the classifier at once, while ``last`` spends its first epochs at chance, or never leaves it. ``centre`` is
-    the position in the middle of the window, where the tasks of variants have the variant.
+    ``pooling`` defaults to ``last`` for official weights and to ``mean`` from scratch. With ``mean``, a motif anywhere in the
+    window reaches the classifier at once, while ``last`` spends its first epochs at chance, or never leaves it. ``centre`` is
+    the middle position of the window, where variant tasks place the variant.
 
-    A window without an alignment is read as an alignment of one row. In training, ``mask_rows`` of the auxiliary rows
-    are left out of every scan, drawn anew for each example and step (the paper's row-sparse training); not in the layout
-    ``raw_reshape``, of which only the few rows that reach the target row are computed.
+    A window without an alignment is read as an alignment of one row. In training, a share ``mask_rows`` of the auxiliary rows,
+    drawn anew for each example and step, is left out of every scan (the paper's row-sparse training). This does not apply to
+    the layout ``raw_reshape``, of which only the few rows that reach the target row are computed.
     """
 
     name: ClassVar[str] = "msamamba"
@@ -220,12 +225,10 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable):
 
     def __init__(self, blocks: int, width: int, layout: str, pooling: str, mask_rows: float) -> None:
         super().__init__()
-        for option, value, allowed in (("layout", layout, LAYOUTS), ("pooling", pooling, POOLINGS)):
-            if value not in allowed:
-                raise UserError(f"option {option}={value!r}: choose one of {', '.join(allowed)}")
+        self.layout, self.pooling = checked("layout", layout, LAYOUTS), checked("pooling", pooling, POOLINGS)
         if not 0 <= mask_rows < 1:
             raise UserError(f"option mask_rows={mask_rows}: must be at least 0 and below 1")
-        self.layout, self.pooling, self.mask_rows, self.embedding_dim = layout, pooling, mask_rows, width
+        self.mask_rows, self.embedding_dim = mask_rows, width
         self.embed = nn.Embedding(len("-ACGT?"), width)
         self.layers = nn.ModuleList(Block(width, layout) for _ in range(blocks))
         self.lm_head = nn.Linear(width, len("-ACGT?")).requires_grad_(False)  # used in pretraining only
@@ -235,9 +238,7 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable):
         cls, checkpoint: Path | None = None, *, size: str = "base", layout: str = "", pooling: str = "", mask_rows: float = 0.5
     ) -> Self:
         if checkpoint is None:
-            if size not in SIZES:
-                raise UserError(f"size {size!r}: msamamba comes as {', '.join(SIZES)}")
-            return cls(*SIZES[size], layout or "column", pooling or "mean", mask_rows)
+            return cls(*of_size(cls.name, size, SIZES), layout or "column", pooling or "mean", mask_rows)
         file = weight_file(checkpoint)
         tensors = rename(read_tensors(file), OFFICIAL_NAMES, file)
         blocks, width = OFFICIAL
@@ -252,6 +253,11 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable):
         return model
 
     def collate(self, windows: Sequence[Window]) -> Batch:
+        """``tokens`` uint8 (B, S, longest), gaps on the right, and ``lengths`` (B,).
+
+        Raises:
+            BadData: the alignments have different numbers of rows, or more than MAX_ROWS.
+        """
         alignments = [_rows(window) for window in windows]
         depths = {len(rows) for rows in alignments}
         if len(depths) > 1 or max(depths) > MAX_ROWS:
@@ -266,31 +272,33 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable):
         tokens, lengths = batch["tokens"], batch["lengths"]
         if self.layout == "column":
             return self._pool(tokens, lengths)
-        # Here attention mixes neighbours along the padded length too, so windows of one length go together, unpadded.
+        # Here attention would mix in neighbours from the padding, so windows of one length run together, unpadded.
         embeddings = torch.empty(len(tokens), self.embedding_dim, device=tokens.device)
-        for length in lengths.unique().tolist():
-            same = lengths == length
-            embeddings[same] = self._pool(tokens[same, :, :length], lengths[same]).to(embeddings.dtype)
+        for same, unpadded in equal_lengths(batch, axis=2):
+            embeddings[same] = self._pool(unpadded, lengths[same]).to(embeddings.dtype)
         return embeddings
 
     def _pool(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         if self.pooling != "mean":
             return self.encode(tokens, at=lengths - 1 if self.pooling == "last" else lengths // 2)[:, 0, 0]
-        inside = torch.arange(tokens.shape[-1], device=tokens.device) < lengths[:, None]
+        inside = within(lengths, tokens.shape[-1])
         return (self.encode(tokens)[:, 0] * inside.unsqueeze(-1)).sum(dim=1) / lengths[:, None]
 
     def collate_masked(self, windows: Sequence[Window], positions: Sequence[int]) -> Batch:
-        """Only the target row is masked, as in pretraining."""
-        batch = self.collate(windows) | {"positions": torch.tensor(list(positions))}
-        batch["tokens"][torch.arange(len(windows)), 0, batch["positions"]] = MASK
+        """The target row alone is masked, as in pretraining; adds ``masked`` (B,), the positions.
+
+        Raises:
+            BadData: a position lies outside its window.
+        """
+        batch = self.collate(windows) | {"masked": checked_positions(windows, positions)}
+        batch["tokens"][torch.arange(len(windows)), 0, batch["masked"]] = MASK
         return batch
 
     def base_log_probabilities(self, batch: Batch) -> Tensor:
-        """(B, 4) over A, C, G and T alone, on the strand that was given."""
+        """(B, 4) over A, C, G and T alone, on the given strand."""
         result = torch.empty(len(batch["tokens"]), 4, device=batch["tokens"].device)
-        for length in batch["lengths"].unique().tolist():
-            same = batch["lengths"] == length
-            hidden = self.encode(batch["tokens"][same, :, :length], at=batch["positions"][same])[:, 0, 0]
+        for same, tokens in equal_lengths(batch, axis=2):
+            hidden = self.encode(tokens, at=batch["masked"][same])[:, 0, 0]
             result[same] = self.lm_head(hidden).float()[:, BASES].log_softmax(dim=-1)
         return result
 
@@ -302,31 +310,32 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable):
         return self.lm_head(self.encode(batch["tokens"])[:, 0][batch["targets"] != IGNORED])
 
     def encode(self, tokens: Tensor, at: Tensor | None = None) -> Tensor:
-        """Hidden states (B, 1, L, D) of the target row of token ids (B, S, L); with ``at`` (B,), only that column, (B, 1, 1, D).
+        """Hidden states (B, 1, L, D) of the target row of token ids (B, S, L), or (B, 1, 1, D) of its column ``at`` (B,) alone.
 
-        What cannot reach the result is not computed: the columns right of the last ``at``; of the last block, the other rows'
-        attention and MLP, and the columns besides ``at``; in the layout ``raw_reshape``, all rows but the first few.
+        What cannot reach the result is not computed: columns right of the last ``at``; in the last block, the attention and MLP
+        of other rows, and columns other than ``at``; in the layout ``raw_reshape``, all rows but the first few.
         """
+        layers = cast("list[Block]", list(self.layers))
         everyone = torch.arange(len(tokens), device=tokens.device)
         if self.layout == "raw_reshape":
             _, size, length = tokens.shape
             needed = [1]
-            for layer in self.layers:
+            for layer in layers:
                 needed.append(layer.attention.rows_read(needed[-1], size, length))
             x = self.embed(tokens[:, : needed.pop()].long())
-            for layer in self.layers:
+            for layer in layers:
                 x = layer.groups(layer.scan(x, x.shape[1]), size, needed.pop())
             return x if at is None else x[everyone, :, at].unsqueeze(2)
 
         if at is not None:
-            tokens = tokens[..., : int(at.max()) + 1]  # columns do not mix, and the scans run left to right
+            tokens = tokens[..., : int(at.max()) + 1]  # columns do not mix, and scans run from left to right
         order, scanned = None, tokens.shape[1]
-        if (drawn := self._draw_rows(tokens)) is not None:  # rows that are scanned go first
+        if (drawn := self._draw_rows(tokens)) is not None:  # the scanned rows go first
             order, scanned = torch.ones(tokens.shape[:2], device=tokens.device), drawn.shape[1]
             order = order.scatter(1, drawn, 0).argsort(dim=1, stable=True)
             tokens = tokens[everyone[:, None], order]
         x = self.embed(tokens.long())
-        *blocks, last = self.layers
+        *blocks, last = layers
         for layer in blocks:
             x = layer.columns(layer.scan(x, scanned), order, target=False)
         x = last.scan(x, scanned)
@@ -335,7 +344,7 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable):
         return last.columns(x, order, target=True)
 
     def _draw_rows(self, tokens: Tensor) -> Tensor | None:
-        """The target row and a random share of the auxiliary ones, (B, K); None when every row is scanned."""
+        """The rows to scan, (B, K): the target and a random share of the others. None if every row is scanned."""
         B, S = tokens.shape[:2]
         kept = S - 1 - round(self.mask_rows * (S - 1))
         if not self.training or kept == S - 1:

@@ -1,21 +1,24 @@
-"""The contract that every adapter keeps, whatever its model; then what is particular to each."""
+"""The contract that every adapter keeps, the facts that are read without importing it, the floors, and the registry."""
 
 from __future__ import annotations
 
-import pickle
+import json
 import subprocess
 import sys
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import random_windows
 
 from harness import registry
 from harness.check import contract
-from harness.check.candidate import with_rows
 from harness.data import Window
-from harness.errors import BadData, CheckpointMismatch, DataMissing, UnknownName, UserError
+from harness.errors import UnknownName, UserError
+from harness.facts import class_options
+
+ROOT = Path(__file__).parents[1]
 
 
 def build(name: str):
@@ -40,113 +43,33 @@ class TestContract:
         assert verdict.state != "violated", f"{verdict.statement}: {verdict.detail}"
 
 
-class TestMSAMamba:
-    def test_official_weights_reproduce_the_authors_outputs(self, shared):
-        model = registry.adapter_class("msamamba").from_checkpoint(shared / "weights/msamamba/msamamba.pt").eval()
-        assert (model.audit.matched, model.audit.expected, model.audit.unused) == (66, 66, ())
-        assert model.layout == "raw_reshape"
-        golden = np.load(shared / "weights/msamamba/golden.npz")
-        cases = {key.split(".")[0] for key in golden}
-        assert len(cases) == 4
-        for case in cases:
-            with torch.inference_mode():
-                hidden = model.encode(torch.from_numpy(golden[f"{case}.tokens"]))
-                logits = model.lm_head(hidden)
-            np.testing.assert_allclose(hidden[:, 0], golden[f"{case}.hidden_row0"], atol=1e-4)
-            np.testing.assert_allclose(logits[:, 0], golden[f"{case}.logits_row0"], atol=1e-4)
-
-    def test_official_layout_ignores_the_alignment_and_column_layout_does_not(self):
-        """The defect of the released code: with one-row groups of neighbours, other rows never reach the target row."""
-        rows = random_windows(1, 64)[0]
-        one, other = with_rows(rows, 6, seed=1), with_rows(rows, 6, seed=2)
-        for layout, insensitive in (("raw_reshape", True), ("column", False)):
-            torch.manual_seed(0)
-            model = registry.adapter_class("msamamba").from_checkpoint(size="tiny", layout=layout).eval()
-            with torch.inference_mode():
-                hidden = model.encode(model.collate([one, other])["tokens"])[:, 0, :40]
-            assert torch.equal(hidden[0], hidden[1]) == insensitive
-
-    def test_rows_left_out_of_the_scan_cost_nothing(self, monkeypatch):
-        """In training, half of the auxiliary rows never reach the mixer; row 0 always does."""
-        model = build("msamamba").train()
-        seen = []
-        for layer in model.layers:
-            layer.mixer.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-        windows = [with_rows(window, 9) for window in random_windows(2)]
-        model(model.collate(windows))
-        assert seen == [2 * 5] * len(model.layers)
-        drawn = model._draw_rows(torch.zeros(4, 9, 1, 1))
-        assert drawn.shape == (4, 5)
-        assert (drawn[:, 0] == 0).all()
-        assert all(len(set(rows.tolist())) == 5 for rows in drawn)
-        model.eval()
-        assert model._draw_rows(torch.zeros(4, 9, 1, 1)) is None
-
-    def test_early_column_equals_the_full_computation(self):
-        model = build("msamamba")
-        tokens = model.collate([with_rows(window, 4) for window in random_windows(3)])["tokens"]
-        at = torch.tensor([39, 10, 0])
-        with torch.inference_mode():
-            torch.testing.assert_close(model.encode(tokens, at)[:, :, 0], model.encode(tokens)[torch.arange(3), :, at])
-
-    @pytest.mark.parametrize("layout", ["column", "raw_reshape"])
-    @pytest.mark.parametrize("pooling", ["mean", "last"])
-    def test_layouts_and_poolings_do_not_see_the_padding(self, layout, pooling):
-        torch.manual_seed(0)
-        model = registry.adapter_class("msamamba").from_checkpoint(size="tiny", layout=layout, pooling=pooling).eval()
-        windows = [with_rows(window, 3) for window in random_windows(5, (20, 50))]
-        alone = torch.cat([embed(model, [window]) for window in windows])
-        torch.testing.assert_close(embed(model, windows), alone, rtol=1e-4, atol=1e-5)
-
-    def test_one_row_shortcut_equals_attention_over_one_row(self):
-        attention = build("msamamba").layers[0].attention
-        x = torch.randn(2, 1, 7, 32)
-        q, k, v = attention.qkv(x + attention.rows[:1, None]).view(2, 1, 7, attention.heads, -1).transpose(1, 3).chunk(3, dim=-1)
-        attended = torch.nn.functional.scaled_dot_product_attention(q, k, v)  # (B, H, L, 1, W)
-        torch.testing.assert_close(attention(x), attention.out(attended.permute(0, 3, 2, 1, 4).flatten(3)))
-
-    def test_different_depths_are_refused(self):
-        model = build("msamamba")
-        one, other = random_windows(2)
-        with pytest.raises(BadData, match="same number"):
-            model.collate([with_rows(one, 3), with_rows(other, 4)])
-
-    def test_own_checkpoints_keep_their_layout(self, tmp_path):
-        model = build("msamamba")
-        torch.save(model.state_dict(), tmp_path / "mine.pt")
-        again = registry.adapter_class("msamamba").from_checkpoint(tmp_path / "mine.pt").eval()
-        assert again.layout == "column"
-        assert torch.equal(embed(again, random_windows(2)), embed(model, random_windows(2)))
-        with pytest.raises(UserError, match="trained as column"):
-            registry.adapter_class("msamamba").from_checkpoint(tmp_path / "mine.pt", layout="raw_reshape")
-
-    def test_checkpoint_of_another_architecture_is_refused(self, tmp_path):
-        torch.save({"bert.embeddings.word_embeddings.weight": torch.zeros(10, 8)}, tmp_path / "bert.pt")
-        with pytest.raises(CheckpointMismatch, match="0 of 66 tensors match"):
-            registry.adapter_class("msamamba").from_checkpoint(tmp_path / "bert.pt")
-
-    def test_checkpoint_that_is_no_checkpoint_is_refused(self, tmp_path):
-        load = registry.adapter_class("msamamba").from_checkpoint
-        with pytest.raises(DataMissing, match="no such file"):
-            load(tmp_path / "none.pt")
-        (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04 not a zip")
-        with pytest.raises(BadData, match="cannot be read"):
-            load(tmp_path / "cut.pt")
-        with (tmp_path / "evil.pt").open("wb") as file:
-            pickle.dump(Evil(tmp_path / "ran"), file, protocol=2)
-        with pytest.raises(BadData, match="refused, not run"):
-            load(tmp_path / "evil.pt")
-        assert not (tmp_path / "ran").exists()
+@pytest.fixture(scope="module")
+def read_without_torch():
+    """The facts of every model as JSON, from a new interpreter that must not import torch."""
+    code = (
+        "import json, sys\n"
+        "from dataclasses import asdict\n"
+        "from harness import registry\n"
+        "facts = {name: asdict(registry.model_facts(name)) for name in registry.model_files()}\n"
+        "print(json.dumps([facts, 'torch' in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    facts, torch_was_imported = json.loads(done.stdout)
+    assert not torch_was_imported
+    return facts
 
 
-class Evil:
-    """A pickle that would create a file when loaded."""
+class TestFacts:
+    """What is read from an adapter's syntax tree, for lists and plans."""
 
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return (type(self.path).touch, (self.path,))
+    @pytest.mark.parametrize("name", sorted(registry.model_files()))
+    def test_facts_are_those_of_the_class(self, read_without_torch, name):
+        adapter, facts = registry.adapter_class(name), registry.model_facts(name)
+        assert facts.name == adapter.name == name
+        assert facts.card == adapter.card
+        assert facts.recipe == adapter.recipe
+        assert facts.options == class_options(adapter)
+        assert read_without_torch[name] == json.loads(json.dumps(asdict(facts)))
 
 
 class TestFloors:
@@ -209,7 +132,5 @@ class TestRegistry:
             "assert registry.model_cards()['their_model'].summary == 'theirs' and 'torch' not in sys.modules\n"
             "print(registry.adapter_class('their-model').__name__)"
         )
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, cwd=registry.__file__.rsplit("/", 2)[0]
-        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
         assert done.stdout.strip() == "Theirs", done.stderr

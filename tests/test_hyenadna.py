@@ -13,7 +13,7 @@ from safetensors.torch import save, save_file
 
 from harness.adapter import MaskedModel
 from harness.adapters._characters import TOKENS
-from harness.adapters.hyenadna import HyenaDNA, Shape, long_convolution
+from harness.adapters.hyenadna import HyenaDNA, HyenaShape, long_convolution
 from harness.data import Window
 from harness.errors import BadData, CheckpointMismatch, UserError
 
@@ -78,7 +78,7 @@ class TestParity:
         assert audit.facts == {"vocabulary": 16, "tied_weights": "intact", "places": 1026}
 
     def test_fixed_buffers_are_as_published(self, golden):
-        fresh = HyenaDNA(Shape()).layers[0].mixer.filter_fn
+        fresh = HyenaDNA(HyenaShape()).layers[0].mixer.filter_fn
         for name, buffer in golden[0].layers[0].mixer.filter_fn.named_buffers():
             torch.testing.assert_close(fresh.get_buffer(name), buffer, rtol=0, atol=2e-6)
 
@@ -135,14 +135,14 @@ class TestLoading:
         assert torch.equal(embed(again, random_windows(2)), embed(tiny, random_windows(2)))
 
     def test_shape_comes_from_the_tensors(self, tmp_path):
-        shape = Shape(blocks=3, width=16, inner=24, places=40, order=8, order_layers=2, features=3)
+        shape = HyenaShape(blocks=3, width=16, inner=24, places=40, order=8, order_layers=2, features=3)
         save_file(official(HyenaDNA(shape)), tmp_path / "model.safetensors")
         model = HyenaDNA.from_checkpoint(tmp_path)
         assert (model.max_length, model.embedding_dim, len(model.layers)) == (40, 16, 3)
 
     def test_published_file_to_the_byte(self):
         """The safetensors file of medium-160k has 56,971,992 bytes: all names, shapes and the language-model head."""
-        model = HyenaDNA(Shape(blocks=8, width=256, inner=1024, places=160_002))
+        model = HyenaDNA(HyenaShape(blocks=8, width=256, inner=1024, places=160_002))
         assert len(save(official(model) | {"lm_head.weight": torch.zeros(16, 256)}, metadata={"format": "pt"})) == 56_971_992
 
     def test_what_is_something_else_is_refused(self, tiny, tmp_path):

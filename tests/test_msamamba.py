@@ -1,7 +1,9 @@
-"""MSAMamba against a plain definition of it: every row of every block, softmax attention written out; gradients too."""
+"""MSAMamba against its plain definition, gradients too, and against stored outputs; its alignments and its memory."""
 
 from __future__ import annotations
 
+import pickle
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,38 +11,33 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import random_windows
+from test_rnafm import Evil
 
-from harness.adapters import msamamba
+from harness.adapters import _msamamba_definition, msamamba
 from harness.adapters.msamamba import MSAMamba
 from harness.check.candidate import with_rows
+from harness.errors import BadData, CheckpointMismatch, DataMissing, UserError
+
+GOLDEN = Path(__file__).parent / "golden/msamamba"
 
 
-def softmax_attention(attention, x, layout):
-    B, S, L, _ = x.shape
-    if layout == "column":
-        x = x + attention.rows[:S, None]
-        q, k, v = attention.qkv(x).view(B, S, L, attention.heads, -1).permute(0, 2, 3, 1, 4).chunk(3, dim=-1)
-    else:
-        q, k, v = attention.qkv(x).reshape(B, L, attention.heads, S, -1).chunk(3, dim=-1)
-    attended = (q @ k.mT / attention.head_width**0.5).softmax(dim=-1) @ v  # (B, L, H, S, W)
-    rows_first = attended.permute(0, 3, 1, 2, 4) if layout == "column" else attended
-    return attention.out(rows_first.reshape(B, S, L, -1))
+def tiny(**options):
+    torch.manual_seed(0)
+    return MSAMamba.from_checkpoint(size="tiny", **options).eval()
 
 
-def rms_norm(norm, x):
-    return norm.scale * x / (x.norm(dim=-1, keepdim=True) * x.shape[-1] ** -0.5 + 1e-8)
+def embed(model, windows) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(model.collate(windows))
 
 
 def plain_encode(model, tokens, drawn=None):
-    """Hidden states (B, S, L, D); ``drawn`` (B, K) are the rows that are scanned."""
-    x = model.embed(tokens.long())
-    scanned = torch.ones(tokens.shape[:2]) if drawn is None else torch.zeros(tokens.shape[:2]).scatter(1, drawn, 1)
-    for block in model.layers:
-        mixed = block.mixer(block.norm(x).flatten(0, 1)).view_as(x)
-        x = rms_norm(block.norm1, mixed * scanned[:, :, None, None].to(x.dtype) + x)
-        x = rms_norm(block.norm2, softmax_attention(block.attention, x, model.layout) + x)
-        x = rms_norm(block.norm3, block.mlp(x) + x)
-    return x
+    """Hidden states (B, S, L, D) by the definition; ``drawn`` (B, K) are the rows that are scanned."""
+    return _msamamba_definition.encode(dict(model.named_parameters()), tokens, drawn)
+
+
+def plain_logits(model, hidden):
+    return _msamamba_definition.logits(dict(model.named_parameters()), hidden)
 
 
 def build(layout="column", pooling="mean", **options):
@@ -120,7 +117,7 @@ def test_masked_bases(layout):
     windows, positions = [with_rows(window, 5) for window in random_windows(4, (9, 30))], [0, 8, 3, 5]
     batch = model.collate_masked(windows, positions)
     for row, (tokens, length) in enumerate(zip(batch["tokens"], batch["lengths"].tolist(), strict=True)):
-        logits = model.lm_head(plain_encode(model, tokens[None, :, :length])[0, 0, positions[row]])
+        logits = plain_logits(model, plain_encode(model, tokens[None, :, :length])[0, 0, positions[row]])
         ours = model.base_log_probabilities(batch)[row]
         torch.testing.assert_close(ours.double(), logits[1:5].log_softmax(dim=0), rtol=1e-5, atol=1e-6)
 
@@ -128,20 +125,8 @@ def test_masked_bases(layout):
 def test_pretraining_logits():
     model = build(mask_rows=0).train()
     batch = model.collate_pretraining([with_rows(window, 5) for window in random_windows(3)], np.random.default_rng(0))
-    plain = model.lm_head(plain_encode(model, batch["tokens"])[:, 0][batch["targets"] >= 0])
+    plain = plain_logits(model, plain_encode(model, batch["tokens"])[:, 0][batch["targets"] >= 0])
     assert_same(model, model.pretraining_logits(batch), plain)
-
-
-def test_official_weights_need_only_the_rows_that_reach_the_target(shared):
-    """The authors' outputs for alignments of up to 90 rows, of which no more than a few are read."""
-    model = MSAMamba.from_checkpoint(shared / "weights/msamamba/msamamba.pt").eval()
-    golden = np.load(shared / "weights/msamamba/golden.npz")
-    seen = []
-    model.embed.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
-    with torch.inference_mode():
-        hidden = model.encode(torch.from_numpy(golden["b1_m90_l64.tokens"]))
-    np.testing.assert_allclose(hidden[:, 0], golden["b1_m90_l64.hidden_row0"], atol=1e-4)
-    assert seen == [4]
 
 
 def test_bf16_stays_near_float32():
@@ -169,3 +154,144 @@ def test_training_keeps_no_more_than_slices(monkeypatch):
             model.encode(tokens).sum()
         sizes[numbers] = kept.numbers
     assert sizes[1 << 11] < sizes[1 << 30] / 5
+
+
+class TestOutputs:
+    """Stored outputs of the definition, and of the authors' code with their weights."""
+
+    @pytest.mark.parametrize("layout", ["raw_reshape", "column"])
+    def test_stored_outputs_are_reproduced(self, layout):
+        model, arrays = MSAMamba.from_checkpoint(GOLDEN / layout).eval(), np.load(GOLDEN / "arrays.npz")
+        count = {"raw_reshape": 45, "column": 47}[layout]
+        assert (model.audit.matched, model.audit.expected, model.audit.unused) == (count, count, ())
+        assert model.layout == layout
+        cases = {key.split(".")[1] for key in arrays if key.startswith(layout)}
+        assert len(cases) == 3
+        for case in cases:
+            with torch.inference_mode():
+                hidden = model.encode(torch.from_numpy(arrays[f"{case}.tokens"]))[:, 0]
+                logits = model.lm_head(hidden)
+            np.testing.assert_allclose(hidden, arrays[f"{layout}.{case}.hidden_row0"], atol=1e-4, rtol=0)
+            np.testing.assert_allclose(logits, arrays[f"{layout}.{case}.logits_row0"], atol=1e-4, rtol=0)
+
+    def test_official_weights_reproduce_the_authors_outputs(self, shared):
+        model = MSAMamba.from_checkpoint(shared / "weights/msamamba/msamamba.pt").eval()
+        assert (model.audit.matched, model.audit.expected, model.audit.unused) == (66, 66, ())
+        assert model.layout == "raw_reshape"
+        golden = np.load(shared / "weights/msamamba/golden.npz")
+        cases = {key.split(".")[0] for key in golden}
+        assert len(cases) == 4
+        for case in cases:
+            with torch.inference_mode():
+                hidden = model.encode(torch.from_numpy(golden[f"{case}.tokens"]))
+                logits = model.lm_head(hidden)
+            np.testing.assert_allclose(hidden[:, 0], golden[f"{case}.hidden_row0"], atol=1e-4)
+            np.testing.assert_allclose(logits[:, 0], golden[f"{case}.logits_row0"], atol=1e-4)
+
+    def test_the_definition_reproduces_the_authors_logits_of_every_row(self, shared):
+        model = MSAMamba.from_checkpoint(shared / "weights/msamamba/msamamba.pt").eval()
+        golden = np.load(shared / "weights/msamamba/golden.npz")
+        for case in ("b1_m5_l16", "b2_m3_l33", "b1_m1_l32"):
+            with torch.inference_mode():
+                logits = plain_logits(model, plain_encode(model, torch.from_numpy(golden[f"{case}.tokens"])))
+            np.testing.assert_allclose(logits, golden[f"{case}.logits"], atol=1e-4)
+
+    def test_official_weights_need_only_the_rows_that_reach_the_target(self, shared):
+        """The authors' outputs for alignments of up to 90 rows, of which no more than a few are read."""
+        model = MSAMamba.from_checkpoint(shared / "weights/msamamba/msamamba.pt").eval()
+        golden = np.load(shared / "weights/msamamba/golden.npz")
+        seen = []
+        model.embed.register_forward_hook(lambda module, inputs, output: seen.append(output.shape[1]))
+        with torch.inference_mode():
+            hidden = model.encode(torch.from_numpy(golden["b1_m90_l64.tokens"]))
+        np.testing.assert_allclose(hidden[:, 0], golden["b1_m90_l64.hidden_row0"], atol=1e-4)
+        assert seen == [4]
+
+
+class TestComputation:
+    """What is computed, and what is left out."""
+
+    def test_official_layout_ignores_the_alignment_and_column_layout_does_not(self):
+        """The defect of the released code: with one-row groups of neighbours, other rows never reach the target row."""
+        rows = random_windows(1, 64)[0]
+        one, other = with_rows(rows, 6, seed=1), with_rows(rows, 6, seed=2)
+        for layout, insensitive in (("raw_reshape", True), ("column", False)):
+            torch.manual_seed(0)
+            model = MSAMamba.from_checkpoint(size="tiny", layout=layout).eval()
+            with torch.inference_mode():
+                hidden = model.encode(model.collate([one, other])["tokens"])[:, 0, :40]
+            assert torch.equal(hidden[0], hidden[1]) == insensitive
+
+    def test_rows_left_out_of_the_scan_cost_nothing(self, monkeypatch):
+        """In training, half of the auxiliary rows never reach the mixer; row 0 always does."""
+        model = tiny().train()
+        seen = []
+        for layer in model.layers:
+            layer.mixer.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+        windows = [with_rows(window, 9) for window in random_windows(2)]
+        model(model.collate(windows))
+        assert seen == [2 * 5] * len(model.layers)
+        drawn = model._draw_rows(torch.zeros(4, 9, 1, 1))
+        assert drawn.shape == (4, 5)
+        assert (drawn[:, 0] == 0).all()
+        assert all(len(set(rows.tolist())) == 5 for rows in drawn)
+        model.eval()
+        assert model._draw_rows(torch.zeros(4, 9, 1, 1)) is None
+
+    def test_early_column_equals_the_full_computation(self):
+        model = tiny()
+        tokens = model.collate([with_rows(window, 4) for window in random_windows(3)])["tokens"]
+        at = torch.tensor([39, 10, 0])
+        with torch.inference_mode():
+            torch.testing.assert_close(model.encode(tokens, at)[:, :, 0], model.encode(tokens)[torch.arange(3), :, at])
+
+    @pytest.mark.parametrize("layout", ["column", "raw_reshape"])
+    @pytest.mark.parametrize("pooling", ["mean", "last"])
+    def test_layouts_and_poolings_do_not_see_the_padding(self, layout, pooling):
+        torch.manual_seed(0)
+        model = MSAMamba.from_checkpoint(size="tiny", layout=layout, pooling=pooling).eval()
+        windows = [with_rows(window, 3) for window in random_windows(5, (20, 50))]
+        alone = torch.cat([embed(model, [window]) for window in windows])
+        torch.testing.assert_close(embed(model, windows), alone, rtol=1e-4, atol=1e-5)
+
+    def test_one_row_shortcut_equals_attention_over_one_row(self):
+        attention = tiny().layers[0].attention
+        x = torch.randn(2, 1, 7, 32)
+        q, k, v = attention.qkv(x + attention.rows[:1, None]).view(2, 1, 7, attention.heads, -1).transpose(1, 3).chunk(3, dim=-1)
+        attended = torch.nn.functional.scaled_dot_product_attention(q, k, v)  # (B, H, L, 1, W)
+        torch.testing.assert_close(attention(x), attention.out(attended.permute(0, 3, 2, 1, 4).flatten(3)))
+
+    def test_different_depths_are_refused(self):
+        model = tiny()
+        one, other = random_windows(2)
+        with pytest.raises(BadData, match="same number"):
+            model.collate([with_rows(one, 3), with_rows(other, 4)])
+
+
+class TestFiles:
+    def test_own_checkpoints_keep_their_layout(self, tmp_path):
+        model = tiny()
+        torch.save(model.state_dict(), tmp_path / "mine.pt")
+        again = MSAMamba.from_checkpoint(tmp_path / "mine.pt").eval()
+        assert again.layout == "column"
+        assert torch.equal(embed(again, random_windows(2)), embed(model, random_windows(2)))
+        with pytest.raises(UserError, match="trained as column"):
+            MSAMamba.from_checkpoint(tmp_path / "mine.pt", layout="raw_reshape")
+
+    def test_checkpoint_of_another_architecture_is_refused(self, tmp_path):
+        torch.save({"bert.embeddings.word_embeddings.weight": torch.zeros(10, 8)}, tmp_path / "bert.pt")
+        with pytest.raises(CheckpointMismatch, match="0 of 66 tensors match"):
+            MSAMamba.from_checkpoint(tmp_path / "bert.pt")
+
+    def test_checkpoint_that_is_no_checkpoint_is_refused(self, tmp_path):
+        load = MSAMamba.from_checkpoint
+        with pytest.raises(DataMissing, match="no such file"):
+            load(tmp_path / "none.pt")
+        (tmp_path / "cut.pt").write_bytes(b"PK\x03\x04 not a zip")
+        with pytest.raises(BadData, match="cannot be read"):
+            load(tmp_path / "cut.pt")
+        with (tmp_path / "evil.pt").open("wb") as file:
+            pickle.dump(Evil(tmp_path / "ran"), file, protocol=2)
+        with pytest.raises(BadData, match="refused, not run"):
+            load(tmp_path / "evil.pt")
+        assert not (tmp_path / "ran").exists()
