@@ -15,8 +15,9 @@ from harness.adapter import Adapter, LoadAudit, MaskedModel
 from harness.errors import CheckpointMismatch, DataMissing, UserError
 from harness.files.checkpoint import load_tensors, read_config, read_tensors, rename
 
+from ._batches import mean_over
 from ._options import checked, checked_layer
-from ._transformer import Encoder, MaskHead, Shape, initialise, mean_over
+from ._transformer import Encoder, MaskHead, Shape, initialise
 
 WORDS, DECODER = "encoder.tokens.weight", "lm_head.decoder.weight"
 # Tensors that are one upstream, of which some files keep only the other.
@@ -81,21 +82,10 @@ class Bert(Adapter, MaskedModel, ABC):
         for module in unused:
             module.requires_grad_(False)
 
-    def encode(
-        self,
-        tokens: Tensor,
-        read: Tensor | None = None,
-        layer: int | None = None,
-        types: Tensor | None = None,
-        first: int | None = None,
-    ) -> Tensor:
-        """Hidden states (B, T, D) of token ids (B, T); see :meth:`Encoder.forward`."""
-        return self.encoder(tokens, read, layer, types, first)
-
     def embed(self, tokens: Tensor, read: Tensor, averaged: Tensor | None = None) -> Tensor:
         """Embeddings (B, D) of token ids (B, T). ``averaged`` (B, T) are the tokens to pool over, by default all it reads."""
         only_first = self.pooling in ("cls", "pooler")
-        hidden = self.encode(tokens, read, self.layer, first=1 if only_first else None)
+        hidden = self.encoder(tokens, read, self.layer, first=1 if only_first else None)
         averaged = read if averaged is None else averaged
         if self.pooling == "mean":
             return mean_over(hidden, averaged)

@@ -1,8 +1,8 @@
-"""What models of single letters share: the vocabulary of Caduceus and HyenaDNA, and batches of one length, unpadded."""
+"""The tokens of Caduceus and HyenaDNA, which are single letters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -31,13 +31,6 @@ def collate(windows: Sequence[Window], max_length: int | None = None) -> Batch:
     if max_length is not None and int(lengths.max()) > max_length:
         raise BadData(f"window of {int(lengths.max())} nt: this model reads at most {max_length}; nothing was cut")
     return {"tokens": torch.from_numpy(TOKENS[letters(windows, _FILL)]), "lengths": lengths}
-
-
-def equal_lengths(batch: Batch, axis: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each length in the batch: the examples that have it (bool, B), and their tokens as int64, unpadded along ``axis``."""
-    for length in batch["lengths"].unique().tolist():
-        same = batch["lengths"] == length
-        yield same, batch["tokens"][same].narrow(axis, 0, length).long()
 
 
 def check_vocabulary(embedding: Tensor | None, file: Path) -> None:

@@ -17,10 +17,11 @@ from harness.data import Window, letters
 from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.files.checkpoint import weight_file
 
+from ._batches import within
 from ._bert import WORDS, Bert, bert_tensors, has_language_head, load, read_shape
 from ._masking import checked_positions
 from ._options import checked, of_size
-from ._transformer import Shape, within
+from ._transformer import Shape
 
 PAD, UNK, CLS, SEP, MASK = range(5)
 SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -206,7 +207,7 @@ class KmerBert(Bert, ABC):
         lengths, size = batch["lengths"], batch["tokens"].shape[-1]
         rows = torch.arange(len(lengths), device=lengths.device)
         piece = batch["masked"] // size
-        hidden = self.encode(batch["tokens"][rows, piece], within(lengths[rows, piece], size))
+        hidden = self.encoder(batch["tokens"][rows, piece], within(lengths[rows, piece], size))
         logits = self.logits(hidden[rows, batch["masked"] % size])[:, len(SPECIALS) :].float()  # (B, 4^k)
         around = batch["around"][:, None]
         fits = ((self.kmers == around) | (around == ANY)).all(dim=-1)  # (B, 4^k): agrees with every known letter

@@ -109,7 +109,7 @@ class RNAModel(Bert, ABC):
     def base_log_probabilities(self, batch: Batch) -> Tensor:
         """(B, 4) over A, C, G and U alone: the probabilities of all other tokens are left out and these four rescaled."""
         tokens = batch["tokens"]
-        hidden = self.encode(tokens, tokens != self.vocabulary.pad)
+        hidden = self.encoder(tokens, tokens != self.vocabulary.pad)
         logits = self.logits(hidden[torch.arange(len(hidden), device=hidden.device), batch["masked"]])
         return logits[:, list(self.vocabulary.bases)].float().log_softmax(dim=-1)
 

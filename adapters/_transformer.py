@@ -216,14 +216,3 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     sin, cos = table.chunk(2, dim=-1)
     first, second = x[..., 0::2], x[..., 1::2]
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
-
-
-def mean_over(hidden: Tensor, read: Tensor) -> Tensor:
-    """Mean (B, D) of hidden states (B, T, D) over the tokens where ``read`` (B, T) is true."""
-    weight = read.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * weight).sum(dim=1) / weight.sum(dim=1)
-
-
-def within(lengths: Tensor, size: int) -> Tensor:
-    """True (B, size) at the first ``lengths`` (B,) places of each row."""
-    return torch.arange(size, device=lengths.device) < lengths[:, None]

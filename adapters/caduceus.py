@@ -23,7 +23,8 @@ from harness.errors import CheckpointMismatch, UserError
 from harness.files.checkpoint import load_tensors, read_config, read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
-from ._characters import BASES, COMPLEMENT, MASK, VOCABULARY, check_vocabulary, collate, equal_lengths
+from ._batches import equal_lengths
+from ._characters import BASES, COMPLEMENT, MASK, VOCABULARY, check_vocabulary, collate
 from ._mamba import Mamba
 from ._masking import checked_positions
 from ._options import checked, of_size

@@ -22,10 +22,11 @@ from harness.errors import BadData, CheckpointMismatch, DataMissing
 from harness.files.checkpoint import weight_file
 from harness.recipe import Recipe
 
+from ._batches import within
 from ._bert import Bert, bert_tensors, has_language_head, load, read_shape
 from ._masking import checked_positions
 from ._options import of_size
-from ._transformer import Shape, within
+from ._transformer import Shape
 
 SPECIALS = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 UNK, CLS, SEP, PAD, MASK = range(5)
@@ -129,7 +130,7 @@ class DNABERT2(Bert):
     def base_log_probabilities(self, batch: Batch) -> Tensor:
         """See :meth:`MaskedModel.base_log_probabilities`; the class says what is asked of the model."""
         tokens = batch["tokens"]
-        hidden = self.encode(tokens, within(batch["lengths"], tokens.shape[1]))
+        hidden = self.encoder(tokens, within(batch["lengths"], tokens.shape[1]))
         rows = torch.arange(len(tokens), device=tokens.device)
         return self.logits(hidden[rows, batch["masked"]])[:, self.bases].float().log_softmax(dim=-1)
 

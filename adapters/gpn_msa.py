@@ -24,8 +24,8 @@ from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.files.checkpoint import load_tensors, read_config, read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
+from ._batches import equal_lengths
 from ._bert import BERT_NAMES
-from ._characters import equal_lengths
 from ._masking import checked_positions, corrupt
 from ._options import of_size
 from ._transformer import Block, MaskHead, Shape, initialise, sinusoids

@@ -21,9 +21,9 @@ from harness.files.checkpoint import load_tensors, read_config, read_tensors, re
 from harness.recipe import Recipe
 
 from ..kernels.causal_conv1d import causal_conv1d
+from ._batches import mean_over, within
 from ._characters import VOCABULARY, check_vocabulary, collate
 from ._options import checked, of_size
-from ._transformer import within
 
 POOLINGS = ("mean", "last")
 
@@ -217,8 +217,7 @@ class HyenaDNA(Adapter):
         states, lengths = self.encode(batch["tokens"].long()), batch["lengths"]
         if self.pooling == "last":
             return states[torch.arange(len(states), device=states.device), lengths - 1]
-        read = within(lengths, states.shape[1]).unsqueeze(-1)  # (B, L, 1)
-        return states.masked_fill(~read, 0).sum(dim=1) / lengths[:, None]
+        return mean_over(states, within(lengths, states.shape[1]))
 
     def encode(self, tokens: Tensor) -> Tensor:
         """Last hidden states (B, L, D) of token ids (B, L)."""

@@ -23,11 +23,10 @@ from harness.errors import BadData, UserError
 from harness.files.checkpoint import load_tensors, read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
-from ._characters import equal_lengths
+from ._batches import equal_lengths, mean_over, within
 from ._mamba import Mamba
 from ._masking import checked_positions, corrupt
 from ._options import checked, of_size
-from ._transformer import within
 
 GAP, MASK = 0, 5
 BASES = slice(1, 5)  # A, C, G, T
@@ -281,8 +280,7 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable):
     def _pool(self, tokens: Tensor, lengths: Tensor) -> Tensor:
         if self.pooling != "mean":
             return self.encode(tokens, at=lengths - 1 if self.pooling == "last" else lengths // 2)[:, 0, 0]
-        inside = within(lengths, tokens.shape[-1])
-        return (self.encode(tokens)[:, 0] * inside.unsqueeze(-1)).sum(dim=1) / lengths[:, None]
+        return mean_over(self.encode(tokens)[:, 0], within(lengths, tokens.shape[-1]))
 
     def collate_masked(self, windows: Sequence[Window], positions: Sequence[int]) -> Batch:
         """The target row alone is masked, as in pretraining; adds ``masked`` (B,), the positions.

@@ -310,7 +310,7 @@ def hidden_base_scores(model: RNAModel, every: int = 6) -> tuple[np.ndarray, np.
     training = model.training
     model.eval()
     with torch.inference_mode():
-        hidden = model.encode(tokens.masked_fill(hide, vocabulary.mask), tokens != vocabulary.pad)
+        hidden = model.encoder(tokens.masked_fill(hide, vocabulary.mask), tokens != vocabulary.pad)
         scores = model.logits(hidden[hide])[:, bases].log_softmax(dim=-1)
     model.train(training)
     return scores.gather(1, truth[:, None])[:, 0].double().numpy(), truth.numpy()

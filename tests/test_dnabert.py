@@ -133,12 +133,12 @@ class TestParity:
             ids, types = expected["input_ids"].long(), expected.get("token_type_ids")
             mask = expected["attention_mask"].bool() if "attention_mask" in expected else torch.ones_like(ids, dtype=torch.bool)
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-                hidden = model.encode(ids, mask, types=types)
+                hidden = model.encoder(ids, mask, types=types)
                 found = {"last_hidden_state": hidden, "logits": model.logits(hidden)[..., rows]}
                 if name in KMER:
                     found["pooler_output"] = model.pooled(hidden)
                 else:
-                    found["nomask_last_hidden_state"] = model.encode(ids)
+                    found["nomask_last_hidden_state"] = model.encoder(ids)
                     hidden[~mask] = 0  # upstream takes padding out, and zeros come back
             for key, value in expected.items():
                 array, _, last = key.removesuffix("_first4").partition("_tail")
@@ -166,7 +166,7 @@ class TestParity:
         labels = labels.masked_fill(labels <= 0, -100) if name == "dnabert2" else labels
         mask = given["attention_mask"].bool() if "attention_mask" in given else None
         with torch.inference_mode():
-            logits = model.logits(model.encode(given["input_ids"].long(), mask))
+            logits = model.logits(model.encoder(given["input_ids"].long(), mask))
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
         torch.testing.assert_close(loss, given["loss"][0], atol=1e-5, rtol=0)
 

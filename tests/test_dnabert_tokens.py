@@ -167,7 +167,7 @@ class TestMasked:
             for place in range(max(position - 2, 0), min(position, len(text) - 3) + 1):
                 tokens[place + 1] = 4
             with torch.inference_mode():
-                logits = model.logits(model.encode(torch.tensor([tokens])))[0, start + 1]
+                logits = model.logits(model.encoder(torch.tensor([tokens])))[0, start + 1]
             sums = []
             for base in "ACGT":
                 kmer = list(text[start : start + 3])

@@ -225,7 +225,7 @@ class TestUse:
         with torch.inference_mode():
             batch = port.collate(windows)
             torch.testing.assert_close(
-                port(batch), torch.tanh(port.pooler(port.encode(batch["tokens"], batch["tokens"] != 0)[:, 0]))
+                port(batch), torch.tanh(port.pooler(port.encoder(batch["tokens"], batch["tokens"] != 0)[:, 0]))
             )
         mean = load("rnaernie", PORT, pooling="mean")
         assert not any(parameter.requires_grad for parameter in mean.pooler.parameters())
@@ -258,7 +258,7 @@ def trained():
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(150):
         hide = bases & (torch.rand(ids.shape) < 0.17)
-        hidden = model.encode(ids.masked_fill(hide, model.vocabulary.mask), ids != model.vocabulary.pad)
+        hidden = model.encoder(ids.masked_fill(hide, model.vocabulary.mask), ids != model.vocabulary.pad)
         loss = F.cross_entropy(model.logits(hidden[hide]), ids[hide])
         optimiser.zero_grad()
         loss.backward()

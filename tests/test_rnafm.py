@@ -60,7 +60,7 @@ def check_parity(model, folder: Path, reads_t: bool = True) -> int:
         read = torch.from_numpy(arrays["attention_mask"]).bool() if "attention_mask" in arrays else ids != model.vocabulary.pad
         for bounds, autocast in ((FLOAT32, False), (BF16, True)):
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-                hidden = model.encode(ids, read)
+                hidden = model.encoder(ids, read)
                 ours = {"last_hidden_state": hidden, "logits": model.logits(hidden)}
             for key, tensor in ours.items():
                 for stored in (key, f"{key}_tail64"):
@@ -81,7 +81,7 @@ def check_masked_interface(model):
     with torch.inference_mode():
         found = model.base_log_probabilities(shorter)
         tokens = shorter["tokens"]
-        logits = model.logits(model.encode(tokens, tokens != model.vocabulary.pad))
+        logits = model.logits(model.encoder(tokens, tokens != model.vocabulary.pad))
     assert found.shape == (2, 4)
     torch.testing.assert_close(found.exp().sum(dim=1), torch.ones(2))
     expected = logits[torch.arange(2), torch.tensor([8, 12])][:, list(model.vocabulary.bases)].softmax(dim=1)
@@ -220,7 +220,7 @@ class TestUse:
         read = ids != 1
         with torch.inference_mode():
             for layer in (0, 1, 2):
-                hidden = model.encode(ids, read, layer)
+                hidden = model.encoder(ids, read, layer)
                 means = torch.stack([row[1 : len(window) + 1].mean(dim=0) for row, window in zip(hidden, windows)])
                 other = load("rnafm", folder, layer=layer)
                 torch.testing.assert_close(other({"tokens": ids}), means, rtol=1e-5, atol=1e-5)
@@ -228,7 +228,7 @@ class TestUse:
                     2 - layer
                 )
             starts = load("rnafm", folder, pooling="cls")({"tokens": ids})
-            torch.testing.assert_close(starts, model.encode(ids, read)[:, 0], rtol=0, atol=5e-6)
+            torch.testing.assert_close(starts, model.encoder(ids, read)[:, 0], rtol=0, atol=5e-6)
         with pytest.raises(UserError, match="pooling='max'"):
             load("rnafm", folder, pooling="max")
         with pytest.raises(UserError, match="option layer=3"):

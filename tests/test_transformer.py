@@ -60,7 +60,7 @@ class TestTraining:
         model = adapter("dnabert1", size="tiny", pooling=pooling)
         batch = model.collate(random_windows(5, (20, 60)))
         tokens, lengths = batch["tokens"][:, 0], batch["lengths"]
-        hidden = model.encode(tokens, torch.arange(tokens.shape[1]) < lengths)
+        hidden = model.encoder(tokens, torch.arange(tokens.shape[1]) < lengths)
         assert hidden.shape == (*tokens.shape, 64)
         expected = hidden[:, 0] if pooling == "cls" else model.pooled(hidden)
         found = model(batch)
