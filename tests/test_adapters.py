@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import random_windows
 
 from harness import registry
+from harness.adapter import MaskedModel
 from harness.check import contract
 from harness.data import Window
-from harness.errors import UnknownName, UserError
+from harness.errors import BadData, UnknownName, UserError
 from harness.facts import class_options
 
 ROOT = Path(__file__).parents[1]
@@ -38,9 +40,15 @@ def candidate(request):
 class TestContract:
     @pytest.mark.parametrize("clause", contract.CLAUSES, ids=lambda clause: clause.__name__)
     def test_clause(self, candidate, clause):
-        """Not broken; what a clause skips, it says itself, and that is no skipped test."""
+        """A clause that does not apply says so itself and does not count as a skipped test."""
         verdict = contract.judge(clause, candidate)
         assert verdict.state != "violated", f"{verdict.statement}: {verdict.detail}"
+
+    def test_masked_positions_outside_the_window_are_refused(self, candidate):
+        if isinstance(candidate.adapter, MaskedModel):
+            for position in (-1, 40):
+                with pytest.raises(BadData, match=f"position {position}: the window has 40 nt"):
+                    candidate.adapter.collate_masked(random_windows(1, 40), [position])
 
 
 @pytest.fixture(scope="module")

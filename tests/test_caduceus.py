@@ -80,7 +80,7 @@ class TestParity:
         assert compared >= 8
 
     def test_halves_of_the_channels_swap_as_in_the_released_models(self, ps):
-        """The plain path of upstream's code is another function of the same weights, and just as equivariant."""
+        """Without the fused norm, upstream's code computes another, equally equivariant function of the same weights."""
         compared = [
             abs(outputs(ps, arrays["input_ids"])[0].numpy() - arrays["unfused_last_hidden_state"]).max()
             for _, arrays in cases(GOLDEN / "caduceus_ps")
@@ -90,7 +90,7 @@ class TestParity:
         assert min(compared) > 1
 
     def test_embedding_is_the_mean_over_the_window(self, model):
-        """Of upstream's states without special tokens: each half of the channels by itself (ps), or x and RC(x) (ph)."""
+        """The mean of upstream's states without special tokens: of both halves of the channels (ps), or of x and RC(x) (ph)."""
         for sequences, arrays in cases(GOLDEN / f"caduceus_{model.variant}"):
             if "nospecial_last_hidden_state" not in arrays:
                 continue
@@ -133,7 +133,7 @@ class TestStrands:
 
 class TestMaskedBases:
     def test_the_base_is_hidden(self, model):
-        """All four windows that differ in one base give one answer: for ps the other strand is blind, too."""
+        """Windows that differ in the masked base alone give one answer; for ps the base is hidden on the other strand, too."""
         assert isinstance(model, MaskedModel)
         windows = [Window("ACGTTGCAACG" + base + "TTGACNACA") for base in "ACGT"] + [Window("ACGTA")]
         with torch.inference_mode():
@@ -168,7 +168,7 @@ class TestLoading:
         assert audit.facts == {"variant": model.variant, "vocabulary": 16, "tied_weights": "intact"}
 
     def test_bin_file_with_every_tied_name(self, model, tmp_path):
-        """The older format stores tied weights under each of their names; a broken tie is noticed."""
+        """The older format stores tied weights under each of their names; if these differ, the file is refused."""
         tensors = load_file(checkpoint(model.variant) / "model.safetensors")
         for name in list(tensors):
             if name.endswith(("in_proj.weight", "out_proj.weight")):
@@ -238,7 +238,7 @@ class TestLoading:
 
     @pytest.mark.parametrize(("blocks", "variant", "size"), [(16, "ps", 30_937_760), (4, "ph", 7_746_792)])
     def test_published_files_to_the_byte(self, blocks, variant, size):
-        """The released safetensors files of width 256 are as long as ours would be: all names and shapes."""
+        """The released safetensors files of width 256 have the length of ours, as names and shapes agree."""
         tensors = {}
         for name, tensor in Caduceus(blocks, 256, variant).state_dict().items():
             if name == "complement_map":
@@ -281,7 +281,7 @@ class TestTraining:
     ],
 )
 def test_published_weights_give_published_outputs(folder, expected):
-    """Mean of the last hidden states of ACGTNACGTNACGTN without special tokens; figures of the authors' code."""
+    """Mean of the last hidden states of ACGTNACGTNACGTN without special tokens; values from the authors' code."""
     path = published(f"kuleshov-group/{folder}")
     model = Caduceus.from_checkpoint(path).eval()
     ids = TOKENS[np.frombuffer(b"ACGTNACGTNACGTN", np.uint8)][None].astype(int)

@@ -1,4 +1,4 @@
-"""DNABERT-1, GeneMask and DNABERT-2 against upstream's outputs; what their files and options may be."""
+"""DNABERT-1, GeneMask and DNABERT-2 against upstream's outputs; the files and options that they accept and refuse."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def embed(model, *sequences: str) -> torch.Tensor:
 
 
 def write_tokenizer(file: Path, tokens: int) -> None:
-    """A stand-in for the published tokenizer.json: our own pairs of pairs, filled up with tokens that no text holds."""
+    """A stand-in for the published tokenizer.json: our own, filled up with tokens that occur in no text."""
     tokenizer = plain_tokenizer()
     tokenizer.add_tokens([f"<{number}>" for number in range(tokens - tokenizer.get_vocab_size())])
     tokenizer.save(str(file))
@@ -67,7 +67,7 @@ def checkpoint(tmp_path):
 
 
 def spoiled(folder: Path, change) -> Path:
-    """The folder, its tensors by name replaced by what ``change`` makes of them."""
+    """The folder with its tensors, by name, replaced by ``change`` of them."""
     file = folder / "pytorch_model.bin"
     tensors = torch.load(file, weights_only=True)
     torch.save(change(tensors), file)
@@ -86,7 +86,7 @@ def reconfigure(folder: Path, **values) -> Path:
 
 @pytest.fixture(scope="module", params=[*product(ALL, ["golden", "shared"])], ids="-".join)
 def upstream(request, tmp_path_factory):
-    """(name, source, model, cases, arrays by key, the logits' columns) of trimmed or of whole upstream outputs."""
+    """(name, source, model, cases, arrays by key, the logits' columns) of trimmed or complete upstream outputs."""
     name, source = request.param
     if source == "golden":
         folder, rows = GOLDEN / name, np.load(GOLDEN / name / "weights.npz")["rows"]
@@ -110,7 +110,7 @@ class TestParity:
         compared = 0
         for case in cases:
             if case["kind"] not in ("single", "batch") or any(set(sequence) - set("ACGTN") for sequence in case["sequences"]):
-                continue  # truncated by upstream, or of letters that the engine replaces before
+                continue  # truncated by upstream, or with letters that the engine replaces beforehand
             batch = model.collate([Window(sequence) for sequence in case["sequences"]])
             tokens = batch["tokens"].flatten(1)
             expected = arrays[case["arrays"]["input_ids"]]
@@ -139,14 +139,14 @@ class TestParity:
                     found["pooler_output"] = model.pooled(hidden)
                 else:
                     found["nomask_last_hidden_state"] = model.encoder(ids)
-                    hidden[~mask] = 0  # upstream takes padding out, and zeros come back
+                    hidden[~mask] = 0  # upstream removes padding and returns zeros there
             for key, value in expected.items():
                 array, _, last = key.removesuffix("_first4").partition("_tail")
                 if array not in found:
                     continue
                 ours = found[array][:, -int(last) :] if last else found[array]
                 ours = ours[:, :4] if key.endswith("_first4") else ours
-                if "labels" in expected:  # upstream gives back logits where something was to be predicted
+                if "labels" in expected:  # upstream returns logits of labelled tokens only
                     ours, value = ours[expected["labels"] > 0], value[expected["labels"] > 0]
                 where = f"{case['name']}, {key}"
                 torch.testing.assert_close(
@@ -156,7 +156,7 @@ class TestParity:
         assert len(compared) >= (11 if name in KMER else 6)
 
     def test_language_model_loss(self, upstream):
-        """Cross-entropy where labels are; DNABERT-2's authors also leave out label 0, which is [UNK]."""
+        """Cross-entropy over the labelled tokens; DNABERT-2's authors also ignore label 0, which is [UNK]."""
         name, _, model, cases, arrays, _ = upstream
         case = next((case for case in cases if case["kind"] == "mlm_loss"), None)
         if case is None:
@@ -194,7 +194,7 @@ class TestParity:
 
 @pytest.mark.weights
 def test_published_dnabert2_gives_published_outputs(shared):
-    """Mean of all tokens of two inputs through the published weights, as the authors' code gave them."""
+    """The mean of all tokens with the published weights, as computed by the authors' code."""
     path = published("zhihan1996/DNABERT-2-117M")
     folder = shared / "reference/checkpoints/published_outputs/configs/evidence/oracles/geneb-dnabert-2"
     model = adapter("dnabert2", path)
@@ -216,8 +216,8 @@ class TestFiles:
         assert audit.facts.get("k") == (None if name == "dnabert2" else 6)
 
     @pytest.mark.parametrize("name", ALL)
-    def test_same_weights_in_other_clothes(self, checkpoint, name):
-        """safetensors without tied tensors, old LayerNorm names, a stray position_ids: the same model."""
+    def test_other_spellings_of_the_same_weights(self, checkpoint, name):
+        """A file without tied tensors, with old LayerNorm names and an extra position_ids is the same model."""
         folder = checkpoint(name)
         expected = embed(adapter(name, folder), "ACGTTGCATGA")
         tensors = torch.load(folder / "pytorch_model.bin", weights_only=True)
@@ -233,7 +233,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("name", ALL)
     def test_files_of_classifiers(self, checkpoint, name):
-        """No language head: embeds as before, and says so when asked for bases."""
+        """Without a language head the model still embeds, and refuses to fill in bases."""
         folder = spoiled(checkpoint(name), without("cls."))
         model = adapter(name, folder)
         assert not model.audit.facts["language_head"]

@@ -1,4 +1,4 @@
-"""Tokens of DNABERT-1, GeneMask and DNABERT-2: k-mers, byte pairs, long windows, and bases that are filled in."""
+"""Tokens of DNABERT-1, GeneMask and DNABERT-2: k-mers, byte pairs, long windows, and filling in bases."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class TestBytePairs:
         assert slopes(12) == [2**-power for power in (1, 2, 3, 4, 5, 6, 7, 8, 0.5, 1.5, 2.5, 3.5)]
 
     def test_plain_tokenizer(self):
-        """Pairs first, in order, then pairs of pairs; every base is in some token and unknown letters stand alone."""
+        """Pairs come first, then pairs of pairs; every base is in a token, and unknown letters are tokens of their own."""
         tokenizer = plain_tokenizer()
         assert tokenizer.get_vocab_size() == 5 + 4 + 16 + 256
         assert [tokenizer.token_to_id(token) for token in (*SPECIALS, *"ACGT")] == list(range(9))
@@ -115,7 +115,7 @@ def model(request):
     model = adapter(request.param, size="tiny")
     assert isinstance(model, MaskedModel)
     with torch.no_grad():
-        model.lm_head.decoder.bias.normal_()  # as trained: some tokens are likelier than others
+        model.lm_head.decoder.bias.normal_()  # as after training, some tokens are likelier than others
     return model
 
 
@@ -156,7 +156,7 @@ class TestMasked:
                 model.collate_masked(random_windows(1, 40), [position])
 
     def test_kmers_become_bases_by_definition(self):
-        """The k-mer with the base nearest its middle; four candidates, or sums over what an N may be."""
+        """The k-mer with the base nearest its middle has four candidates, or sums of them where a letter is N."""
         model = adapter("dnabert1", size="tiny", k=3)
         with torch.no_grad():
             model.lm_head.decoder.bias.normal_()
@@ -178,7 +178,7 @@ class TestMasked:
             torch.testing.assert_close(self.scores(model, [text], [position])[0], expected, atol=1e-5, rtol=1e-4)
 
     def test_kmers_in_pieces(self):
-        """A base at the border of two pieces is hidden in both."""
+        """A base at the border of two pieces is masked in both."""
         model = adapter("dnabert1", size="tiny", long="chunks")
         text = random_windows(1, 1100)[0].sequence
         for position in (100, 509, 511, 513, 1099):

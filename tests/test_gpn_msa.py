@@ -49,13 +49,13 @@ def aligned(window: Window, species: int = 9, seed: int = 0) -> Window:
 
 
 def turned(window: Window) -> Window:
-    """The other strand: positions turned round, every row complemented, the order of the species kept."""
+    """The other strand: positions reversed, every row complemented, the order of species kept."""
     rows = None if window.alignment is None else COMPLEMENT[window.alignment[:, ::-1]]
     return Window(reverse_complement(window.sequence), alignment=rows)
 
 
 def window_of(columns: list[str], alone: bool = False) -> Window:
-    """A case's strings, one a position, as a window; of the sequence, letters that no window may hold become N."""
+    """A case's strings, one per position, as a window; letters of the sequence that no window may hold become N."""
     rows = np.array([list(column.encode()) for column in columns], np.uint8).T.copy()
     sequence = "".join(letter if letter in "ACGT" else "N" for letter in rows[0].tobytes().decode().upper())
     rows[0] = np.frombuffer(sequence.encode(), np.uint8)
@@ -74,7 +74,7 @@ def cases(folder: Path):
 
 
 def check_parity(model: GPNMSA, folder: Path) -> int:
-    """Ids, every stored hidden state and logits of all cases, on both strands; how many cases there were."""
+    """Compare ids, stored hidden states and logits of all cases on both strands; return the number of cases."""
     count = 0
     for name, windows, mask, arrays in cases(folder):
         count += 1
@@ -230,7 +230,7 @@ class TestAlignment:
             load(species=8)
 
     def test_a_window_alone_is_not_a_window_among_gaps(self):
-        """And keeps its embedding beside windows that have alignments."""
+        """Its embedding is the same beside windows that have alignments."""
         model, (one, other) = load(), random_windows(2)
         rows = np.full((10, 40), ord("-"), np.uint8)
         rows[0] = np.frombuffer(one.sequence.encode(), np.uint8)
@@ -239,7 +239,7 @@ class TestAlignment:
         torch.testing.assert_close(embed(model, [one, aligned(other)])[:1], alone, rtol=0, atol=1e-5)
 
     def test_predictions_need_the_alignment(self):
-        """Shuffled along the positions or blanked, the species' rows give other probabilities and another embedding."""
+        """Shuffling the species' rows along the positions, or blanking them, changes probabilities and embedding."""
         model, intact = load(), aligned(random_windows(1, 64)[0])
         order = np.random.default_rng(0).permutation(64)
         shuffled, blanked = intact.alignment.copy(), intact.alignment.copy()
@@ -341,7 +341,7 @@ class TestPretraining:
 
 @pytest.mark.weights
 def test_published_weights_give_published_logits():
-    """chr6:31575665-31575793 (hg38) with position 76 masked, forward strand: figures of the authors' example notebook."""
+    """chr6:31575665-31575793 (hg38) with position 76 masked, forward strand; values from the authors' example notebook."""
     path = OFFICIAL.parent / "chr6_31575665_31575793.npy"
     if not OFFICIAL.is_dir() or not path.is_file():
         pytest.skip(f"needs the weights in {OFFICIAL} and these columns of songlab/multiz100way's 89.zarr, (90, 128), in {path}")

@@ -118,7 +118,7 @@ class TestLoading:
         ("prefix", "freqs"), [("hyena.backbone.", (5,)), ("model.backbone.", (1, 3, 5)), ("backbone.", (1, 3, 5))]
     )
     def test_layouts(self, tiny, tmp_path, prefix, freqs):
-        """The hub's safetensors keep one of three tied frequencies; the authors' files have all, under another prefix."""
+        """The hub's safetensors keep one of three tied frequencies; the authors' files keep all, under another prefix."""
         save_file(official(tiny, prefix, freqs) | {"lm_head.weight": torch.zeros(16, 32)}, tmp_path / "model.safetensors")
         again = HyenaDNA.from_checkpoint(tmp_path).eval()
         assert again.audit.unused == ("lm_head.weight",)
@@ -141,7 +141,7 @@ class TestLoading:
         assert (model.max_length, model.embedding_dim, len(model.layers)) == (40, 16, 3)
 
     def test_published_file_to_the_byte(self):
-        """The safetensors file of medium-160k has 56,971,992 bytes: all names, shapes and the language-model head."""
+        """The safetensors file of medium-160k has 56,971,992 bytes, the length of ours with the language-model head, as names and shapes agree."""
         model = HyenaDNA(HyenaShape(blocks=8, width=256, inner=1024, places=160_002))
         assert len(save(official(model) | {"lm_head.weight": torch.zeros(16, 256)}, metadata={"format": "pt"})) == 56_971_992
 
@@ -179,7 +179,7 @@ def test_every_lora_target_is_a_layer_that_is_called():
 
 @pytest.mark.weights
 def test_published_weights_give_published_outputs():
-    """Mean of the last hidden states of ACGTNACGT; figures of the authors' code with medium-160k, revision 7ebf7177."""
+    """Mean of the last hidden states of ACGTNACGT; values from the authors' code with medium-160k, revision 7ebf7177."""
     path = published("LongSafari/hyenadna-medium-160k-seqlen-hf")
     model = HyenaDNA.from_checkpoint(path).eval()
     expected = [0.2874945, -0.3802625, -0.3180151, -0.4353553, -0.3891026, -1.1069607, 0.9131662, -0.8677123]

@@ -1,4 +1,4 @@
-"""MSAMamba against its plain definition, gradients too, and against stored outputs; its alignments and its memory."""
+"""MSAMamba against its plain definition, gradients included, and against stored outputs; what it computes and keeps."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_bf16_stays_near_float32():
 
 
 def test_training_keeps_no_more_than_slices(monkeypatch):
-    """What the backward pass needs of 32 columns fits into what one slice and the slices' inputs take."""
+    """For 32 columns the backward pass keeps one slice and the slices' inputs."""
     kept = SimpleNamespace(numbers=0)
 
     def pack(tensor):
@@ -197,7 +197,7 @@ class TestOutputs:
             np.testing.assert_allclose(logits, golden[f"{case}.logits"], atol=1e-4)
 
     def test_official_weights_need_only_the_rows_that_reach_the_target(self, shared):
-        """The authors' outputs for alignments of up to 90 rows, of which no more than a few are read."""
+        """Of an alignment of 90 rows, no more than four are read."""
         model = MSAMamba.from_checkpoint(shared / "weights/msamamba/msamamba.pt").eval()
         golden = np.load(shared / "weights/msamamba/golden.npz")
         seen = []
@@ -212,7 +212,7 @@ class TestComputation:
     """What is computed, and what is left out."""
 
     def test_official_layout_ignores_the_alignment_and_column_layout_does_not(self):
-        """The defect of the released code: with one-row groups of neighbours, other rows never reach the target row."""
+        """The defect of the released code: as groups lie within one row, other rows never reach the target row."""
         rows = random_windows(1, 64)[0]
         one, other = with_rows(rows, 6, seed=1), with_rows(rows, 6, seed=2)
         for layout, insensitive in (("raw_reshape", True), ("column", False)):

@@ -1,4 +1,4 @@
-"""RNAErnie: three checkpoints under one name, each against its upstream; and matrices that a converter left transposed."""
+"""RNAErnie's three checkpoints, each against its upstream, and matrices that a converter left transposed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class TestLayouts:
             load("rnaernie", PORT, layout="llm-eda")
 
     def test_names_of_one_layout_with_the_files_of_another(self, tmp_path):
-        """Port names around LLM-EDA weights: config and vocabulary give it away, and without them the missing pooler does."""
+        """LLM-EDA weights under the port's names are recognised by their config, and without it by their vocabulary."""
         folder = copy_of("rnaernie", tmp_path)
         tensors = load_file(folder / "model.safetensors")
         port = {name.replace("bert.", "model.", 1): tensor for name, tensor in tensors.items()}
@@ -81,7 +81,7 @@ class TestLayouts:
             load("rnaernie", folder)
 
     def test_another_bert_is_refused(self, tmp_path):
-        """A k-mer BERT has the very names of the LLM-EDA layout; its vocabulary has not."""
+        """A k-mer BERT has the names of the LLM-EDA layout, but another vocabulary."""
         folder = copy_of("rnaernie", tmp_path, vocab_size=4101)
         tensors = load_file(folder / "model.safetensors")
         tensors["bert.embeddings.word_embeddings.weight"] = torch.zeros(4101, 48)
@@ -124,7 +124,7 @@ class TestLayouts:
 
 
 class TestPaddle:
-    """The original file: other names, other tokens, and every linear weight (in, out)."""
+    """The original file has other names and tokens, and stores every linear weight as (in, out)."""
 
     def test_converted_file_gives_what_the_port_of_the_same_weights_gives(self, tmp_path):
         arrays = paddle_arrays()
@@ -180,7 +180,7 @@ class TestTransposed:
         assert torch.equal(model.encoder.layers[0].query.weight, load_file(PORT / "model.safetensors")[query_name()])
 
     def test_a_trained_model_is_told_the_right_way_round(self, tmp_path, trained):
-        """The truth is known: the same trained weights are stored as they are, and as the old converter stored them."""
+        """The same trained weights are stored as they are and as the old converter stored them, so the answer is known."""
         windows = random_windows(3)
         with torch.inference_mode():
             expected = trained(trained.collate(windows))
@@ -267,7 +267,7 @@ def trained():
 
 
 def store(model, file, transposed: bool):
-    """The model's weights under the port's names; ``transposed`` as the port's converter once left them."""
+    """The model's weights under the port's names; with ``transposed`` as the old converter stored them."""
     ours = model.state_dict()
     tensors = {name: ours[rename({name: torch.empty(0)}, _bert.BERT_NAMES, Path()).popitem()[0]] for name in PORT_NAMES}
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""RNA-FM against upstream's outputs, in both layouts; what its files, windows and options may be."""
+"""RNA-FM against upstream's outputs, in both layouts; the files, windows and options that it accepts and refuses."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def parity_cases(folder: Path):
 
 
 def as_windows(sequences) -> list[Window] | None:
-    """The sequences as windows, or None where upstream was given letters that the engine normalises before."""
+    """The sequences as windows, or None if upstream was given letters that the engine normalises beforehand."""
     upper = [sequence.upper().replace("U", "T") for sequence in sequences or ["?"]]
     return None if any(sequence.strip("ACGTN") for sequence in upper) else [Window(sequence) for sequence in upper]
 
 
 def check_parity(model, folder: Path, reads_t: bool = True) -> int:
-    """Ids, hidden states and logits of all cases of a folder, at every token that is not padding; how many ids were compared.
+    """Compare ids, hidden states and logits of a folder's cases at every token but padding; return how many ids were compared.
 
-    ``reads_t`` is false where upstream maps T to its unknown token, which the engine's windows do not reproduce.
+    ``reads_t`` is false if upstream maps T to its unknown token, which the engine's windows never do.
     """
     compared = 0
     for name, sequences, arrays in parity_cases(folder):
@@ -72,7 +72,7 @@ def check_parity(model, folder: Path, reads_t: bool = True) -> int:
 
 
 def check_masked_interface(model):
-    """The base at a position is nowhere in the masked batch, and its probabilities are those of the logits, shared out."""
+    """The masked batch does not depend on the base, whose probabilities are the logits' softmax over the four bases."""
     window = random_windows(1, 30)[0].sequence
     variants = [Window(window[:7] + base + window[8:]) for base in "ACGT"]
     batch = model.collate_masked(variants, [7] * 4)
@@ -91,7 +91,7 @@ def check_masked_interface(model):
 
 
 def check_lora_targets(model):
-    """Every declared ending names one linear layer in each layer of the encoder."""
+    """Every declared name ending is that of one linear layer per block of the encoder."""
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for target in type(model).lora_targets:
         assert sum(name.split(".")[-1] == target for name in linear) == model.shape.layers
@@ -257,7 +257,7 @@ class TestUse:
 
 
 def copy_of(name: str, to: Path, **config) -> Path:
-    """A golden checkpoint's folder, writable, with some values of its config.json replaced."""
+    """A writable copy of a golden checkpoint's folder, with some values of its config.json replaced."""
     folder = to / name
     shutil.copytree(GOLDEN / name / "checkpoint", folder)
     path = folder / "config.json"

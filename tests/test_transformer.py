@@ -1,4 +1,4 @@
-"""Dropout and attention in the forms that training on a CPU takes, and the last layer where only the first token is read."""
+"""The transformer block, its dropout and attention on a CPU, and the last layer when only the first token is read."""
 
 from __future__ import annotations
 
@@ -8,10 +8,21 @@ from conftest import random_windows
 from test_dnabert import adapter
 
 from harness.adapters._attention import attend, dropout
+from harness.adapters._batches import within
+from harness.adapters._transformer import Block, Shape, sinusoids
+
+NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
+TORCHS_NAMES = {
+    "out": "self_attn.out_proj",
+    "attention_norm": "norm1",
+    "up": "linear1",
+    "down": "linear2",
+    "mlp_norm": "norm2",
+}
 
 
 class TestTraining:
-    """Dropout and attention in the forms that training on a CPU takes."""
+    """Dropout and attention as computed when training on a CPU."""
 
     @pytest.mark.parametrize("rate", [0.1, 0.5, 0.99])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -54,19 +65,64 @@ class TestTraining:
         ours, theirs = (torch.autograd.grad(out.square().sum(), v)[0] for out in (found.mean(dim=1), expected))
         torch.testing.assert_close(ours, theirs, atol=0.15, rtol=0)
 
-    @pytest.mark.parametrize("pooling", ["pooler", "cls"])
-    def test_last_layer_computes_what_is_read(self, pooling):
-        """The embedding and every gradient are those of all tokens' hidden states."""
-        model = adapter("dnabert1", size="tiny", pooling=pooling)
-        batch = model.collate(random_windows(5, (20, 60)))
-        tokens, lengths = batch["tokens"][:, 0], batch["lengths"]
-        hidden = model.encoder(tokens, torch.arange(tokens.shape[1]) < lengths)
-        assert hidden.shape == (*tokens.shape, 64)
-        expected = hidden[:, 0] if pooling == "cls" else model.pooled(hidden)
-        found = model(batch)
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        weights = torch.randn_like(found)
-        gradients = [torch.autograd.grad((out * weights).sum(), trained) for out in (found, expected)]
-        for ours, theirs in zip(*gradients, strict=True):
-            torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
+
+class TestBlock:
+    @pytest.mark.parametrize("pre_norm", [False, True])
+    @pytest.mark.parametrize("activation", ["gelu", "relu"])
+    def test_block_is_torchs_encoder_layer(self, pre_norm, activation):
+        """The plain variants, with a mask, in output and in the gradient of the input."""
+        theirs = torch.nn.TransformerEncoderLayer(
+            12, 3, 20, dropout=0.0, activation=activation, norm_first=pre_norm, layer_norm_eps=1e-5, batch_first=True
+        )
+        ours = Block(Shape(1, 12, 3, 20, vocabulary=5, activation=activation, pre_norm=pre_norm, epsilon=1e-5, **NO_DROPOUT))
+        weights = dict(theirs.named_parameters())
+        with torch.no_grad():
+            for name, parameter in ours.named_parameters():
+                layer, kind = name.split(".")
+                if layer in ("query", "key", "value"):
+                    part = weights[f"self_attn.in_proj_{kind}"].chunk(3)[("query", "key", "value").index(layer)]
+                else:
+                    part = weights[f"{TORCHS_NAMES[layer]}.{kind}"]
+                parameter.copy_(part)
+        x, read = torch.randn(2, 7, 12), torch.arange(7) < torch.tensor([7, 4])[:, None]
+        inputs = [x.clone().requires_grad_() for _ in range(2)]
+        found = ours(inputs[0], read[:, None, None])[read]
+        expected = theirs(inputs[1], src_key_padding_mask=~read)[read]
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        gradients = [torch.autograd.grad(out.sin().sum(), x)[0] for out, x in zip((found, expected), inputs, strict=True)]
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.parametrize("variant", [{}, {"pre_norm": True}, {"gated": True, "fused_qkv": True}])
+    @pytest.mark.parametrize("rotary", [False, True])
+    def test_first_tokens_do_not_depend_on_how_many_are_computed(self, variant, rotary):
+        block = Block(Shape(1, 12, 3, 20, vocabulary=5, **variant)).eval()
+        x, bias, rotation = torch.randn(2, 7, 12), torch.randn(2, 3, 7, 7), sinusoids(7, 4) if rotary else None
+        torch.testing.assert_close(block(x, bias, 2, rotation), block(x, bias, None, rotation)[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dnabert1", {"pooling": "pooler"}),
+        ("dnabert1", {"pooling": "cls"}),
+        ("dnabert2", {"pooling": "cls"}),
+        ("rnafm", {"pooling": "cls"}),
+        ("rnaernie", {"layout": "paddle", "pooling": "pooler"}),
+    ],
+)
+def test_last_layer_computes_only_what_is_read(name, options):
+    """The embedding and every gradient are the same as from all tokens' hidden states."""
+    model = adapter(name, size="tiny", **options)
+    batch = model.collate(random_windows(5, (20, 60)))
+    tokens = batch["tokens"][:, 0] if name == "dnabert1" else batch["tokens"]
+    read = within(batch["lengths"].flatten(), tokens.shape[1]) if "lengths" in batch else tokens != model.vocabulary.pad
+    hidden = model.encoder(tokens, read)
+    assert hidden.shape == (*tokens.shape, 64)
+    expected = hidden[:, 0] if options["pooling"] == "cls" else model.pooled(hidden)
+    found = model(batch)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    weights = torch.randn_like(found)
+    gradients = [torch.autograd.grad((out * weights).sum(), trained) for out in (found, expected)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
