@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +21,15 @@ from ._options import checked, checked_layer
 from ._transformer import Encoder, MaskHead, Shape, initialise
 
 WORDS, DECODER = "encoder.tokens.weight", "lm_head.decoder.weight"
+OFFICIAL_WORDS, OFFICIAL_DECODER = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
 # Tensors that are one upstream, of which some files keep only the other.
-TWINS = ((DECODER, WORDS), ("lm_head.decoder.bias", "lm_head.bias"), ("lm_head.bias", "lm_head.decoder.bias"))
+TWINS = (
+    (OFFICIAL_DECODER, OFFICIAL_WORDS),
+    ("cls.predictions.decoder.bias", "cls.predictions.bias"),
+    ("cls.predictions.bias", "cls.predictions.decoder.bias"),
+)
+# The oldest files call a norm's weight and bias gamma and beta.
+OLD_NAMES = ((r"LayerNorm\.gamma", "LayerNorm.weight"), (r"LayerNorm\.beta", "LayerNorm.bias"))
 
 _MODEL = r"^(?:bert|model|rnafm|rnaernie)\."
 _LAYER = r"^(encoder\.layers\.\d+)\."
@@ -29,8 +37,7 @@ _HEAD = r"^(?:cls\.predictions|lm_head)\.transform\."
 _NORM = r"(?:LayerNorm|layer_norm|layernorm)\."
 # The names of transformers' BERT, of DNABERT-2 and of the multimolecule ports → those of Bert. Other names stay as they are.
 BERT_NAMES = (
-    (r"LayerNorm\.gamma", "LayerNorm.weight"),  # the oldest files
-    (r"LayerNorm\.beta", "LayerNorm.bias"),
+    *OLD_NAMES,
     (_MODEL + r"embeddings\.word_embeddings\.", "encoder.tokens."),
     (_MODEL + r"embeddings\.position_embeddings\.", "encoder.positions."),
     (_MODEL + r"embeddings\.token_type_embeddings\.", "encoder.types."),
@@ -49,6 +56,32 @@ BERT_NAMES = (
     (_HEAD + _NORM, "lm_head.norm."),
     (r"^cls\.predictions\.", "lm_head."),
 )
+# The other way round, for a model whose weights keep their authors' names.
+OFFICIAL_NAMES = (
+    (r"^encoder\.tokens\.", "bert.embeddings.word_embeddings."),
+    (r"^encoder\.positions\.", "bert.embeddings.position_embeddings."),
+    (r"^encoder\.types\.", "bert.embeddings.token_type_embeddings."),
+    (r"^encoder\.norm\.", "bert.embeddings.LayerNorm."),
+    (r"^encoder\.layers\.", "bert.encoder.layer."),
+    (r"^(bert\.encoder\.layer\.\d+)\.(query|key|value)\.", r"\1.attention.self.\2."),
+    (r"^(bert\.encoder\.layer\.\d+)\.qkv\.", r"\1.attention.self.Wqkv."),
+    (r"^(bert\.encoder\.layer\.\d+)\.out\.", r"\1.attention.output.dense."),
+    (r"^(bert\.encoder\.layer\.\d+)\.attention_norm\.", r"\1.attention.output.LayerNorm."),
+    (r"^pooler\.", "bert.pooler.dense."),
+    (r"^lm_head\.dense\.", "cls.predictions.transform.dense."),
+    (r"^lm_head\.norm\.", "cls.predictions.transform.LayerNorm."),
+    (r"^lm_head\.", "cls.predictions."),
+)
+PLAIN_FEED_FORWARD = (
+    (r"^(bert\.encoder\.layer\.\d+)\.up\.", r"\1.intermediate.dense."),
+    (r"^(bert\.encoder\.layer\.\d+)\.down\.", r"\1.output.dense."),
+    (r"^(bert\.encoder\.layer\.\d+)\.mlp_norm\.", r"\1.output.LayerNorm."),
+)
+GATED_FEED_FORWARD = (
+    (r"^(bert\.encoder\.layer\.\d+)\.up\.", r"\1.mlp.gated_layers."),
+    (r"^(bert\.encoder\.layer\.\d+)\.down\.", r"\1.mlp.wo."),
+    (r"^(bert\.encoder\.layer\.\d+)\.mlp_norm\.", r"\1.mlp.layernorm."),
+)
 
 
 class Bert(Adapter, MaskedModel, ABC):
@@ -57,9 +90,11 @@ class Bert(Adapter, MaskedModel, ABC):
     ``pooling`` reduces the hidden states of layer ``layer`` to an embedding: ``mean`` and ``max`` over tokens, ``cls`` the first
     token, ``pooler`` upstream's BertPooler, a tanh layer on the first token. What does not reach the embedding is frozen.
     The decoder's weight is the word embedding; ``stores_decoder`` says whether the head has it, and so a file's own, as well.
+    Where there are ``official_names``, a ``state_dict`` has its authors' names, so that their code reads what is trained here.
     """
 
     stores_decoder = True
+    official_names: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     def __init__(
         self, shape: Shape, poolings: Iterable[str], pooling: str, layer: int, language_head: bool, pooler: bool = False
@@ -81,6 +116,9 @@ class Bert(Adapter, MaskedModel, ABC):
             unused.append(self.pooler)
         for module in unused:
             module.requires_grad_(False)
+        if self.official_names:
+            self.register_state_dict_post_hook(_to_official)
+            self.register_load_state_dict_pre_hook(_from_official)
 
     def embed(self, tokens: Tensor, read: Tensor, averaged: Tensor | None = None) -> Tensor:
         """Embeddings (B, D) of token ids (B, T). ``averaged`` (B, T) are the tokens to pool over, by default all it reads."""
@@ -108,6 +146,23 @@ class Bert(Adapter, MaskedModel, ABC):
             source = self.audit.source if self.audit else self.name
             raise UserError(f"checkpoint {source}: holds no masked-language head, so {self.name} cannot fill in bases")
         return self.lm_head(hidden, self.encoder.tokens.weight)
+
+
+def _to_official(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
+    assert isinstance(module, Bert)
+    for name in [name for name in state if name.startswith(prefix)]:
+        state[prefix + _renamed(name[len(prefix) :], module.official_names)] = state.pop(name)
+
+
+def _from_official(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    for name in [name for name in state if name.startswith(prefix)]:
+        state[prefix + _renamed(name[len(prefix) :], BERT_NAMES)] = state.pop(name)
+
+
+def _renamed(name: str, names: Iterable[tuple[str, str]]) -> str:
+    for pattern, replacement in names:
+        name = re.sub(pattern, replacement, name)
+    return name
 
 
 def read_shape(file: Path) -> Shape:
@@ -141,18 +196,18 @@ def read_shape(file: Path) -> Shape:
         raise CheckpointMismatch(f"checkpoint {file}: {setting} in its config.json is no BERT's with gelu") from None
 
 
-def bert_tensors(file: Path) -> dict[str, Tensor]:
-    """A file's tensors under the names of :class:`Bert`.
+def official_tensors(file: Path) -> dict[str, Tensor]:
+    """A file's tensors under their authors' names, those of the oldest files brought up to date.
 
     Raises:
         BadData: the file cannot be read.
     """
-    return rename(read_tensors(file), BERT_NAMES, file)
+    return rename(read_tensors(file), OLD_NAMES, file)
 
 
 def has_language_head(tensors: Iterable[str]) -> bool:
     """Whether a file, by its tensors' names, holds a masked-language head; a classifier's may not."""
-    return "lm_head.dense.weight" in tensors
+    return "lm_head.dense.weight" in tensors or "cls.predictions.transform.dense.weight" in tensors
 
 
 def load(model: Bert, tensors: dict[str, Tensor], file: Path, facts: dict[str, Any]) -> LoadAudit:
@@ -166,7 +221,8 @@ def load(model: Bert, tensors: dict[str, Tensor], file: Path, facts: dict[str, A
         if name in expected and name not in tensors and twin in tensors:
             tensors[name] = tensors[twin]
     head = model.lm_head
-    tied = head is not None and DECODER in tensors and torch.equal(tensors[DECODER], tensors.get(WORDS, tensors[DECODER]))
+    decoder = tensors.get(OFFICIAL_DECODER)
+    tied = head is not None and decoder is not None and torch.equal(decoder, tensors.get(OFFICIAL_WORDS, decoder))
     if head is not None and head.decoder is not None and not tied:  # it was trained apart from the embedding: keep both
         head.decoder.weight = nn.Parameter(torch.empty_like(head.decoder.weight), requires_grad=False)
     audit = load_tensors(model, tensors, file)

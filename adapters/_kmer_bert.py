@@ -18,7 +18,7 @@ from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.files.checkpoint import weight_file
 
 from ._batches import within
-from ._bert import WORDS, Bert, bert_tensors, has_language_head, load, read_shape
+from ._bert import OFFICIAL_NAMES, OFFICIAL_WORDS, PLAIN_FEED_FORWARD, Bert, has_language_head, load, official_tensors, read_shape
 from ._masking import checked_positions
 from ._options import checked, of_size
 from ._transformer import Shape
@@ -78,6 +78,7 @@ class KmerBert(Bert, ABC):
     probabilities of all k-mers with any letter there are summed.
     """
 
+    official_names = (*OFFICIAL_NAMES, *PLAIN_FEED_FORWARD)
     lora_targets = ("query", "value")
     kmers: Tensor  # (4^k, k) digits of every k-mer, in the order of their ids
 
@@ -114,9 +115,9 @@ class KmerBert(Bert, ABC):
         file = weight_file(checkpoint)
         shape = read_shape(file)
         _check_vocabulary(file, shape, k)
-        tensors = bert_tensors(file)
-        has_pooler = "pooler.weight" in tensors
-        if pooling == "pooler" and not has_pooler and WORDS in tensors:
+        tensors = official_tensors(file)
+        has_pooler = "bert.pooler.dense.weight" in tensors
+        if pooling == "pooler" and not has_pooler and OFFICIAL_WORDS in tensors:
             raise UserError(f"option pooling='pooler': {file} has no pooler; choose cls or mean")
         model = cls(shape, pooling, layer, long, has_pooler, has_language_head(tensors))
         facts = {"vocabulary": shape.vocabulary, "k": model.k, "special_ids": dict(zip(SPECIALS, range(5))), "pooler": has_pooler}

@@ -23,7 +23,7 @@ from harness.files.checkpoint import weight_file
 from harness.recipe import Recipe
 
 from ._batches import within
-from ._bert import Bert, bert_tensors, has_language_head, load, read_shape
+from ._bert import GATED_FEED_FORWARD, OFFICIAL_NAMES, Bert, has_language_head, load, official_tensors, read_shape
 from ._masking import checked_positions
 from ._options import of_size
 from ._transformer import Shape
@@ -75,6 +75,7 @@ class DNABERT2(Bert):
     )
     # The example in the authors' README, which warms up over 50 steps whatever the size of the task.
     recipe = Recipe(learning_rate=3e-5, weight_decay=0.01, warmup=0.05, batch_size=8, epochs=5, head="tanh")
+    official_names = (*OFFICIAL_NAMES, *GATED_FEED_FORWARD)
     lora_targets = ("qkv",)
     bases: Tensor  # (4,) token ids of A, C, G, T
 
@@ -96,7 +97,7 @@ class DNABERT2(Bert):
         file = weight_file(checkpoint)
         shape = read_shape(file)
         tokenizer = _read_tokenizer(file, shape)
-        tensors = bert_tensors(file)
+        tensors = official_tensors(file)
         model = cls(shape, tokenizer, pooling, layer, has_language_head(tensors))
         facts = {"vocabulary": shape.vocabulary, "special_ids": dict(zip(SPECIALS, range(5)))}
         model.audit = load(model, tensors, file, facts)

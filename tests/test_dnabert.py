@@ -266,7 +266,7 @@ class TestFiles:
     @pytest.mark.parametrize("name", ALL)
     def test_a_missing_layer_is_refused(self, checkpoint, name):
         folder = spoiled(checkpoint(name), without(".layer.1."))
-        with pytest.raises(CheckpointMismatch, match=r"(30|21) of (46|32) tensors match .* encoder\.layers\.1\."):
+        with pytest.raises(CheckpointMismatch, match=r"(30|21) of (46|32) tensors match .* bert\.encoder\.layer\.1\."):
             adapter(name, folder)
 
     @pytest.mark.parametrize("name", ALL)

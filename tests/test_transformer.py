@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from conftest import random_windows
-from test_dnabert import adapter
+from test_dnabert import GOLDEN, adapter
 
+from harness import registry
 from harness.adapters._attention import attend, dropout
 from harness.adapters._batches import within
 from harness.adapters._transformer import Block, Shape, sinusoids
+from harness.engine.classifier import Classifier
+from harness.recipe import Recipe
 
 NO_DROPOUT = {"dropout": 0.0, "attention_dropout": 0.0}
 TORCHS_NAMES = {
@@ -126,3 +130,23 @@ def test_last_layer_computes_only_what_is_read(name, options):
     gradients = [torch.autograd.grad((out * weights).sum(), trained) for out in (found, expected)]
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["dnabert1", "genemask", "dnabert2"])
+def test_what_is_trained_here_keeps_its_authors_names(name):
+    """Also inside a classifier, and with LoRA's parts; and it loads again, under either kind of names."""
+    model = registry.adapter_class(name).from_checkpoint(size="tiny")
+    archive = np.load(GOLDEN / name / "weights.npz")
+    state = model.state_dict()
+    assert {key for key in state if ".layer.0." in key} <= set(archive.files)
+    assert not [key for key in state if key.startswith(("encoder.", "lm_head.", "pooler."))]
+    other = registry.adapter_class(name).from_checkpoint(size="tiny")
+    other.load_state_dict(state)
+    assert all(torch.equal(one, two) for one, two in zip(model.parameters(), other.parameters(), strict=True))
+    classifier = Classifier(model, 2, Recipe(tune="lora", lora_rank=2))
+    state = classifier.state_dict()
+    assert all(key.startswith(("adapter.bert.", "adapter.cls.", "head.")) for key in state)
+    assert any("lora_A" in key for key in state)
+    again = Classifier(other, 2, Recipe(tune="lora", lora_rank=2))
+    again.load_state_dict(state)
+    assert all(torch.equal(one, two) for one, two in zip(classifier.parameters(), again.parameters(), strict=True))
