@@ -20,6 +20,7 @@ from harness import registry
 from harness.adapter import IGNORED
 from harness.engine.corpus import Corpus, Validation
 from harness.engine.pretrain import pretrain
+from harness.engine.pretrain_folder import held
 from harness.errors import BadData, RunFailed, UserError
 from harness.files.alignments import open_alignment
 from harness.progress import Reporter
@@ -307,6 +308,15 @@ class TestResume:
 
 
 class TestRefused:
+    def test_a_folder_in_which_another_process_is_pretraining(self, msa, tmp_path):
+        with (
+            held(tmp_path / "out"),
+            pytest.raises(UserError, match=r"another process is pretraining there; choose another --out"),
+        ):
+            train(msa, tmp_path / "out")
+        assert list((tmp_path / "out").iterdir()) == []
+        train(msa, tmp_path / "out")
+
     @pytest.mark.parametrize(
         ("change", "words"),
         [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def pretrain(
     precision = hardware.pick_precision(recipe.precision, torch_device)
     corpus = Corpus(open_alignment(msa, species), context)
     compilation.on_compile = reporter.say
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), ExitStack() as stack:
         torch.manual_seed(seed)
         adapter = wanted.build()
         if adapter.max_length is not None and context > adapter.max_length:
@@ -109,6 +110,7 @@ def pretrain(
         }
         effective = plain(effective)
         folder = out or Path("pretrained", f"{adapter.name}-seed{seed}-{digest(effective)[:10]}")
+        stack.enter_context(pretrain_folder.held(folder))
         earlier = pretrain_folder.read_record(folder, effective, force)
         if earlier and earlier["step"] == steps:
             reporter.say(f"{folder} holds this very run, finished (--force starts over)")

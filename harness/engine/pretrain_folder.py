@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,36 @@ from torch import Tensor
 from harness.errors import BadData, UserError
 from harness.files.atomic import atomic, check_writable
 
+try:
+    import fcntl
+except ImportError:  # Windows has no flock: there, do not pretrain in one folder twice at the same time
+    fcntl = None
+
+LOCK = ".lock"
 RECORD, STATE, WEIGHTS, CURVE, PICTURE = "pretrain.json", "state.pt", "model.safetensors", "loss.csv", "loss.png"
 SCORES: Sequence[str] = ("validation_loss", "validation_accuracy", "vote_accuracy")
 COLUMNS: Sequence[str] = ("step", "train_loss", "learning_rate", "seconds", "reading_seconds", *SCORES)  # of the curve
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """While it lasts, no other process pretrains in the folder, which is created; the lock ends with the process.
+
+    Raises:
+        UserError: another one does, or the folder cannot be written.
+    """
+    check_writable(folder, "out")
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("wb") as lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"out {folder}: another process is pretraining there; choose another --out, or wait") from None
+        try:
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
 
 
 def read_record(folder: Path, settings: Mapping[str, Any], force: bool) -> dict[str, Any] | None:
@@ -38,7 +66,7 @@ def read_record(folder: Path, settings: Mapping[str, Any], force: bool) -> dict[
             return None
         there = record["settings"]
     except (FileNotFoundError, NotADirectoryError):
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
             raise UserError(f"out {folder}: holds files but no {RECORD}; choose an empty folder with --out") from None
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -63,13 +91,7 @@ def read_state(folder: Path, device: torch.device) -> dict[str, Any]:
 
 
 def prepare(folder: Path, resuming: bool) -> None:
-    """Create the folder. Delete what killed writes left behind and, unless ``resuming``, the files of an earlier run.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    check_writable(folder, "out")
-    folder.mkdir(parents=True, exist_ok=True)
+    """Delete what killed writes left behind and, unless ``resuming``, the files of an earlier run."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
     if not resuming:
