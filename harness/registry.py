@@ -193,7 +193,7 @@ def _foreign(what: str, run: Callable[[], Any]) -> Any:
         raise
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
-        where = f" at {frames[-1].filename}, line {frames[-1].lineno}" if frames else ""
+        where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
         reason = next(iter(str(error).splitlines()), "")
         raise UserError(f"{what}: its code does not run: {type(error).__name__}: {reason}{where}") from error
 

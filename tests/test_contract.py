@@ -7,6 +7,7 @@ import torch
 from conftest import ROOT
 
 from harness.check import contract
+from harness.check.template import SIZES, Template
 from harness.errors import UserError
 
 TEMPLATE = ROOT / "harness/check/template.py"
@@ -72,3 +73,29 @@ class TestCheck:
             contract.check("knn")
         with pytest.raises(UserError, match="size 'huge'"):
             contract.check("cnn", "huge")
+
+
+class TestLoading:
+    """`check-adapter --checkpoint`: what the audit says of a file is true."""
+
+    def verdict(self, tmp_path, audit: str = "load_tensors(model, read_tensors(file), file)") -> contract.Verdict:
+        text = TEMPLATE.read_text().replace("template", "mine")
+        line = "            model.audit = load_tensors(model, read_tensors(file), file)\n"
+        assert line in text
+        (tmp_path / "mine.py").write_text(text.replace(line, f"            model.audit = {audit}\n"))
+        torch.save(Template(SIZES["base"]).state_dict(), tmp_path / "pytorch_model.bin")
+        found = contract.check(str(tmp_path / "mine.py"), checkpoint=str(tmp_path / "pytorch_model.bin"))
+        return next(verdict for verdict in found if verdict.clause == "loading")
+
+    def test_an_honest_adapter(self, tmp_path):
+        found = self.verdict(tmp_path)
+        assert (found.state, found.detail[:14]) == ("ok", "5 of 5 tensors")
+
+    def test_weights_that_are_random_after_all(self, tmp_path):
+        found = self.verdict(tmp_path, "load_tensors(model, read_tensors(file), file); nn.init.normal_(model.dense.weight)")
+        assert found.state == "violated"
+        assert "1 tensors are random, and the audit does not say so: dense.weight" in found.detail
+
+    def test_an_adapter_that_loads_nothing_is_refused(self, tmp_path):
+        with pytest.raises(UserError, match="mine loads no weights"):
+            self.verdict(tmp_path, "None")

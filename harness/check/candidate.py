@@ -25,10 +25,17 @@ class Skipped(Exception):
 
 @dataclass(frozen=True)
 class Candidate:
-    """An adapter in evaluation mode, and the size at which it was built."""
+    """An adapter in evaluation mode, and how it was built: at random at a size, or from a checkpoint."""
 
     adapter: Adapter
     size: str = "tiny"
+    checkpoint: Path | None = None
+
+    def rebuilt(self, seed: int) -> Candidate:
+        """The same once more, with another random state."""
+        torch.manual_seed(seed)
+        size = {} if self.checkpoint else {"size": self.size}
+        return replace(self, adapter=type(self.adapter).from_checkpoint(self.checkpoint, **size).eval())
 
     def embed(self, windows: Sequence[Window]) -> Tensor:
         """Embeddings (windows, D).

@@ -279,8 +279,7 @@ def saved_weights(model: Candidate) -> str:
     file, windows = io.BytesIO(), model.windows(40, 30, 20)
     torch.save(model.adapter.state_dict(), file)
     file.seek(0)
-    torch.manual_seed(1)
-    other = Candidate(type(model.adapter).from_checkpoint(None, size=model.size).eval(), model.size)
+    other = model.rebuilt(seed=1)
     other.adapter.load_state_dict(torch.load(file, weights_only=True))
     found, expected = other.embed(windows), model.embed(windows)
     if not torch.equal(found, expected):
@@ -288,6 +287,22 @@ def saved_weights(model: Candidate) -> str:
             f"embeddings differ by up to {_gap(found, expected):.2g}: something random is not in the state_dict (register_buffer)"
         )
     return f"{len(model.adapter.state_dict())} tensors"
+
+
+def loading(model: Candidate) -> str:
+    """every weight comes from the checkpoint, or the audit names it as missing"""
+    if model.checkpoint is None:
+        raise Skipped("no checkpoint was given (--checkpoint)")
+    audit = model.adapter.audit
+    if audit is None:
+        raise Violation("from_checkpoint leaves no audit; set self.audit, as load_tensors makes it")
+    if audit.expected != audit.matched + len(audit.missing):
+        raise Violation(f"the audit has {audit.matched} matched and {len(audit.missing)} missing of {audit.expected} tensors")
+    other = model.rebuilt(seed=1).adapter.state_dict()
+    drawn = [name for name, tensor in model.adapter.state_dict().items() if not torch.equal(tensor, other[name])]
+    if hidden := [name for name in drawn if name not in audit.missing]:
+        raise Violation(f"{len(hidden)} tensors are random, and the audit does not say so: {_some(hidden)}")
+    return f"{audit.matched} of {audit.expected} tensors from {audit.source}"
 
 
 def unknown_size(model: Candidate) -> str:
@@ -326,6 +341,7 @@ CLAUSES: tuple[Clause, ...] = (
     lora_layers,
     pickling,
     saved_weights,
+    loading,
     unknown_size,
 )
 

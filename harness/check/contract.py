@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
 
 from harness import registry
+from harness.engine.build import request
 from harness.errors import HarnessError, UserError
 
 from .candidate import Candidate, Skipped, Violation, described
@@ -27,26 +29,29 @@ class Verdict:
     detail: str = ""
 
 
-def check(name_or_path: str, size: str = "tiny") -> list[Verdict]:
+def check(name_or_path: str, size: str = "tiny", checkpoint: str | None = None) -> list[Verdict]:
     """A verdict on every clause, for the adapter with that name or in that file.
 
     Raises:
         UserError: it cannot be built.
     """
-    candidate = build(name_or_path, size)
+    candidate = build(name_or_path, size, checkpoint)
     return [judge(clause, candidate) for clause in CLAUSES]
 
 
-def build(name_or_path: str, size: str = "tiny") -> Candidate:
-    """The adapter in evaluation mode with random weights, always the same.
+def build(name_or_path: str, size: str = "tiny", checkpoint: str | None = None) -> Candidate:
+    """The adapter in evaluation mode, from a checkpoint or else with random weights, always the same.
 
     Raises:
-        UserError: there is no such adapter, its file does not run, or it has no such size.
+        UserError: there is no such adapter, its file does not run, or it has no such size or refuses the checkpoint.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
-            return Candidate(registry.adapter_class(name_or_path).from_checkpoint(None, size=size).eval(), size)
+            if checkpoint is None:
+                return Candidate(registry.adapter_class(name_or_path).from_checkpoint(None, size=size).eval(), size)
+            wanted = request(name_or_path, checkpoint=checkpoint)
+            return Candidate(wanted.build().eval(), size, Path(str(wanted.checkpoint)))
         except HarnessError:
             raise
         except Exception as error:

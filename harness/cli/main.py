@@ -50,6 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         _stop(str(error), error.exit_code)
+    except MemoryError as error:
+        if debug:
+            raise
+        _stop(f"out of memory ({error or 'the system gave none'}): use a smaller --context or --batch-size, or less data", 1)
     except Exception as error:
         if debug:
             raise

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.engine import hardware
-from harness.errors import HarnessError, UserError
+from harness.errors import HarnessError, RunFailed, UserError
 from harness.evidence import records
 from harness.evidence.records import RunRecord, data_digest
 from harness.evidence.sensitivity import insensitive
@@ -132,13 +132,20 @@ def execute(
             raise
         except HarnessError as error:
             record |= {"status": records.FAILED, "error": str(error)}
+        except MemoryError as error:
+            reason = f"out of memory ({error or 'the system gave none'}): use a smaller --batch-size, --context or model"
+            record |= {"status": records.FAILED, "error": reason}
         except Exception as error:
             record |= {"status": records.FAILED, "error": f"{type(error).__name__}: {error}\n{traceback.format_exc()}"}
     record["timing"]["seconds"] = trial.seconds | {"total": time.perf_counter() - begun}
     record["timing"]["peak_memory_bytes"] = hardware.peak_memory(trial.accelerator.device)
     finished_record = RunRecord(**record)
     if main:
-        folder = records.write(finished_record, predictions, results)
+        try:
+            folder = records.write(finished_record, predictions, results)
+        except OSError as error:  # a full disk, after hours: the scores at least are shown
+            reporter.result(finished_record, "not written")
+            raise RunFailed(f"results {results}: the record cannot be written ({error.strerror or error})") from error
         reporter.result(finished_record, str(folder))
     return finished_record
 

@@ -20,7 +20,7 @@ from harness.engine.classifier import Classifier, ZeroShot
 from harness.engine.fit import Fit, fit
 from harness.engine.predict import predict
 from harness.engine.probe import probe
-from harness.errors import UserError
+from harness.errors import HarnessError, UserError
 from harness.evidence.metrics import collapsed
 from harness.evidence.records import Predictions, judge
 from harness.evidence.sensitivity import alignment_sensitivity
@@ -144,11 +144,14 @@ def _check(adapter: Adapter, recipe: Recipe, task: Task, splits: Splits) -> None
     Raises:
         UserError: a window longer than the model takes, or fine-tuning a model without weights.
     """
-    longest = max(
-        len(window) for part in (splits.train, splits.validation, splits.test) for example in part for window in example.windows
-    )
-    if adapter.max_length is not None and longest > adapter.max_length:
-        raise UserError(f"{task.label}: windows of {longest} nt, but {adapter.name} takes at most {adapter.max_length}")
+    windows = (window for part in (splits.train, splits.validation, splits.test) for it in part for window in it.windows)
+    longest = max(windows, key=len)
+    if adapter.max_length is not None and len(longest) > adapter.max_length:
+        try:
+            adapter.collate([longest])  # says what remedy the model has
+        except HarnessError as error:
+            raise UserError(f"{task.label}: {error}") from None
+        raise UserError(f"{task.label}: windows of {len(longest)} nt, but {adapter.name} takes at most {adapter.max_length}")
     if recipe.tune in ("full", "lora") and not any(item.requires_grad for item in adapter.parameters()):
         raise UserError(f"tune {recipe.tune!r}: {adapter.name} has no weights to fine-tune; leave --tune out")
 
