@@ -22,6 +22,11 @@ class Progress:
     validation: float | None = None
 
 
+def printable(text: str) -> str:
+    """Text from files and names without what would steer a terminal: control characters are shown as escapes (``\\x1b``)."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in text)
+
+
 class Reporter:
     """Listens to a run and shows nothing; the command line's ``Screen`` shows it. Override what you want to hear."""
 

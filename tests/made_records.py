@@ -1,6 +1,6 @@
 """Made-up records and published numbers, for the tests of tables."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from harness.card import ModelCard
 from harness.evidence.published import Published
@@ -18,6 +18,8 @@ def record(model="msamamba", task="QKI", accuracy=0.9, seed=0, minute=0, **chang
     facts = {name: changes.pop(name) for name in ("checkpoint", "size", "options") if name in changes}
     split, files = changes.pop("split", "thesis"), changes.pop("files", {"train.csv": "aa"})
     card = ModelCard("", "", "", "DNA", floor=floor, checkpoint="msamamba.pt" if model == "msamamba" else None)
+    asked = {name: changes.pop(name) for name in ("question", "counts", "classes", "main_metric") if name in changes}
+    card = replace(card, reads=changes.pop("reads", "sequence"))
     simulated, context = task.endswith(" (sample)"), changes.pop("context", None)
     made = {
         "run_id": f"seed{seed}-{minute:010}",
@@ -31,7 +33,8 @@ def record(model="msamamba", task="QKI", accuracy=0.9, seed=0, minute=0, **chang
             "classes": ("unbound", "bound"),
             "files": files,
             "best_accuracy": 0.96 if simulated else None,
-        },
+        }
+        | asked,
         "model": {"name": model, "card": asdict(card), "recipe": asdict(usual)}
         | {"checkpoint": None, "size": "base", "options": {}}
         | facts,
@@ -43,6 +46,11 @@ def record(model="msamamba", task="QKI", accuracy=0.9, seed=0, minute=0, **chang
         "created": f"2030-01-01T00:{minute:02}:00.000+00:00",
     }
     return RunRecord(**(made | changes))
+
+
+def computed(device="cpu", precision="bf16") -> dict[str, dict[str, str]]:
+    """What a record says of the machine it ran on."""
+    return {"environment": {"device": device, "precision": precision}}
 
 
 def failed(**changes) -> RunRecord:

@@ -12,15 +12,23 @@ from .options import Results
 
 def table(
     metric: Annotated[
-        str | None, typer.Option(help="Any metric of the records, e.g. f1, log_loss (default: the tasks' main one, or accuracy).")
+        str | None,
+        typer.Option(
+            help="Any metric of the records, e.g. f1, log_loss (default: the tasks' main one, or accuracy; auroc where "
+            "most of a test split is one class)."
+        ),
     ] = None,
     by: Annotated[
         str, typer.Option(help="Rows and columns, or the columns of summary.csv by which to list the runs.")
     ] = "model,task",
+    sort: Annotated[str | None, typer.Option(help="Best rows first: rank (the mean rank) or a column's label.")] = None,
+    all_settings: Annotated[bool, typer.Option("--all-settings", help="A row for each setting that a model ran with.")] = False,
+    costs: Annotated[bool, typer.Option("--costs", help="Seconds of training, trainable parameters, peak memory.")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="All columns side by side, however wide the terminal is.")] = False,
     format: Annotated[str, typer.Option(help="terminal, markdown or csv (one line per cell).")] = "terminal",
     results: Results = Path("results"),
 ) -> None:
     """Compare the records in a table; also writes the CSV files in results/tables/."""
     from harness.evidence.tables import print_table
 
-    print_table(results, metric, by, format)
+    print_table(results, metric, by, format, sort=sort, all_settings=all_settings, costs=costs, full_width=wide)

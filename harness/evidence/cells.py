@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harness.task import task_label
 
+from .metrics import METRICS
+
 if TYPE_CHECKING:
     import pandas as pd
 
-COLLAPSED, BELOW, FAILED, UNDEFINED = "collapsed", "below floor", "failed", "undefined"  # marks of a cell
+# Marks of a cell.
+COLLAPSED, BELOW, FAILED, UNDEFINED, ALIGNED = "collapsed", "below floor", "failed", "undefined", "read an alignment"
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,8 @@ class Row:
     """What answers. Two rows are the same if all of this is, whatever they are called.
 
     ``weights`` is the checkpoint's fingerprint, None for random initialisation; ``options`` is JSON text. ``source`` is the
-    publication that a number was taken from, and empty for our own runs.
+    publication that a number was taken from, and empty for our own runs. ``setting`` is how the model was run, in words,
+    where each setting has a row of its own and this is not the model's usual one.
     """
 
     model: str
@@ -30,11 +34,23 @@ class Row:
     tune: str = ""
     floor: bool = False
     source: str = ""
+    setting: str = ""
+
+    @property
+    def own(self) -> bool:
+        """Whether runs of our own stand in it."""
+        return not self.source and self != BEST
+
+
+BEST = Row("best possible")
 
 
 @dataclass(frozen=True)
 class Column:
-    """What is asked: one task, one split and the same data. ``data`` is the sha256 of the files' content."""
+    """What is asked: one task, one split and the same examples with their labels, whatever else a model may read.
+
+    ``data`` is the sha256 of the question, or of the task's files where a record does not know the question.
+    """
 
     name: str
     context: int | None
@@ -49,11 +65,20 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Costs:
+    """What runs cost: mean seconds of training, trainable parameters, and the largest memory use in bytes; None if unknown."""
+
+    seconds: float | None = None
+    parameters: int | None = None
+    memory: int | None = None
+
+
+@dataclass(frozen=True)
 class Cell:
     """One model's scores on one task: mean and sample standard deviation of ``n`` values, one per seed.
 
-    ``interval`` is (low, high). ``marks`` are among COLLAPSED, BELOW, FAILED and UNDEFINED; a cell without a mean has one
-    of the last two. ``notes`` are sentences that explain the cell. ``printed`` is a published number in its source's
+    ``interval`` is (low, high). ``marks`` are among COLLAPSED, BELOW, ALIGNED, FAILED and UNDEFINED; a cell without a mean
+    has one of the last two. ``notes`` are sentences that explain the cell. ``printed`` is a published number in its source's
     spelling. What is not known is None.
     """
 
@@ -64,6 +89,7 @@ class Cell:
     marks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     printed: str = ""
+    costs: Costs = field(default_factory=Costs)
 
 
 @dataclass(frozen=True, repr=False)
@@ -92,20 +118,44 @@ class CrossTable(Table):
     """Models down, tasks across.
 
     ``rows`` and ``columns`` map each key to its label, in the order shown. ``cells`` has no entry where nothing was run.
-    ``notes`` explain the marks of the whole table.
+    ``notes`` explain the marks of the whole table. ``costs``: whether costs are shown.
     """
 
     rows: Mapping[Row, str]
     columns: Mapping[Column, str]
     cells: Mapping[tuple[Row, Column], Cell]
     notes: tuple[str, ...] = ()
+    costs: bool = False
+
+    def means(self, column: Column) -> dict[Row, float]:
+        """The means that a column has."""
+        return {row: cell.mean for row in self.rows if (cell := self.cells.get((row, column))) and cell.mean is not None}
+
+    def mean_ranks(self) -> tuple[dict[Row, float], int]:
+        """Each own row's mean rank, 1 for the best, and the number of columns that it is taken over.
+
+        These are the columns in which every own row has a mean; rows without any do not count. Simulated columns count only
+        where there are no others. Equal means share their mean rank.
+        """
+        columns = [column for column in self.columns if not column.simulated] or list(self.columns)
+        found = [{row: mean for row, mean in self.means(column).items() if row.own} for column in columns]
+        rows = {row for means in found for row in means}
+        shared = [means for means in found if set(means) == rows]
+        sign = -1 if METRICS[self.metric].higher_is_better else 1
+
+        def rank(row: Row, means: Mapping[Row, float]) -> float:
+            better = sum(sign * other < sign * means[row] for other in means.values())
+            return better + (list(means.values()).count(means[row]) + 1) / 2
+
+        return {row: sum(rank(row, means) for means in shared) / len(shared) for row in rows if shared}, len(shared)
 
     def to_frame(self) -> pd.DataFrame:
         """One line per cell.
 
         ``model`` is the row's label, ``fingerprint`` its checkpoint's, ``source`` the publication of a printed number.
-        ``task`` is the task's label, ``data`` the sha256 of its files. ``mean``, ``sd``, ``low`` and ``high`` are NaN, and
-        ``n`` is NA, where not known. ``marks`` and ``notes`` are joined by ``; ``.
+        ``task`` is the task's label, ``data`` the column's. ``mean``, ``sd``, ``low`` and ``high`` are NaN, and ``n`` is NA,
+        where not known. ``marks`` and ``notes`` are joined by ``; ``. With costs, ``train_seconds``,
+        ``trainable_parameters`` and ``peak_memory_bytes`` follow.
         """
         import pandas as pd
 
@@ -117,17 +167,27 @@ class CrossTable(Table):
                 low, high = cell.interval or (None, None)
                 what = [label, row.weights or "", row.source, column.task, column.split, column.simulated, column.data]
                 texts = ["; ".join(cell.marks), "; ".join(cell.notes)]
-                lines.append([*what, self.metric, cell.mean, cell.sd, cell.n, low, high, *texts])
+                costs = [cell.costs.seconds, cell.costs.parameters, cell.costs.memory]
+                lines.append([*what, self.metric, cell.mean, cell.sd, cell.n, low, high, *texts, *costs])
         keys = ("model", "fingerprint", "source", "task", "split", "simulated", "data", "metric")
-        frame = pd.DataFrame(lines, columns=[*keys, "mean", "sd", "n", "low", "high", "marks", "notes"])
-        return frame.astype({"mean": float, "sd": float, "n": "Int64", "low": float, "high": float})
+        costs = ("train_seconds", "trainable_parameters", "peak_memory_bytes")
+        frame = pd.DataFrame(lines, columns=[*keys, "mean", "sd", "n", "low", "high", "marks", "notes", *costs])
+        numbers = {"mean": float, "sd": float, "n": "Int64", "low": float, "high": float}
+        frame = frame.astype(numbers | {costs[0]: float, costs[1]: "Int64", costs[2]: "Int64"})
+        return frame if self.costs else frame.drop(columns=list(costs))
 
 
 @dataclass(frozen=True, repr=False, eq=False)  # frames do not compare to one truth value
 class Listing(Table):
-    """Runs grouped by any keys: one line per group, see :func:`harness.evidence.tables.long`."""
+    """Runs grouped by any keys: one line per group, see :func:`.summary.long`.
+
+    The first ``keys`` columns say which; those in ``hidden`` are not shown, only kept in the frame.
+    """
 
     frame: pd.DataFrame
+    keys: int = 1
+    hidden: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
         """A copy of the lines."""

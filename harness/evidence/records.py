@@ -7,36 +7,34 @@ import hashlib
 import json
 import os
 import re
-import shutil
+import stat
+import sys
 import tempfile
-import time
-import uuid
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from harness.errors import BadData, UserError
+from harness.errors import BadData, HarnessError, UserError
 from harness.files.fingerprint import digest, plain
-from harness.task import Reference, task_label
+from harness.progress import printable
+from harness.task import task_label
+
+from . import schema as shape
+from .folders import PREDICTIONS, RECORD, RESERVED, id_of, put, record_folders, remove, run_folders, sweep, temporary_folder
+from .schema import SCHEMA
 
 if TYPE_CHECKING:
     import numpy as np
 
-SCHEMA = 2
-RECORD, PREDICTIONS = "record.json", "predictions.csv"
 BLOCK = "block"  # the column of predictions.csv that names bootstrap blocks
 FINISHED, FAILED = "finished", "failed"
 COLLAPSED = "collapsed: every test example was put into one class"
 
-_NEEDED = {
-    "task": ("name", "family", "split", "default_split", "simulated", "classes", "files"),
-    "model": ("name", "card", "recipe", "checkpoint", "size", "options"),
-}
-_RESERVED = ("tables", "published")  # folders in the results folder that do not belong to a task
-_STALE_SECONDS = 600  # writing takes about a second, so an older temporary folder was left by a killed run
+MAX_RECORD_BYTES = 1 << 24  # a record has some ten kB
+MAX_FAULTS = 5  # unreadable records that are named one by one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +58,11 @@ class RunRecord:
     ``alignment``: how much the predictions change without the alignment (see :mod:`.sensitivity`), if there is one.
     ``history``: one entry per epoch. ``collapsed``: every test example was put into one class.
     ``code``: digest of the code that can change a number. ``error``: why the run failed. ``created``: time in UTC.
+    ``unknown``: fields that a newer version wrote, as they are; they stand beside the others in the file.
 
     Raises:
-        ValueError: the status does not fit the error, or a section lacks a key that readers need.
+        ValueError: the status does not fit the error, or a field is missing, of another type or out of range (see
+            :mod:`.schema`).
         TypeError: a value that JSON cannot hold.
     """
 
@@ -84,15 +84,15 @@ class RunRecord:
     timing: dict[str, Any] = field(default_factory=dict)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
     schema: int = SCHEMA
+    unknown: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.status not in (FINISHED, FAILED) or (self.status == FAILED) != bool(self.error):
-            raise ValueError(f"status {self.status!r}, error {self.error!r}: expected {FINISHED}, or {FAILED} with an error")
+            found = f"status {shape.shortened(self.status)}, error {shape.shortened(self.error)}"
+            raise ValueError(f"{found}: expected {FINISHED}, or {FAILED} with an error")
         for item in fields(self):
             object.__setattr__(self, item.name, plain(getattr(self, item.name)))
-        for section, keys in _NEEDED.items():
-            if missing := [key for key in keys if key not in getattr(self, section)]:
-                raise ValueError(f"{section} lacks {', '.join(missing)}")
+        shape.check(vars(self))
 
     @property
     def finished(self) -> bool:
@@ -152,7 +152,7 @@ def folder_name(name: str) -> str:
     """
     short = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:60] or "unnamed"
     claimant = short.removesuffix("-sample") + " (sample)" if short.endswith("-sample") else short
-    if name == claimant and short not in _RESERVED:
+    if name == claimant and short not in RESERVED:
         return short
     return f"{short}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
@@ -176,24 +176,30 @@ def check_writable(results_dir: Path) -> None:
 def write(record: RunRecord, predictions: Predictions | None, results_dir: Path) -> Path:
     """Write a run's folder whole or not at all, and return it. A failed run has no predictions.
 
-    An earlier folder of the same run id is kept until the new one is in place.
+    An earlier folder of the same run id is kept until the new one is in place. What killed processes left is removed.
+
+    Raises:
+        HarnessError: the folder cannot be written, on a full disk for example; an earlier one is still there.
     """
     folder = Path(results_dir) / record.folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _clean(folder.parent)
-    temporary = folder.with_name(f".tmp-{record.run_id}-{uuid.uuid4().hex[:8]}")
-    temporary.mkdir()
+    temporary = temporary_folder(folder)
     try:
+        sweep(results_dir)
+        temporary.mkdir(parents=True)
         if predictions is not None:
             _write_predictions(predictions, temporary / PREDICTIONS)
         with open(temporary / RECORD, "w", encoding="utf-8") as file:
-            json.dump(asdict(record), file, indent=1, ensure_ascii=False, allow_nan=False)
+            content = asdict(record)
+            json.dump({**content.pop("unknown"), **content}, file, indent=1, ensure_ascii=False, allow_nan=False)
             file.write("\n")
             _sync(file)
-        _put(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        put(temporary, folder)
+    except OSError as error:
+        raise HarnessError(
+            f"{folder}: the record was not written ({error.strerror or error}); make room and run again"
+        ) from error
+    finally:
+        remove(temporary)
     return folder
 
 
@@ -205,44 +211,47 @@ def read(folder: Path) -> RunRecord:
     """
     path = Path(folder) / RECORD
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema"] == 1:
-            _upgrade(content)
+        state = path.stat()
+        if not stat.S_ISREG(state.st_mode):  # opening a named pipe would wait for ever
+            raise ValueError("it is no file")
+        if state.st_size > MAX_RECORD_BYTES:
+            raise ValueError(f"it has {state.st_size:,} bytes, more than {MAX_RECORD_BYTES:,}")
+        content = shape.parse(path.read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:
             known = f"this version reads 1 to {SCHEMA}"
-            raise BadData(f"{path}: has schema {content['schema']}, {known}; use the version that wrote it")
-        needed = [item.name for item in fields(RunRecord) if item.default is item.default_factory is MISSING]
-        if missing := [name for name in needed if name not in content]:
-            raise ValueError(f"it lacks {', '.join(missing)}")
-        return RunRecord(**content)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+            raise BadData(f"{path}: has schema {shape.shortened(content['schema'])}, {known}; use the version that wrote it")
+        shape.check(content)
+        names = {item.name for item in fields(RunRecord)} - {"unknown"}
+        unknown = {name: value for name, value in content.items() if name not in names}
+        return RunRecord(**{name: content[name] for name in content.keys() - unknown}, unknown=unknown)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BadData(f"{path}: not a readable record ({error}); delete its folder and run again") from None
 
 
-def _upgrade(content: dict[str, Any]) -> None:
-    """Convert a record from schema 1 to 2, in place.
+def _to_stderr(line: str) -> None:
+    print(printable(line.replace("\n", " ")), file=sys.stderr)
 
-    Schema 1 had context and ``(sample)`` inside the task's name. Of a checkpoint it lacked the source, which is in the audit,
-    and the fingerprint, for which the sha256 of the weight file must do.
+
+def read_all(results_dir: Path, say: Callable[[str], None] = _to_stderr) -> list[RunRecord]:
+    """Every readable record of a results folder, sorted by task, model and run id.
+
+    ``say`` is told, a line each, what is skipped because it is damaged (MAX_FAULTS by name, then their number), and which
+    fields of a newer version are not understood.
     """
-    task, model = content["task"], content["model"]
-    name, context = task["name"].removesuffix(" (sample)"), None
-    if task["family"] == "variants":
-        stated = re.fullmatch(r"(.+)@(\d+)", name)
-        name, context = (stated[1], int(stated[2])) if stated else (name, Reference.context)
-    task |= {"name": name, "context": context}
-    if model["checkpoint"]:
-        model["checkpoint"] |= {"source": model["audit"]["source"], "fingerprint": model["checkpoint"]["sha256"]}
-    content["schema"] = SCHEMA
-
-
-def read_all(results_dir: Path) -> list[RunRecord]:
-    """Every record of a results folder, sorted by task, model and run id. Temporary folders are skipped.
-
-    Raises:
-        BadData: a damaged record; it is never left out silently.
-    """
-    return [read(folder) for model in sorted(Path(results_dir).glob("*/*/")) for folder in _run_folders(model)]
+    records, faults = list[RunRecord](), list[str]()
+    for folder in record_folders(results_dir, faults.append):
+        try:
+            records.append(read(folder))
+        except BadData as error:
+            faults.append(str(error))
+    for fault in faults[:MAX_FAULTS]:
+        say(f"skipped: {fault}")
+    if len(faults) > MAX_FAULTS:
+        say(f"skipped: {len(faults) - MAX_FAULTS} more of {len(faults)} like these in {results_dir}")
+    if unknown := Counter(name for record in records for name in record.unknown):
+        names = ", ".join(f"{name} (in {count})" for name, count in sorted(unknown.items())[:MAX_FAULTS])
+        say(f"{results_dir}: records have {len(unknown)} fields that this version does not know, kept but not used: {names}")
+    return records
 
 
 def find(results_dir: Path, task: str, model: str, run_id: str) -> RunRecord | None:
@@ -251,8 +260,8 @@ def find(results_dir: Path, task: str, model: str, run_id: str) -> RunRecord | N
     Raises:
         BadData: the record is damaged.
     """
-    for folder in _run_folders(Path(results_dir) / folder_name(task) / folder_name(model)):
-        if folder.name in (run_id, f".old-{run_id}"):
+    for folder in run_folders(Path(results_dir) / folder_name(task) / folder_name(model)):
+        if id_of(folder) == run_id:
             return read(folder)
     return None
 
@@ -311,36 +320,3 @@ def _write_predictions(predictions: Predictions, path: Path) -> None:
 def _sync(file: TextIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _put(temporary: Path, folder: Path) -> None:
-    """Rename into place. A folder cannot replace another, so the old one is first renamed to ``.old-…``, which readers know."""
-    old = _waiting(folder)
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.rename(folder, old)
-    try:
-        os.rename(temporary, folder)
-    except BaseException:
-        if old.exists():
-            os.rename(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _waiting(folder: Path) -> Path:
-    return folder.with_name(f".old-{folder.name}")
-
-
-def _clean(model_folder: Path) -> None:
-    for path in model_folder.glob(".tmp-*"):
-        with suppress(FileNotFoundError):  # another run may have renamed or removed it
-            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
-
-
-def _run_folders(model_folder: Path) -> list[Path]:
-    """The folders with a record, sorted by run id. An ``.old-…`` one counts if a killed run left nothing in its place."""
-    found = {path.parent.name: path.parent for path in model_folder.glob(f"*/{RECORD}")}
-    final = {name.removeprefix(".old-"): path for name, path in found.items() if not name.startswith(".tmp-")}
-    return [found.get(name, path) for name, path in sorted(final.items())]

@@ -3,51 +3,77 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from .cells import BELOW, COLLAPSED, FAILED, UNDEFINED, Cell, CrossTable, Listing, Table
+from harness.progress import printable
+
+from .cells import ALIGNED, BELOW, COLLAPSED, FAILED, UNDEFINED, Cell, Costs, CrossTable, Listing, Row, Table
 from .metrics import METRICS
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
-SYMBOLS = {COLLAPSED: "!", BELOW: "↓"}
+SYMBOLS = {COLLAPSED: "!", BELOW: "↓", ALIGNED: "≡"}
+MEAN_RANK = "mean rank"
+INTERVAL = "[low, high]"
+UNLIMITED = 10_000  # columns of a terminal, where nothing is to be wrapped
+_GAP = 2  # between columns
+_FORMULA = tuple("=+-@\t")  # a spreadsheet takes text that begins so for a formula
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table as text. ``notes`` begin with those of the whole table; the numbered ones follow."""
+    """A table as text, without control characters. The first ``keys`` columns say what each line is about.
+
+    ``notes`` begin with those of the whole table; the numbered ones follow.
+    """
 
     title: str
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...] = ()
+    keys: int = 1
 
 
-def as_text(table: Table) -> Grid:
-    """A table's labels, cells and notes as text. Notes are numbered in reading order, and equal ones share a number."""
+def as_text(table: Table, intervals: bool = True) -> Grid:
+    """A table's labels, cells and notes as text. Notes are numbered in reading order, and equal ones share a number.
+
+    Without ``intervals``, a note says where they are.
+    """
     title = METRICS[table.metric].label
     if isinstance(table, Listing):
-        lines = table.frame.itertuples(index=False, name=None)
-        return Grid(title, tuple(table.frame.columns), tuple(tuple(map(_value, line)) for line in lines))
+        frame = table.frame.drop(columns=list(table.hidden))
+        return _grid(title, frame.columns, frame.itertuples(index=False, name=None), table.notes, table.keys)
     assert isinstance(table, CrossTable)
     numbers: dict[str, int] = {}
-    rows = []
+    header, rows = ["model", *table.columns.values()], dict[Row, list[Any]]()
+    notes = [note if intervals or not note.startswith(INTERVAL) else f"{INTERVAL} intervals: see --wide" for note in table.notes]
     for row, label in table.rows.items():
-        texts = [label]
+        rows[row] = [label]
         for column, name in table.columns.items():
             cell = table.cells.get((row, column))
             if cell is None:
-                texts.append("")
+                rows[row].append("")
                 continue
             where = "" if row.source else f"{label}, {name}: "
-            notes = [numbers.setdefault(where + note, len(numbers) + 1) for note in cell.notes]
-            texts.append(_cell(cell, notes))
-        rows.append(tuple(texts))
-    footnotes = (f"[{number}] {note}" for note, number in numbers.items())
-    return Grid(title, ("model", *table.columns.values()), tuple(rows), (*table.notes, *footnotes))
+            marks = [numbers.setdefault(where + note, len(numbers) + 1) for note in cell.notes]
+            rows[row].append(_cell(cell if intervals else replace(cell, interval=None), marks))
+    ranks, shared = table.mean_ranks()
+    if len(ranks) > 1 and shared > 1:
+        header.append(MEAN_RANK)
+        notes.append(f"{MEAN_RANK}: over the {shared} of {len(table.columns)} columns where every model has a score; 1 is best")
+        for row, texts in rows.items():
+            texts.append(f"{ranks[row]:.2f}" if row in ranks else "")
+    if table.costs:
+        header += ["train s", "trainable", "peak MiB"]
+        notes.append("train s: mean seconds of training a run; trainable: parameters; peak MiB: largest memory use of a run")
+        for row, texts in rows.items():
+            texts += _costs([table.cells[row, column].costs for column in table.columns if (row, column) in table.cells])
+    return _grid(title, header, rows.values(), [*notes, *(f"[{number}] {note}" for note, number in numbers.items())])
 
 
 def markdown(table: Table) -> str:
@@ -60,7 +86,21 @@ def markdown(table: Table) -> str:
 
 def csv(table: Table) -> str:
     """A table in tidy form as CSV; numbers are not rounded. See :meth:`.cells.CrossTable.to_frame` for the columns."""
-    return table.to_frame().to_csv(index=False, lineterminator="\n")
+    return frame_as_csv(table.to_frame())
+
+
+def frame_as_csv(frame: pd.DataFrame) -> str:
+    """A data frame as CSV. In texts, control characters are shown as escapes, and a ``'`` stands before what begins like a
+    spreadsheet's formula, with one of ``= + - @``."""
+
+    def safe(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return f"'{_line(value)}" if value.startswith(_FORMULA) else _line(value)
+
+    frame = frame.rename(columns=safe)
+    texts = {name: frame[name].map(safe) for name in frame.columns if frame[name].dtype.kind not in "biuf"}
+    return frame.assign(**texts).to_csv(index=False, lineterminator="\n")
 
 
 def html(table: Table) -> str:
@@ -80,27 +120,57 @@ def html(table: Table) -> str:
 
 
 def show(table: Table, console: Console) -> None:
-    """Print a table to a terminal."""
+    """Print a table to a terminal. One that is too wide is shown without intervals and in blocks, narrow columns first."""
     from rich.table import Table as RichTable
     from rich.text import Text
 
     grid = as_text(table)
-    shown = RichTable(title=Text(grid.title), title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for number, column in enumerate(grid.header):  # as Text: rich would read "QKI [published]" as markup
-        shown.add_column(Text(column), justify="right" if number else "left")
-    for row in grid.rows:
-        shown.add_row(*map(Text, row))
-    console.print(shown)
+    if len(blocks := _blocks(grid, console.width)) > 1:
+        grid = as_text(table, intervals=False)
+        blocks = _blocks(grid, console.width)
+    for number, block in enumerate(blocks):
+        title = None if number else Text(grid.title)
+        shown = RichTable(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        for place in block:  # as Text: rich would read "QKI [published]" as markup
+            whole = place >= grid.keys and len(block) > grid.keys + 1
+            side = "right" if place else "left"
+            shown.add_column(Text(grid.header[place]), justify=side, overflow="fold", no_wrap=whole)
+        for row in grid.rows:
+            shown.add_row(*(Text(row[place]) for place in block))
+        if number:
+            console.print()
+        console.print(shown)
     for note in grid.notes:
         console.print(Text(note, style="dim"))
 
 
+def _blocks(grid: Grid, width: int) -> list[list[int]]:
+    """The columns of each block that fits a width, narrow columns in the first ones.
+
+    Every block begins with the key columns, which may be wrapped.
+    """
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, texts)) + _GAP for texts in zip(grid.header, *grid.rows)]
+    keys, others = range(grid.keys), range(grid.keys, len(widths))
+    if sum(widths) - _GAP <= width:
+        return [[*keys, *others]]
+    blocks, room = list[list[int]](), 0
+    for place in sorted(others, key=lambda place: widths[place]):
+        if not blocks or (room < widths[place] and len(blocks[-1]) > len(keys)):
+            blocks.append([*keys])
+            room = width - min(sum(widths[: grid.keys]), width // 2)
+        blocks[-1].append(place)
+        room -= widths[place]
+    return [sorted(block) for block in blocks] or [[*keys]]
+
+
 def plain_text(table: Table) -> str:
-    """What :func:`show` prints, as text without colours."""
+    """What :func:`show` prints on a terminal that is wide enough, as text without colours."""
     from rich.console import Console
 
     text = io.StringIO()
-    show(table, Console(file=text, width=1000, color_system=None))
+    show(table, Console(file=text, width=UNLIMITED, color_system=None))
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
@@ -117,12 +187,33 @@ def _cell(cell: Cell, notes: list[int]) -> str:
     if cell.interval is not None:
         text += f" [{cell.interval[0]:.3f}, {cell.interval[1]:.3f}]"
     before = [SYMBOLS[COLLAPSED]] if COLLAPSED in cell.marks else []
-    after = [SYMBOLS[BELOW]] if BELOW in cell.marks else []
+    after = [SYMBOLS[mark] for mark in (BELOW, ALIGNED) if mark in cell.marks]
     return " ".join([text, *before, *(f"[{number}]" for number in notes), *after])
 
 
+def _costs(found: Sequence[Costs]) -> list[str]:
+    """A row's costs: the mean of the seconds, the largest of the others."""
+    seconds = [costs.seconds for costs in found if costs.seconds is not None]
+    parameters = max((costs.parameters for costs in found if costs.parameters is not None), default=None)
+    memory = max((costs.memory for costs in found if costs.memory is not None), default=None)
+    return [
+        f"{sum(seconds) / len(seconds):,.1f}" if seconds else "",
+        "" if parameters is None else f"{parameters:,}",
+        "" if memory is None else f"{memory / 2**20:,.0f}",
+    ]
+
+
+def _grid(title: str, header: Iterable[Any], rows: Iterable[Iterable[Any]], notes: Iterable[str], keys: int = 1) -> Grid:
+    lines = tuple(tuple(map(_value, line)) for line in rows)
+    return Grid(title, tuple(map(_value, header)), lines, tuple(map(_line, notes)), keys)
+
+
+def _line(text: str) -> str:
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def _value(value: Any) -> str:
-    """A value of a listing: numbers to four places, nothing where there is none."""
+    """A value as text: numbers to four places, nothing where there is none."""
     if value is None or value != value:  # NaN
         return ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return f"{value:.4f}" if isinstance(value, float) else _line(str(value))

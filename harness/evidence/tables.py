@@ -2,300 +2,221 @@
 
 from __future__ import annotations
 
-import json
+import difflib
 import statistics
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
-from harness.errors import UnknownName, UserError
+from harness.errors import HarnessError, UnknownName, UserError
 from harness.files.atomic import atomic
-from harness.files.fingerprint import digest
+from harness.progress import printable
 
 from . import render
-from .cells import BELOW, COLLAPSED, FAILED, UNDEFINED, Cell, Column, CrossTable, Listing, Row, Table
+from .cells import ALIGNED, BELOW, BEST, COLLAPSED, FAILED, UNDEFINED, Cell, Column, Costs, CrossTable, Listing, Row, Table
+from .folders import sweep
+from .identity import (
+    Runs,
+    changes,
+    column_labels,
+    column_of,
+    grouped,
+    identified,
+    main_setting,
+    model_label,
+    row_labels,
+    setting_texts,
+    usual_recipes,
+)
 from .metrics import METRICS
 from .published import Published, read_published
-from .records import RunRecord, check_writable, data_digest, read_all
+from .records import RunRecord, read_all
+from .summary import long, summary
 
-if TYPE_CHECKING:
-    import pandas as pd
+__all__ = ["Table", "long", "make_table", "model_label", "print_table", "summary", "wide", "write_tables"]
 
 WIDE = ("accuracy", "f1", "log_loss", "auroc", "auprc")  # the tables kept in results/tables/
 FORMATS = ("terminal", "markdown", "csv")
 REFERENCE = "kmer"  # the floor that other models are held against
-BEST = Row("best possible")
+RANK = "rank"  # the word of --sort for the mean rank
+MAX_MAJORITY = 0.7  # share of the test split's largest class beyond which accuracy is no headline
+OF_POSITIVE = ("precision", "recall", "f1", "auroc", "auprc", "brier")  # metrics that refer to class 1 of two
+MAX_LISTED = 3  # other settings that a note spells out
 
-Key = TypeVar("Key", bound=Hashable)
 
-
-def make_table(results_dir: Path, metric: str | None, by: str = "model,task") -> Table:
+def make_table(
+    results_dir: Path,
+    metric: str | None,
+    by: str = "model,task",
+    *,
+    sort: str | None = None,
+    all_settings: bool = False,
+    costs: bool = False,
+) -> Table:
     """The table of a results folder: models against tasks, or a flat list by other keys.
 
-    ``metric`` is by default the main one of the tasks, or accuracy where they differ.
+    ``metric``, in any spelling of upper and lower case, is by default the main one of the tasks, or accuracy where they
+    differ; instead of accuracy, auroc where a class has more than MAX_MAJORITY of a test split. ``sort`` is a column's
+    label, or RANK; the best come first. ``all_settings`` gives each setting of a model a row of its own.
 
     Raises:
-        UnknownName: a metric or grouping that does not exist.
-        UserError: no records.
+        UnknownName: a metric, grouping or column that does not exist.
+        UserError: no readable records.
     """
-    if metric not in (None, *METRICS):
-        raise UnknownName(f"metric {metric!r}: choose one of {', '.join(METRICS)}")
-    records = read_all(results_dir)
-    if not records:
-        raise UserError(f"no records in {Path(results_dir)}: start with `harness run`, or point --results elsewhere")
-    shown = metric or _main_metric(records)
-    keys = [key.strip() for key in by.split(",")]
-    return wide(records, shown, read_published()) if keys == ["model", "task"] else Listing(shown, long(records, shown, keys))
+    return _table(_read(results_dir), metric, by, sort, all_settings, costs)
 
 
-def print_table(results_dir: Path, metric: str | None, by: str, format: str) -> None:
-    """Write the tables of a results folder, and print one of them (see :func:`make_table`) to standard output.
+def print_table(
+    results_dir: Path,
+    metric: str | None,
+    by: str,
+    format: str,
+    *,
+    sort: str | None = None,
+    all_settings: bool = False,
+    costs: bool = False,
+    full_width: bool = False,
+) -> None:
+    """Print a table of a results folder (see :func:`make_table`) to standard output, and write the CSV files.
+
+    On a terminal it is as wide as that, elsewhere 80 columns wide or as COLUMNS says, unless ``full_width``. Where the files
+    cannot be written, standard error says so.
 
     Raises:
-        UnknownName: a metric, format or grouping that does not exist.
-        UserError: no records, or a folder that cannot be written.
+        UnknownName: a metric, format, grouping or column that does not exist.
+        UserError: no readable records.
     """
     if format not in FORMATS:
         raise UnknownName(f"format {format!r}: choose one of {', '.join(FORMATS)}")
-    table = make_table(results_dir, metric, by)
-    check_writable(results_dir)
-    write_tables(results_dir)
+    if metric is not None:
+        metric = _metric(metric)
+    records = _read(results_dir)
+    table = _table(records, metric, by, sort, all_settings, costs)
     if format == "terminal":
         from rich.console import Console
 
-        render.show(table, Console(highlight=False, width=None if sys.stdout.isatty() else 1000))
+        render.show(table, Console(highlight=False, width=render.UNLIMITED if full_width else None))
     else:
         print(render.csv(table) if format == "csv" else render.markdown(table), end="")
+    try:
+        write_tables(results_dir, records)
+    except HarnessError as error:
+        print(printable(str(error)), file=sys.stderr)
 
 
-def write_tables(results_dir: Path) -> list[Path]:
-    """Write the CSV files of a results folder's ``tables/`` and return their paths."""
-    records, published = read_all(results_dir), read_published()
+def write_tables(results_dir: Path, records: Sequence[RunRecord] | None = None) -> list[Path]:
+    """Write the CSV files of a results folder's ``tables/`` and return their paths. ``records`` are the folder's, if read.
+
+    Raises:
+        HarnessError: the files cannot be written.
+    """
+    records, published = read_all(results_dir) if records is None else records, read_published()
     folder = Path(results_dir) / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
     texts = {f"{metric}.csv": render.csv(wide(records, metric, published)) for metric in WIDE}
-    texts["summary.csv"] = summary(records).to_csv(index=False, lineterminator="\n")
-    for name, text in texts.items():
-        with atomic(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="\n")
+    texts["summary.csv"] = render.frame_as_csv(summary(records))
+    try:
+        sweep(results_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            with atomic(folder / name) as temporary:
+                temporary.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise HarnessError(f"{folder}: the CSV tables were not written ({error.strerror or error})") from error
     return [folder / name for name in texts]
 
 
-def wide(records: Iterable[RunRecord], metric: str, published: Iterable[Published] = ()) -> CrossTable:
-    """Models down, tasks across; of each model, the newest setting that finished, over all its seeds.
+def _read(results_dir: Path) -> list[RunRecord]:
+    records = read_all(results_dir)
+    if not records:
+        raise UserError(f"no records in {Path(results_dir)} to read: start with `harness run`, or point --results elsewhere")
+    return records
 
-    Settings are never chosen by their scores. Published numbers are rows of their own. They stand in every column of their
-    task and split, except that of simulated data.
+
+def _table(records: Sequence[RunRecord], metric: str | None, by: str, sort: str | None, all_settings: bool, costs: bool) -> Table:
+    metric, why = (_metric(metric), "") if metric is not None else _main_metric(records)
+    keys = [key.strip() for key in by.split(",")]
+    notes = (why,) if why else ()
+    if keys == ["model", "task"]:
+        table = wide(records, metric, read_published(), all_settings)
+        return _sorted(replace(table, notes=notes + table.notes, costs=costs), sort)
+    frame, hidden = long(records, metric, keys), tuple({"simulated", "data"} - set(keys))
+    if sort is not None:
+        if sort not in frame:
+            raise UnknownName(f"sort {sort!r}: choose one of {', '.join(frame.columns)}")
+        frame = frame.sort_values(sort, ascending=sort != "mean" or not METRICS[metric].higher_is_better, ignore_index=True)
+    return Listing(metric, frame, len(set(keys)), hidden, notes)
+
+
+# --- models against tasks ------------------------------------------------------------------------------------------------
+
+
+def wide(
+    records: Iterable[RunRecord], metric: str, published: Iterable[Published] = (), all_settings: bool = False
+) -> CrossTable:
+    """Models down, tasks across; of each model its own recipe or, where that was not run, the newest setting that finished.
+
+    Other settings are rows of their own with ``all_settings``, else counted in a note. Settings are never chosen by their
+    scores. Published numbers are rows of their own. They stand in every column of their task and split, except that of
+    simulated data.
     """
-    counted = _newest(_with_fingerprints(records))
-    rows, columns = _row_labels(counted), _column_labels(counted)
-    runs: dict[tuple[Row, Column], list[RunRecord]] = defaultdict(list)
-    for record in counted:
-        runs[_row(record), _column(record)].append(record)
-    cells = {key: _cell(found, metric) for key, found in runs.items()}
+    records = identified(records)
+    found, usual = grouped(records), usual_recipes(records)
+    texts = setting_texts(found, usual)
+    cells, members, floors = dict[tuple[Row, Column], Cell](), list[tuple[Row, RunRecord]](), dict[Column, float]()
+    for (row, column), settings in found.items():
+        main = main_setting(settings, usual[row])
+        for setting in settings if all_settings else [main]:
+            runs, key = settings[setting], row
+            others = [texts[row, column, other] for other in settings if other != setting]
+            if all_settings:
+                key, others = replace(row, setting=texts[row, column, setting]), []
+            cells[key, column] = cell = _cell(runs, metric, usual[row], others)
+            members += [(key, record) for record in runs.counted]
+            if setting == main and cell.mean is not None and _is_reference(row, usual[row]):
+                floors[column] = cell.mean
+    shown = [record for _, record in members]
+    rows, columns = row_labels(members), column_labels(shown)
     for item in sorted(published, key=lambda item: item.label):
         row = Row(item.model, source=item.source)
         for column in columns:
             if (item.metric, item.task, item.split, False) == (metric, column.task, column.split, column.simulated):
                 cells[row, column] = _published_cell(item)
                 rows[row] = item.label
-    below = _below_reference(cells, {_row(record) for record in counted if _is_reference(record)}, metric)
-    for key in below:
-        cells[key] = replace(cells[key], marks=(*cells[key].marks, BELOW))
-    for record in counted:
+    cells = {key: _held_against(cell, floors.get(key[1]), metric) for key, cell in cells.items()}
+    for record in shown:
         if metric == "accuracy" and (best := record.task.get("best_accuracy")) is not None:
-            cells[BEST, _column(record)] = Cell(best)
+            cells[BEST, column_of(record)] = Cell(best)
             rows[BEST] = BEST.model
-    notes = []
-    if below:
-        notes.append(f"{render.SYMBOLS[BELOW]} worse than {REFERENCE} (floor)")
-    if any(metric in record.intervals for record in counted):
-        notes.append("[low, high]: 95 % block-bootstrap interval over the test split; of several seeds, the widest")
-    if any(column.simulated for column in columns):
-        notes.append("(sample): simulated data, which says nothing about the real set")
-    return CrossTable(metric, rows, columns, cells, tuple(notes))
+    return CrossTable(metric, rows, columns, cells, tuple(_notes(cells.values(), columns, shown, metric)))
 
 
-def long(records: Iterable[RunRecord], metric: str, by: Sequence[str]) -> pd.DataFrame:
-    """Mean, sd and number of runs and of distinct seeds of a metric, grouped by any columns of :func:`summary`.
-
-    Different settings, and simulated and real data, are kept apart whatever the grouping.
-
-    Raises:
-        UnknownName: a key that is no column of the summary.
-    """
-    frame = summary(records)
-    if unknown := [key for key in by if key not in frame]:
-        raise UnknownName(f"--by {unknown[0]!r}: choose model,task or any of {', '.join(frame.columns)}")
-    keys = list(dict.fromkeys([*by, "simulated", "setting"]))
-    groups = frame[frame.counted].groupby(keys, dropna=False, sort=True)
-    values = groups[metric]
-    return values.agg(mean="mean", sd="std", runs="count").assign(seeds=groups["seed"].nunique()).reset_index()
-
-
-def summary(records: Iterable[RunRecord]) -> pd.DataFrame:
-    """One line per run: what ran on what, every metric, costs, flags, all settings, and where the record lies.
-
-    ``model`` and ``task`` are the labels of rows and columns in a table of the same records. ``counted`` is False for a run
-    that a newer one of the same setting, data and seed replaces. ``setting`` is the same for runs that differ in nothing
-    but task, data, seed and version of the code.
-    """
-    import pandas as pd
-
-    records = _with_fingerprints(records)
-    counted = {record.folder for record in _newest(records)}
-    rows, columns = _row_labels(records), _column_labels(records)
-    frame = pd.DataFrame(
-        [
-            {"model": rows[_row(record)], "task": columns[_column(record)], **_summary_line(record, record.folder in counted)}
-            for record in records
-        ]
-    )
-    return frame.astype({name: float for name in METRICS if name in frame})  # undefined in every run is still a number
-
-
-def model_label(record: RunRecord, checkpoint: str = "") -> str:
-    """A model and what sets this use of it apart, e.g. ``kmer (floor)`` or ``msamamba (untrained, probe)``.
-
-    ``checkpoint`` is what to call the weights, by default the name of their file.
-    """
-    model, tune = record.model, record.recipe["tune"]
-    usual = model["recipe"]["tune"]
-    facts = ["floor"] if model["card"]["floor"] else []
-    if model["checkpoint"]:
-        facts.append(checkpoint or model["checkpoint"]["name"])
-    elif tune in ("probe", "zero") and tune != usual:
-        facts.append("untrained")
-    elif model["card"]["checkpoint"] or model["card"]["get"]:
-        facts.append("from scratch")
-    if tune != usual:
-        facts.append(tune)
-    if model["size"] != "base":
-        facts.append(f"size {model['size']}")
-    facts += [f"{name}={value}" for name, value in sorted(model["options"].items())]
-    return f"{model['name']} ({', '.join(facts)})" if facts else model["name"]
-
-
-# --- what is the same, and what it is called -----------------------------------------------------------------------------
-
-
-def _with_fingerprints(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """Records whose checkpoints are identified as well as can be.
-
-    Records of version 0.1.0 know the sha256 of the weight file alone. They get the fingerprint that newer records hold for
-    that file, if there is exactly one.
-    """
-    records = list(records)
-    known: dict[str, set[str]] = defaultdict(set)
-    for record in records:
-        if (checkpoint := record.model["checkpoint"]) and checkpoint["fingerprint"] != checkpoint["sha256"]:
-            known[checkpoint["sha256"]].add(checkpoint["fingerprint"])
-
-    def identified(record: RunRecord) -> RunRecord:
-        checkpoint = record.model["checkpoint"]
-        if not checkpoint or checkpoint["fingerprint"] != checkpoint["sha256"] or len(known[checkpoint["sha256"]]) != 1:
-            return record
-        (fingerprint,) = known[checkpoint["sha256"]]
-        return replace(record, model=record.model | {"checkpoint": checkpoint | {"fingerprint": fingerprint}})
-
-    return [identified(record) for record in records]
-
-
-def _row(record: RunRecord) -> Row:
-    model = record.model
-    weights = model["checkpoint"] and model["checkpoint"]["fingerprint"]
-    options = json.dumps(model["options"], sort_keys=True)
-    return Row(model["name"], weights, model["size"], options, record.recipe["tune"], model["card"]["floor"])
-
-
-def _column(record: RunRecord) -> Column:
-    task = record.task
-    return Column(task["name"], task.get("context"), task["simulated"], task["split"], data_digest(task["files"]))
-
-
-def _setting(record: RunRecord) -> str:
-    """What the user can choose for a model, apart from task and seed, as eight hex digits."""
-    row = _row(record)
-    return digest([row.model, row.weights, row.size, row.options, record.recipe])[:8]
-
-
-def _row_labels(records: Iterable[RunRecord]) -> dict[Row, str]:
-    """Rows in their order, floors first, and their labels.
-
-    A checkpoint is called by its file's name; where that does not tell rows apart, by folder and file; else by file and a
-    piece of the fingerprint. Of several copies of a checkpoint, the newest run's is named.
-    """
-    candidates = {}
-    for record in sorted(records, key=_age):
-        names = [""]
-        if checkpoint := record.model["checkpoint"]:
-            path = Path(*Path(checkpoint["source"]).parts[-2:])
-            names = ["", path.as_posix(), f"{checkpoint['name']} {checkpoint['fingerprint'][:8]}"]
-        candidates[_row(record)] = [model_label(record, name) for name in names]
-    labels = _distinct(candidates)
-    return dict(sorted(labels.items(), key=lambda item: (not item[0].floor, item[1])))
-
-
-def _column_labels(records: Iterable[RunRecord]) -> dict[Column, str]:
-    """Columns in their order, real data before simulated, and their labels, with no more in them than sets them apart."""
-    tasks = {_column(record): record.task for record in sorted(records, key=_age)}
-    ordered = sorted(
-        tasks, key=lambda column: (column.simulated, tasks[column]["family"], column.task, column.split, column.data)
-    )
-    candidates = {}
-    for column in ordered:
-        split, data = f" [{column.split}]", f" data {column.data[:6]}"
-        usual = column.task + ("" if column.split == tasks[column]["default_split"] else split)
-        candidates[column] = [usual, usual + data, column.task + split + data]
-    return _distinct(candidates)
-
-
-def _distinct(candidates: Mapping[Key, Sequence[str]]) -> dict[Key, str]:
-    """For each key, the first of its candidates that no other key has among its own; else its last."""
-    found = Counter(text for texts in candidates.values() for text in dict.fromkeys(texts))
-    return {key: next((text for text in texts if found[text] == 1), texts[-1]) for key, texts in candidates.items()}
-
-
-def _age(record: RunRecord) -> tuple[str, str]:
-    return record.created, record.run_id
-
-
-def _newest(records: Iterable[RunRecord]) -> list[RunRecord]:
-    """Of runs that share setting, data and seed, the newest, so that no seed counts twice."""
-    return list({(_setting(record), _column(record), record.seed): record for record in sorted(records, key=_age)}.values())
-
-
-def _main_metric(records: Iterable[RunRecord]) -> str:
-    found = {record.task.get("main_metric", "accuracy") for record in records}
-    return found.pop() if len(found) == 1 else "accuracy"
-
-
-# --- cells ---------------------------------------------------------------------------------------------------------------
-
-
-def _cell(found: list[RunRecord], metric: str) -> Cell:
-    """One cell from its runs, of which there may be several settings."""
-    settings: dict[str, list[RunRecord]] = defaultdict(list)
-    for record in found:
-        settings[_setting(record)].append(record)
-    newest = max(settings.values(), key=lambda runs: (any(run.finished for run in runs), max(run.created for run in runs)))
-    values = [value for run in newest if (value := run.metrics.get(metric)) is not None]
-    failed = [run for run in newest if not run.finished]
-    limits = [run.intervals[metric] for run in newest if metric in run.intervals] if values else []
+def _cell(runs: Runs, metric: str, usual: Mapping[str, Any], others: Sequence[str]) -> Cell:
+    """One cell from the runs of one setting; ``others`` are the texts of the settings that are not shown."""
+    counted = runs.counted
+    values = [value for run in counted if (value := run.metrics.get(metric)) is not None]
+    failed = [run for run in counted if not run.finished]
+    limits = [run.intervals[metric] for run in counted if None not in run.intervals.get(metric, [None])] if values else []
     marks, notes = [], []
     if not values:
-        marks.append(FAILED if len(failed) == len(newest) else UNDEFINED)
-    if seeds := sorted(run.seed for run in newest if run.collapsed):
+        marks.append(FAILED if len(failed) == len(counted) else UNDEFINED)
+    if seeds := sorted(run.seed for run in counted if run.collapsed):
         marks.append(COLLAPSED)
-        notes.append(f"collapsed, every test example in one class (seed {', '.join(map(str, seeds))})")
-    notes += [f"seed {run.seed} failed: {str(run.error).strip().splitlines()[0]}" for run in failed]
-    if changes := _changes(newest[0]):
-        notes.append(f"not the model's own recipe: {changes}")
-    if others := len(settings) - 1:
-        notes.append(f"the newest setting; {others} more in summary.csv")
+        notes.append(f"collapsed, every test example in one class (seed {_listed(seeds)})")
+    if any(run.alignment for run in counted):
+        marks.append(ALIGNED)
+    notes += [f"seed {run.seed} failed: {next(iter(str(run.error).strip().splitlines()), '')}" for run in failed]
+    if changed := changes(runs, usual):
+        differences = (f"{name} {value} (not {usual.get(name)})" for name, value in changed.items())
+        notes.append(f"not the model's own recipe: {', '.join(differences)}")
+    if others:
+        more = "; …" if len(others) > MAX_LISTED else ""
+        spelt = "; ".join(text or "the model's own recipe" for text in others[:MAX_LISTED])
+        notes.append(f"{len(others)} other setting{'s' * (len(others) > 1)}, see --all-settings: {spelt}{more}")
+    if runs.left_out:
+        notes.append(f"not counted, run with another version of the code: seed {_listed(runs.left_out)}")
     return Cell(
         mean=statistics.fmean(values) if values else None,
         sd=statistics.stdev(values) if len(values) > 1 else None,
@@ -303,6 +224,18 @@ def _cell(found: list[RunRecord], metric: str) -> Cell:
         interval=(min(low for low, _ in limits), max(high for _, high in limits)) if limits else None,
         marks=tuple(marks),
         notes=tuple(notes),
+        costs=_costs(counted),
+    )
+
+
+def _costs(runs: Sequence[RunRecord]) -> Costs:
+    seconds = [value for run in runs if (value := run.timing.get("seconds", {}).get("train")) is not None]
+    parameters = [value for run in runs if (value := (run.model.get("parameters") or {}).get("trainable")) is not None]
+    memory = [value for run in runs if (value := run.timing.get("peak_memory_bytes")) is not None]
+    return Costs(
+        statistics.fmean(seconds) if seconds else None,
+        int(max(parameters)) if parameters else None,
+        int(max(memory)) if memory else None,
     )
 
 
@@ -316,62 +249,98 @@ def _published_cell(item: Published) -> Cell:
     )
 
 
-def _changes(record: RunRecord) -> str:
-    """How a recipe differs from the model's published one; how it is tuned is in the row's label already."""
-    usual = record.model["recipe"]
-    different = [name for name, value in record.recipe.items() if name != "tune" and value != usual.get(name)]
-    return ", ".join(f"{name} {record.recipe[name]} (not {usual.get(name)})" for name in different)
+def _is_reference(row: Row, usual: Mapping[str, Any]) -> bool:
+    return row == Row(REFERENCE, tune=usual["tune"], floor=True)
 
 
-def _is_reference(record: RunRecord) -> bool:
-    model = record.model
-    as_published = model["recipe"]["tune"] == record.recipe["tune"] and model["size"] == "base" and not model["options"]
-    return model["name"] == REFERENCE and model["card"]["floor"] and not model["checkpoint"] and as_published
-
-
-def _below_reference(cells: Mapping[tuple[Row, Column], Cell], reference: set[Row], metric: str) -> list[tuple[Row, Column]]:
-    """The cells whose mean is worse than the reference's in the same column."""
+def _held_against(cell: Cell, floor: float | None, metric: str) -> Cell:
+    """A cell, marked if its mean is worse than the floor of its column."""
     sign = 1 if METRICS[metric].higher_is_better else -1
-    floor = {column: sign * cell.mean for (row, column), cell in cells.items() if row in reference and cell.mean is not None}
-    return [key for key, cell in cells.items() if cell.mean is not None and sign * cell.mean < floor.get(key[1], float("-inf"))]
+    worse = None not in (cell.mean, floor) and sign * cell.mean < sign * floor  # type: ignore[operator]
+    return replace(cell, marks=(*cell.marks, BELOW)) if worse else cell
 
 
-# --- the summary ---------------------------------------------------------------------------------------------------------
+def _notes(cells: Iterable[Cell], columns: Mapping[Column, str], records: Sequence[RunRecord], metric: str) -> list[str]:
+    """What explains the whole table."""
+    marks, notes = {mark for cell in cells for mark in cell.marks}, []
+    if BELOW in marks:
+        notes.append(f"{render.SYMBOLS[BELOW]} worse than {REFERENCE} (floor)")
+    if ALIGNED in marks:
+        notes.append(f"{render.SYMBOLS[ALIGNED]} read an alignment of each window; other models read the sequence alone")
+    if metric in OF_POSITIVE:
+        notes.append(_positive_classes(records, columns, metric))
+    if any(metric in record.intervals for record in records):
+        notes.append(f"{render.INTERVAL}: 95 % block-bootstrap interval over the test split; of several seeds, the widest")
+    if any(column.simulated for column in columns):
+        notes.append("(sample): simulated data, which says nothing about the real set")
+    return notes
 
 
-def _summary_line(record: RunRecord, counted: bool) -> dict[str, Any]:
-    task, timing, parameters = record.task, record.timing, record.model.get("parameters") or {}
-    checkpoint = record.model["checkpoint"] or {}
-    return {
-        "family": task["family"],
-        "split": task["split"],
-        "simulated": task["simulated"],
-        "data": _column(record).data,
-        "seed": record.seed,
-        "status": record.status,
-        "counted": counted,
-        **{name: record.metrics.get(name) for name in METRICS},
-        **{
-            f"{name}_{end}": limits[index]
-            for name, limits in record.intervals.items()
-            for index, end in enumerate(("low", "high"))
-        },
-        "collapsed": record.collapsed,
-        "best_accuracy": task.get("best_accuracy"),
-        **{f"seconds_{name}": seconds for name, seconds in timing.get("seconds", {}).items()},
-        "examples_per_second": timing.get("examples_per_second"),
-        "peak_memory_bytes": timing.get("peak_memory_bytes"),
-        "trainable_parameters": parameters.get("trainable"),
-        "total_parameters": parameters.get("total"),
-        "device": record.environment.get("device_name") or record.environment.get("device"),
-        "computed_in": record.environment.get("precision"),
-        "flags": "; ".join(record.flags),
-        "error": record.error,
-        "checkpoint": checkpoint.get("source"),
-        "fingerprint": checkpoint.get("fingerprint"),
-        "setting": _setting(record),
-        **{f"recipe_{name}": str(value) if isinstance(value, list) else value for name, value in record.recipe.items()},
-        "created": record.created,
-        "run_id": record.run_id,
-        "folder": record.folder.as_posix(),
+def _positive_classes(records: Iterable[RunRecord], columns: Mapping[Column, str], metric: str) -> str:
+    """Which class the metric is about, by column."""
+    found: dict[str, list[str]] = defaultdict(list)
+    classes = {column_of(record): record.task["classes"] for record in records}
+    for column, label in columns.items():
+        names = classes[column]
+        found[f"the class {names[1]}" if len(names) == 2 else "all classes, each against the rest (mean)"].append(label)
+    parts = [text if len(found) == 1 else f"{text} ({_listed(labels)})" for text, labels in found.items()]
+    return f"{METRICS[metric].label}: of {'; of '.join(parts)}"
+
+
+def _listed(items: Iterable[Any]) -> str:
+    return ", ".join(map(str, items))
+
+
+# --- what to show --------------------------------------------------------------------------------------------------------
+
+
+def _metric(asked: str) -> str:
+    """The metric's name from its name or label, in any case.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    names = {
+        spelling.lower(): name for name, metric in METRICS.items() for spelling in (name, name.replace("_", "-"), metric.label)
     }
+    if (wanted := asked.strip().lower()) in names:
+        return names[wanted]
+    near = dict.fromkeys(names[word] for word in difflib.get_close_matches(wanted, names, n=3))
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise UnknownName(f"metric {asked!r}: choose one of {', '.join(METRICS)}{hint}")
+
+
+def _main_metric(records: Iterable[RunRecord]) -> tuple[str, str]:
+    """The tasks' main metric, and why it is another one than accuracy where it is."""
+    tasks = {column_of(record): record.task for record in records}
+    labels = column_labels(records)
+    named = {name if (name := task.get("main_metric")) in METRICS else "accuracy" for task in tasks.values()}
+    if (metric := named.pop() if len(named) == 1 else "accuracy") != "accuracy":
+        return metric, ""
+    shares = dict[str, float]()
+    for column, task in tasks.items():
+        counts = list(task.get("counts", {}).get("test", {}).values())
+        if sum(counts) and max(counts) > MAX_MAJORITY * sum(counts):
+            shares[labels[column]] = max(counts) / sum(counts)
+    if not shares:
+        return "accuracy", ""
+    majority = ", ".join(f"{share:.0%} of {label}" for label, share in list(shares.items())[:MAX_LISTED])
+    return "auroc", f"shown because accuracy says little where most of a test split is one class ({majority}); --metric accuracy"
+
+
+def _sorted(table: CrossTable, sort: str | None) -> CrossTable:
+    """A table with the best rows first, by a column or by mean rank; those without a value follow in their order."""
+    if sort is None:
+        return table
+    if sort.strip().lower() in (RANK, render.MEAN_RANK):
+        values = table.mean_ranks()[0]
+        if not values:
+            raise UserError(f"sort {sort!r}: there is no column where every model has a score; sort by a column's label")
+    else:
+        named = [column for column, label in table.columns.items() if sort.strip().lower() == label.lower()]
+        if not named:
+            raise UnknownName(f"sort {sort!r}: choose {RANK} or one of {', '.join(table.columns.values())}")
+        sign = -1 if METRICS[table.metric].higher_is_better else 1
+        values = {row: sign * mean for row, mean in table.means(named[0]).items() if row != BEST}
+    ordered = sorted(table.rows, key=lambda row: values.get(row, float("inf")))
+    return replace(table, rows={row: table.rows[row] for row in ordered})

@@ -1,0 +1,210 @@
+"""What a record must look like: the types and ranges of everything that tables and screens read from it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from harness.task import Reference
+
+SCHEMA = 2
+MAX_DEPTH = 32  # of values within values
+MAX_NUMBER = 2**63  # beyond it, whole numbers have no place in a data frame
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a value must be, in words and as a test."""
+
+    words: str
+    fits: Callable[[Any], bool]
+
+
+def _number(low: float = -math.inf, high: float = math.inf) -> Kind:
+    bounds = f" from {low:g} to {high:g}" if math.isfinite(high) else f", at least {low:g}" if math.isfinite(low) else ""
+    slack = 1e-9  # rounding
+    return Kind(
+        f"a number{bounds}",
+        lambda it: isinstance(it, int | float) and not isinstance(it, bool) and low - slack <= it <= high + slack,
+    )
+
+
+def _or_none(kind: Kind) -> Kind:
+    return Kind(f"{kind.words}, or null", lambda it: it is None or kind.fits(it))
+
+
+def _each(kind: Kind) -> Kind:
+    return Kind(f"a list, each {kind.words}", lambda it: isinstance(it, list) and all(map(kind.fits, it)))
+
+
+def _mapping(kind: Kind | None = None) -> Kind:
+    words = f"names, each with {kind.words}" if kind else "names with values"
+    return Kind(words, lambda it: isinstance(it, Mapping) and (kind is None or all(map(kind.fits, it.values()))))
+
+
+def _dated(value: Any) -> bool:
+    try:
+        return bool(datetime.fromisoformat(value))
+    except (TypeError, ValueError):
+        return False
+
+
+TEXT = Kind("text", lambda it: isinstance(it, str))
+FLAG = Kind("true or false", lambda it: isinstance(it, bool))
+WHOLE = Kind("a whole number, 0 or more", lambda it: isinstance(it, int) and not isinstance(it, bool) and it >= 0)
+FILE_NAME = Kind("a file's name", lambda it: isinstance(it, str) and bool(re.fullmatch(r"[\w-][\w.-]{0,199}", it)))
+DATE = Kind("a date and time", _dated)
+SECTION = Kind("names with values", lambda it: isinstance(it, Mapping) and bool(it))
+PLAIN = Kind("text, a number, true, false or null", lambda it: it is None or isinstance(it, str | int | float))
+SETTING = Kind(f"{PLAIN.words}, or a list of these", lambda it: PLAIN.fits(it) or _each(PLAIN).fits(it))
+CLASSES = Kind(
+    "two or more different names",
+    lambda it: _each(TEXT).fits(it) and len(set(it)) == len(it) >= 2,
+)
+SHARE, AMOUNT = _number(0, 1), _number(0)
+SCORES = _mapping(_or_none(_number()))
+LIMITS = Kind("two numbers", lambda it: isinstance(it, list) and len(it) == 2 and SCORES.fits(dict(enumerate(it))))
+
+# Path → kind. A part is looked at only if the section that it belongs to is there and not empty.
+REQUIRED = {
+    "run_id": FILE_NAME,
+    "task": SECTION,
+    "model": SECTION,
+    "recipe": SECTION,
+    "seed": WHOLE,
+    "code": TEXT,
+    **{f"task.{name}": TEXT for name in ("name", "family", "split", "default_split")},
+    "task.simulated": FLAG,
+    "task.classes": CLASSES,
+    "task.files": _mapping(TEXT),
+    "model.name": TEXT,
+    "model.card": SECTION,
+    "model.card.floor": FLAG,
+    "model.recipe": SECTION,
+    "model.recipe.tune": TEXT,
+    "model.checkpoint": _or_none(SECTION),
+    **{f"model.checkpoint.{name}": TEXT for name in ("name", "source", "fingerprint", "sha256")},
+    "model.size": TEXT,
+    "model.options": _mapping(),
+    "recipe.tune": TEXT,
+    **{f"alignment.{name}": SECTION for name in ("intact", "blanked", "shuffled")},
+    **{f"alignment.{name}.auroc": _or_none(SHARE) for name in ("intact", "blanked", "shuffled")},
+    **{f"alignment.{name}.mean_change": SHARE for name in ("blanked", "shuffled")},
+}
+OPTIONAL = {
+    "schema": WHOLE,
+    "status": TEXT,
+    "error": _or_none(TEXT),
+    "created": DATE,
+    "collapsed": FLAG,
+    "environment": _mapping(),
+    **{f"environment.{name}": _or_none(TEXT) for name in ("device", "device_name", "precision")},
+    "metrics": SCORES,
+    **{f"metrics.{name}": _or_none(SHARE) for name in ("accuracy", "precision", "recall", "f1", "auroc", "auprc", "ece")},
+    **{f"metrics.{name}": _or_none(AMOUNT) for name in ("log_loss", "hard_log_loss", "brier")},
+    "metrics.mcc": _or_none(_number(-1, 1)),
+    "intervals": _mapping(LIMITS),
+    "alignment": _mapping(),
+    "history": _each(_mapping()),
+    "events": _each(TEXT),
+    "timing": _mapping(),
+    "timing.seconds": _mapping(_or_none(AMOUNT)),
+    "timing.examples_per_second": _or_none(AMOUNT),
+    "timing.peak_memory_bytes": _or_none(AMOUNT),
+    "unknown": _mapping(),
+    "recipe": _mapping(SETTING),
+    "model.recipe": _mapping(SETTING),
+    "task.context": _or_none(WHOLE),
+    "task.main_metric": TEXT,
+    "task.question": _or_none(TEXT),
+    "task.best_accuracy": _or_none(SHARE),
+    "task.counts": _mapping(_mapping(WHOLE)),
+    "task.changes": _mapping(_or_none(_number())),
+    "model.card.reads": TEXT,
+    "model.card.get": TEXT,
+    "model.card.checkpoint": _or_none(TEXT),
+    "model.audit": _or_none(_mapping()),
+    "model.notes": _each(TEXT),
+    "model.unknown_tokens": _or_none(SHARE),
+    "model.parameters": _or_none(_mapping(_or_none(AMOUNT))),
+}
+
+
+def check(content: Mapping[str, Any]) -> None:
+    """Check a record's fields, as JSON values.
+
+    Raises:
+        ValueError: something is missing, of another type, or out of its range; it is named.
+    """
+    for shape, required in ((REQUIRED, True), (OPTIONAL, False)):
+        for path, kind in shape.items():
+            section, _, name = path.rpartition(".")
+            holder: Any = content
+            for key in section.split(".") if section else ():
+                holder = holder.get(key) if isinstance(holder, Mapping) else None
+            if not holder or not isinstance(holder, Mapping):
+                continue
+            if name not in holder:
+                if required:
+                    raise ValueError(f"{section or 'it'} lacks {name}")
+            elif not kind.fits(holder[name]):
+                raise ValueError(f"{path} is {shortened(holder[name])}: expected {kind.words}")
+
+
+def parse(text: str) -> dict[str, Any]:
+    """A record's JSON text as a dictionary of the present schema, not checked yet.
+
+    Raises:
+        ValueError: no JSON, another schema, or values that no record holds: NaN, infinity, whole numbers beyond 64 bits,
+            half of a surrogate pair, and values nested deeper than MAX_DEPTH.
+        TypeError, KeyError, AttributeError, RecursionError: JSON of another shape.
+    """
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError(f"it is {shortened(content)}")
+    _check_values(content)
+    if "schema" not in content:
+        raise ValueError("it lacks schema")
+    if content["schema"] == 1:
+        _upgrade(content)
+    return content
+
+
+def shortened(value: Any) -> str:
+    """A value as text of at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _check_values(value: Any, depth: int = 0) -> None:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH}")
+    if isinstance(value, dict | list):
+        for item in [*value, *value.values()] if isinstance(value, dict) else value:
+            _check_values(item, depth + 1)
+    elif isinstance(value, str):
+        value.encode()
+    elif isinstance(value, int | float) and not abs(value) < MAX_NUMBER:
+        raise ValueError(f"it holds the number {shortened(value)}")
+
+
+def _upgrade(content: dict[str, Any]) -> None:
+    """Convert a record from schema 1 to 2, in place.
+
+    Schema 1 had context and ``(sample)`` inside the task's name. Of a checkpoint it lacked the source, which is in the audit,
+    and the fingerprint, for which the sha256 of the weight file must do.
+    """
+    task, model = content["task"], content["model"]
+    name, context = task["name"].removesuffix(" (sample)"), None
+    if task["family"] == "variants":
+        stated = re.fullmatch(r"(.+)@(\d+)", name)
+        name, context = (stated[1], int(stated[2])) if stated else (name, Reference.context)
+    task |= {"name": name, "context": context}
+    if model["checkpoint"]:
+        model["checkpoint"] |= {"source": model["audit"]["source"], "fingerprint": model["checkpoint"]["sha256"]}
+    content["schema"] = SCHEMA

@@ -1,0 +1,98 @@
+"""Runs as lines of a data frame: one line a run, or one a group of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UnknownName
+
+from .identity import column_labels, column_of, grouped, identified, row_labels, row_of, setting_code
+from .metrics import METRICS
+from .records import RunRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KEPT_APART = ("task", "simulated", "data", "setting")  # runs that differ in one of these are never averaged
+
+
+def summary(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """One line per run: what ran on what, every metric, costs, flags, all settings, and where the record lies.
+
+    ``model`` and ``task`` are the labels of rows and columns in a table of the same records. ``counted`` is False for a run
+    that a newer one of the same setting, data and seed replaces, or that another version of the code made. ``setting`` is
+    the same for runs that differ in nothing but task, data, seed and version of the code; of a model that reads an
+    alignment, also the task's files are the same.
+    """
+    import pandas as pd
+
+    records = identified(records)
+    rows, columns = row_labels((row_of(record), record) for record in records), column_labels(records)
+    settings, counted = {}, set()
+    for (row, _), found in grouped(records).items():
+        for setting, runs in found.items():
+            counted |= set(map(id, runs.counted))
+            settings |= {id(record): setting_code(row, setting) for record in runs.all}
+    lines = []
+    for record in records:
+        line = {"model": rows[row_of(record)], "task": columns[column_of(record)]}
+        lines.append(line | _line(record, id(record) in counted, settings[id(record)]))
+    frame = pd.DataFrame(lines)
+    return frame.astype({name: float for name in METRICS if name in frame})  # undefined in every run is still a number
+
+
+def long(records: Iterable[RunRecord], metric: str, by: Sequence[str]) -> pd.DataFrame:
+    """Mean, sd and number of runs and of distinct seeds of a metric, grouped by any columns of :func:`summary`.
+
+    Runs that differ in one of KEPT_APART are kept apart whatever the grouping.
+
+    Raises:
+        UnknownName: a key that is no column of the summary.
+    """
+    frame = summary(records)
+    if unknown := [key for key in by if key not in frame]:
+        raise UnknownName(f"--by {unknown[0]!r}: choose model,task or any of {', '.join(frame.columns)}")
+    groups = frame[frame.counted].groupby(list(dict.fromkeys([*by, *KEPT_APART])), dropna=False, sort=True)
+    values = groups[metric]
+    return values.agg(mean="mean", sd="std", runs="count").assign(seeds=groups["seed"].nunique()).reset_index()
+
+
+def _line(record: RunRecord, counted: bool, setting: str) -> dict[str, Any]:
+    task, timing, parameters = record.task, record.timing, record.model.get("parameters") or {}
+    checkpoint = record.model["checkpoint"] or {}
+    return {
+        "family": task["family"],
+        "split": task["split"],
+        "simulated": task["simulated"],
+        "data": column_of(record).data,
+        "seed": record.seed,
+        "status": record.status,
+        "counted": counted,
+        **{name: record.metrics.get(name) for name in METRICS},
+        **{
+            f"{name}_{end}": limits[index]
+            for name, limits in record.intervals.items()
+            for index, end in enumerate(("low", "high"))
+        },
+        "collapsed": record.collapsed,
+        "best_accuracy": task.get("best_accuracy"),
+        **{f"seconds_{name}": seconds for name, seconds in timing.get("seconds", {}).items()},
+        "examples_per_second": timing.get("examples_per_second"),
+        "peak_memory_bytes": timing.get("peak_memory_bytes"),
+        "trainable_parameters": parameters.get("trainable"),
+        "total_parameters": parameters.get("total"),
+        "device": record.environment.get("device_name") or record.environment.get("device"),
+        "computed_in": record.environment.get("precision"),
+        "alignment": bool(record.alignment),
+        "flags": "; ".join(record.flags),
+        "error": record.error,
+        "checkpoint": checkpoint.get("source"),
+        "fingerprint": checkpoint.get("fingerprint"),
+        "setting": setting,
+        **{f"recipe_{name}": str(value) if isinstance(value, list) else value for name, value in record.recipe.items()},
+        "code": record.code,
+        "created": record.created,
+        "run_id": record.run_id,
+        "folder": record.folder.as_posix(),
+    }
