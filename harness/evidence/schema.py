@@ -14,7 +14,7 @@ from harness.task import Reference
 
 SCHEMA = 2
 MAX_DEPTH = 32  # of values within values
-MAX_NUMBER = 2**63  # beyond it, whole numbers have no place in a data frame
+MAX_NUMBER = 2.0**62  # of counts and scores; more than 64 bits have no place in a data frame
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Kind:
     fits: Callable[[Any], bool]
 
 
-def _number(low: float = -math.inf, high: float = math.inf) -> Kind:
-    bounds = f" from {low:g} to {high:g}" if math.isfinite(high) else f", at least {low:g}" if math.isfinite(low) else ""
+def _number(low: float = -MAX_NUMBER, high: float = MAX_NUMBER) -> Kind:
+    bounds = f" from {low:g} to {high:g}" if high < MAX_NUMBER else f", at least {low:g}" if low > -MAX_NUMBER else ""
     slack = 1e-9  # rounding
     return Kind(
         f"a number{bounds}",
@@ -56,7 +56,7 @@ def _dated(value: Any) -> bool:
 
 TEXT = Kind("text", lambda it: isinstance(it, str))
 FLAG = Kind("true or false", lambda it: isinstance(it, bool))
-WHOLE = Kind("a whole number, 0 or more", lambda it: isinstance(it, int) and not isinstance(it, bool) and it >= 0)
+WHOLE = Kind("a whole number, 0 or more", lambda it: isinstance(it, int) and not isinstance(it, bool) and 0 <= it <= MAX_NUMBER)
 FILE_NAME = Kind("a file's name", lambda it: isinstance(it, str) and bool(re.fullmatch(r"[\w-][\w.-]{0,199}", it)))
 DATE = Kind("a date and time", _dated)
 SECTION = Kind("names with values", lambda it: isinstance(it, Mapping) and bool(it))
@@ -160,8 +160,8 @@ def parse(text: str) -> dict[str, Any]:
     """A record's JSON text as a dictionary of the present schema, not checked yet.
 
     Raises:
-        ValueError: no JSON, another schema, or values that no record holds: NaN, infinity, whole numbers beyond 64 bits,
-            half of a surrogate pair, and values nested deeper than MAX_DEPTH.
+        ValueError: no JSON, or values that no record holds: NaN, infinity, half of a surrogate pair, and values nested
+            deeper than MAX_DEPTH.
         TypeError, KeyError, AttributeError, RecursionError: JSON of another shape.
     """
     content = json.loads(text)
@@ -189,8 +189,8 @@ def _check_values(value: Any, depth: int = 0) -> None:
             _check_values(item, depth + 1)
     elif isinstance(value, str):
         value.encode()
-    elif isinstance(value, int | float) and not abs(value) < MAX_NUMBER:
-        raise ValueError(f"it holds the number {shortened(value)}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"it holds the number {value}")
 
 
 def _upgrade(content: dict[str, Any]) -> None:
