@@ -98,16 +98,20 @@ def remove(path: Path) -> None:
 
 def sweep(results_dir: Path) -> None:
     """Remove what killed processes left in a results folder, and put a record that still waits back into its place."""
-    results_dir = Path(results_dir)
-    for path in [*results_dir.glob(f"*/*/{_TEMPORARY}*"), *results_dir.glob(f"*/*/{_OLD}*"), *results_dir.glob("tables/.*.tmp")]:
-        with suppress(OSError):  # another process may have renamed or removed it
-            if not _abandoned(path):
-                continue
-            final = path.with_name(id_of(path))
-            if path.name.startswith(_OLD) and not os.path.lexists(final) and os.path.lexists(path / RECORD):
-                os.rename(path, final)
-            else:
-                remove(path)
+    for pattern in (f"*/*/{_TEMPORARY}*", f"*/*/{_OLD}*", "tables/.*.tmp"):
+        with suppress(OSError):
+            for path in sorted(Path(results_dir).glob(pattern)):
+                with suppress(OSError):  # another process may have renamed or removed it
+                    if _abandoned(path):
+                        _restore_or_remove(path)
+
+
+def _restore_or_remove(path: Path) -> None:
+    final = path.with_name(id_of(path))
+    if path.name.startswith(_OLD) and not os.path.lexists(final) and os.path.lexists(path / RECORD):
+        os.rename(path, final)
+    else:
+        remove(path)
 
 
 def _entries(folder: Path, complain: Callable[[str], None], waiting: bool = False) -> list[Path]:
@@ -123,7 +127,11 @@ def _entries(folder: Path, complain: Callable[[str], None], waiting: bool = Fals
 
 
 def _host() -> str:
-    return re.sub(r"[^\w.]", "_", socket.gethostname())[:64]
+    """Where a process id means one process: the machine and, as containers may share its name, their own numbering."""
+    name = socket.gethostname()
+    with suppress(OSError):
+        name += os.readlink("/proc/self/ns/pid")
+    return re.sub(r"[^\w.]", "", name)[-64:]
 
 
 def _beside(folder: Path, prefix: str) -> Path:

@@ -195,9 +195,8 @@ def write(record: RunRecord, predictions: Predictions | None, results_dir: Path)
             _sync(file)
         put(temporary, folder)
     except OSError as error:
-        raise HarnessError(
-            f"{folder}: the record was not written ({error.strerror or error}); make room and run again"
-        ) from error
+        fault = f"the record was not written ({error.strerror or error})"
+        raise HarnessError(f"{folder}: {fault}; make room or choose another folder with --results, and run again") from error
     finally:
         remove(temporary)
     return folder
