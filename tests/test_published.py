@@ -35,6 +35,13 @@ def test_bad_published_files(tmp_path, text, message):
         read_published(tmp_path)
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", HEADER.encode() + b"\n" + b"x" * 200_000 + b"\n"])
+def test_a_published_file_that_is_no_csv_text_is_named(tmp_path, content):
+    (tmp_path / "doe.csv").write_bytes(content)
+    with pytest.raises(BadData, match=r"doe\.csv: not a readable CSV file"):
+        read_published(tmp_path)
+
+
 def test_the_folder_is_found_in_a_checkout_and_in_a_wheel(tmp_path):
     package, checkout = tmp_path / "harness", tmp_path / "results" / "published"
     assert published_folder(package) == checkout

@@ -135,6 +135,8 @@ def test_costs_are_columns_of_the_table_and_of_the_csv(harness, results):
     line = next(csv.DictReader(shown(harness, results, "--costs", "--format", "csv")))
     assert (line["train_seconds"], line["trainable_parameters"], line["peak_memory_bytes"]) == ("3.0", "1000", str(3 * 2**20))
     assert "train_seconds" not in shown(harness, results, "--format", "csv")[0]
+    with pytest.raises(UserError, match=r"costs with --by model,seed: .*summary\.csv"):
+        tables.make_table(results, None, "model,seed", costs=True)
 
 
 @pytest.mark.parametrize(

@@ -53,19 +53,25 @@ def read_published(folder: Path | None = None) -> list[Published]:
     """
     found: dict[tuple[str, ...], Published] = {}
     for path in sorted((folder or published_folder()).glob("*.csv")):
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file, restkey="more", restval="")
-            if tuple(rows.fieldnames or ()) != COLUMNS:
-                raise BadData(f"{path}: expected the columns {','.join(COLUMNS)}")
-            for number, row in enumerate(rows, start=2):
-                if fault := _fault(row):
-                    raise BadData(f"{path}, line {number}: {fault}")
-                item = Published(**row)
-                key = (item.source, item.model, item.task, item.metric, item.split)
-                if key in found:
-                    raise BadData(f"{path}, line {number}: repeats {', '.join(key)}")
-                found[key] = item
+        try:
+            with open(path, newline="", encoding="utf-8") as file:
+                _read_file(path, csv.DictReader(file, restkey="more", restval=""), found)
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise BadData(f"{path}: not a readable CSV file ({error})") from None
     return list(found.values())
+
+
+def _read_file(path: Path, rows: csv.DictReader[str], found: dict[tuple[str, ...], Published]) -> None:
+    if tuple(rows.fieldnames or ()) != COLUMNS:
+        raise BadData(f"{path}: expected the columns {','.join(COLUMNS)}")
+    for number, row in enumerate(rows, start=2):
+        if fault := _fault(row):
+            raise BadData(f"{path}, line {number}: {fault}")
+        item = Published(**row)
+        key = (item.source, item.model, item.task, item.metric, item.split)
+        if key in found:
+            raise BadData(f"{path}, line {number}: repeats {', '.join(key)}")
+        found[key] = item
 
 
 def _fault(row: dict[str, Any]) -> str | None:

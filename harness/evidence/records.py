@@ -210,11 +210,8 @@ def read(folder: Path) -> RunRecord:
     """
     path = Path(folder) / RECORD
     try:
-        state = path.stat()
-        if not stat.S_ISREG(state.st_mode):  # opening a named pipe would wait for ever
-            raise ValueError("it is no file")
-        if state.st_size > MAX_RECORD_BYTES:
-            raise ValueError(f"it has {state.st_size:,} bytes, more than {MAX_RECORD_BYTES:,}")
+        if (size := _file_size(path)) > MAX_RECORD_BYTES:
+            raise ValueError(f"it has {size:,} bytes, more than {MAX_RECORD_BYTES:,}")
         content = shape.parse(path.read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:
             known = f"this version reads 1 to {SCHEMA}"
@@ -275,6 +272,7 @@ def read_predictions(folder: Path) -> Predictions:
 
     path = Path(folder) / PREDICTIONS
     try:
+        _file_size(path)
         with open(path, newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
         first = 3 if header[2] == BLOCK else 2
@@ -283,7 +281,7 @@ def read_predictions(folder: Path) -> Predictions:
         probabilities = np.array([[float(cell) for cell in row[first:]] for row in rows], np.float64).reshape(len(rows), -1)
         blocks = tuple(row[2] for row in rows) if first == 3 else ()
         return Predictions(tuple(row[0] for row in rows), labels, probabilities, classes, blocks)
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, csv.Error) as error:
         raise BadData(f"{path}: not readable predictions ({error}); delete the folder and run again") from None
 
 
@@ -314,6 +312,13 @@ def _write_predictions(predictions: Predictions, path: Path) -> None:
         # The csv module writes floats by repr, the shortest text that reads back as the same bits.
         writer.writerows([*row, *numbers] for row, numbers in zip(words, predictions.probabilities.tolist(), strict=True))
         _sync(file)
+
+
+def _file_size(path: Path) -> int:
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):  # opening a named pipe would wait for ever
+        raise ValueError("it is no file")
+    return state.st_size
 
 
 def _sync(file: TextIO) -> None:

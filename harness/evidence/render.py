@@ -98,9 +98,8 @@ def frame_as_csv(frame: pd.DataFrame) -> str:
             return value
         return f"'{_line(value)}" if value.startswith(_FORMULA) else _line(value)
 
-    frame = frame.rename(columns=safe)
     texts = {name: frame[name].map(safe) for name in frame.columns if frame[name].dtype.kind not in "biuf"}
-    return frame.assign(**texts).to_csv(index=False, lineterminator="\n")
+    return frame.assign(**texts).to_csv(index=False, header=list(map(safe, frame.columns)), lineterminator="\n")
 
 
 def html(table: Table) -> str:

@@ -64,7 +64,7 @@ def make_table(
 
     Raises:
         UnknownName: a metric, grouping or column that does not exist.
-        UserError: no readable records.
+        UserError: no readable records, or costs of a flat list.
     """
     return _table(_read(results_dir), metric, by, sort, all_settings, costs)
 
@@ -91,8 +91,6 @@ def print_table(
     """
     if format not in FORMATS:
         raise UnknownName(f"format {format!r}: choose one of {', '.join(FORMATS)}")
-    if metric is not None:
-        metric = _metric(metric)
     records = _read(results_dir)
     table = _table(records, metric, by, sort, all_settings, costs)
     if format == "terminal":
@@ -142,6 +140,8 @@ def _table(records: Sequence[RunRecord], metric: str | None, by: str, sort: str 
     if keys == ["model", "task"]:
         table = wide(records, metric, read_published(), all_settings)
         return _sorted(replace(table, notes=notes + table.notes, costs=costs), sort)
+    if costs:
+        raise UserError(f"costs with --by {by}: they are columns of --by model,task only; summary.csv has those of every run")
     frame, hidden = long(records, metric, keys), tuple({"simulated", "data"} - set(keys))
     if sort is not None:
         if sort not in frame:
