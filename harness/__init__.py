@@ -151,8 +151,16 @@ def records(results: str | Path = "results") -> pd.DataFrame:
     return summary(read_all(Path(results)))
 
 
-def table(metric: str | None = None, *, results: str | Path = "results", by: str = "model,task") -> Table:
-    """Models against tasks, as `harness table`; ``metric`` is by default the main one of the tasks."""
+def table(
+    metric: str | None = None,
+    *,
+    results: str | Path = "results",
+    by: str = "model,task",
+    sort: str | None = None,
+    all_settings: bool = False,
+    costs: bool = False,
+) -> Table:
+    """Models against tasks, as `harness table` with its options; ``metric`` is by default the main one of the tasks."""
     from harness.evidence.tables import make_table
 
-    return make_table(Path(results), metric, by)
+    return make_table(Path(results), metric, by, sort=sort, all_settings=all_settings, costs=costs)

@@ -94,7 +94,12 @@ class Recipe:
 
     def used(self) -> dict[str, Any]:
         """The settings that count for a model that is tuned in this way: a probe has no learning rate."""
-        return {item.name: getattr(self, item.name) for item in fields(self) if self.tune in item.metadata["tunes"]}
+        return {name: getattr(self, name) for name in used_settings(self.tune)}
+
+
+def used_settings(tune: str) -> list[str]:
+    """The names of the settings that count for a model that is tuned in this way."""
+    return [item.name for item in fields(Recipe) if tune in item.metadata["tunes"]]
 
 
 def preset(name: str) -> Mapping[str, Any]:

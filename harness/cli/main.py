@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from harness.errors import HarnessError
+from harness.progress import printable
 
 from . import adapters, data, look, pretrain, run, tables, weights
-from .screen import printable
 
 app = typer.Typer(
     no_args_is_help=True,

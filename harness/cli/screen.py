@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from harness.progress import Progress, Reporter
+from harness.progress import Progress, Reporter, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from harness.evidence.records import RunRecord
 
 PANEL_METRICS = ("accuracy", "f1", "log_loss", "auroc", "auprc", "mcc", "ece")
-
-
-def printable(text: str) -> str:
-    """Text from files and names without what would steer a terminal: control characters are shown as escapes (``\\x1b``)."""
-    return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in text)
 
 
 class Screen(Reporter):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.files.fingerprint import digest
+from harness.recipe import used_settings
 
 from .cells import Column, Row
 from .records import RunRecord, data_digest
@@ -126,10 +127,7 @@ def setting_code(row: Row, setting: Setting) -> str:
 
 def _used(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a way of tuning uses. Precision is not among them: what it came to is part of :class:`Setting`."""
-    if recipe["tune"] in ("probe", "zero"):
-        return {"tune": recipe["tune"]}
-    lora = recipe["tune"] == "lora"
-    return {name: value for name, value in recipe.items() if name != "precision" and (lora or not name.startswith("lora_"))}
+    return {name: recipe[name] for name in used_settings(recipe["tune"]) if name != "precision" and name in recipe}
 
 
 def grouped(records: Iterable[RunRecord]) -> Found:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.engine import hardware
-from harness.errors import HarnessError, RunFailed, UserError
+from harness.errors import HarnessError, UserError
 from harness.evidence import records
 from harness.evidence.records import RunRecord, data_digest
 from harness.evidence.sensitivity import insensitive
@@ -143,9 +143,9 @@ def execute(
     if main:
         try:
             folder = records.write(finished_record, predictions, results)
-        except OSError as error:  # a full disk, after hours: the scores at least are shown
+        except HarnessError:  # a full disk, after hours: the scores at least are shown
             reporter.result(finished_record, "not written")
-            raise RunFailed(f"results {results}: the record cannot be written ({error.strerror or error})") from error
+            raise
         reporter.result(finished_record, str(folder))
     return finished_record
 
