@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn import metrics as sk
 
 from harness.errors import RunFailed
-from harness.evidence.metrics import METRICS, _ranking, collapsed, intervals, scores
+from harness.evidence.metrics import METRICS, collapsed, scores
 
 # By hand: predicted 1, 0, 1, 0 for the labels 1, 0, 0, 1.
 PROBABILITIES = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
@@ -116,43 +116,3 @@ def test_collapsed():
     assert collapsed(np.array([[0.6, 0.4], [0.9, 0.1]]))
     assert not collapsed(PROBABILITIES)
     assert not collapsed(PROBABILITIES[:1])
-
-
-class TestIntervals:
-    @given(
-        st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.integers(0, 3)), min_size=2, max_size=40).filter(
-            lambda rows: len({label for _, label, weight in rows if weight}) == 2
-        )
-    )
-    def test_weighted_ranking_is_scikit_learns(self, rows):
-        """Integer weights stand for repeated examples; with only six distinct scores, ties are common."""
-        score, label, weight = map(np.array, zip(*sorted(rows, key=lambda row: -row[0]), strict=True))
-        ties = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])
-        auroc, auprc = _ranking(weight, label, ties)
-        assert auroc == pytest.approx(sk.roc_auc_score(label, score, sample_weight=weight))
-        assert auprc == pytest.approx(sk.average_precision_score(label, score, sample_weight=weight))
-
-    @staticmethod
-    def examples(blocks: int, alike: int):
-        """Blocks of identical examples, so that only the number of blocks carries information."""
-        rng = np.random.default_rng(0)
-        labels = rng.integers(0, 2, blocks).repeat(alike)
-        p = (1 / (1 + np.exp(-rng.normal(size=blocks)))).repeat(alike) * 0.5 + labels * 0.3
-        return np.stack([1 - p, p], axis=1), labels, np.arange(blocks).repeat(alike).astype(str)
-
-    def test_what_depends_on_each_other_is_resampled_together(self):
-        probabilities, labels, blocks = self.examples(40, 25)
-        together = intervals(probabilities, labels, blocks)
-        apart = intervals(probabilities, labels, np.arange(len(labels)).astype(str))
-        for name in ("auroc", "auprc"):
-            assert together[name][0] < scores(probabilities, labels)[name] < together[name][1]
-            width, narrow = (found[name][1] - found[name][0] for found in (together, apart))
-            assert width == pytest.approx(5 * narrow, rel=0.4)  # a twenty-fifth of the examples, so five times as wide
-        assert intervals(probabilities, labels, blocks) == together
-
-    def test_none_where_it_means_nothing(self):
-        probabilities, labels, blocks = self.examples(4, 25)
-        assert intervals(probabilities, labels, blocks) == {}
-        probabilities, labels, blocks = self.examples(40, 2)
-        assert intervals(probabilities, np.zeros_like(labels), blocks) == {}
-        assert intervals(np.full((len(labels), 3), 1 / 3), labels, blocks) == {}

@@ -5,6 +5,8 @@ precision, recall, f1, auroc and auprc are unweighted means over all classes of 
 
 Undefined cases: precision, recall and f1 of a class that is never predicted, or absent from the labels, are 0. mcc is 0 if
 all predictions or all labels are of one class. auroc and auprc are NaN (``null`` in a record) if the labels lack a class.
+
+:func:`intervals` says how far a score may be from its value in the population that the test examples stand for.
 """
 
 from __future__ import annotations
@@ -20,8 +22,6 @@ if TYPE_CHECKING:
 
 ECE_BINS = 15
 SUM_TOLERANCE = 1e-4  # allows for float32 rounding only
-CONFIDENCE, REPLICATES = 0.95, 1000  # of a bootstrap interval
-MIN_BLOCKS = 5  # fewer say nothing about the spread between blocks
 
 
 @dataclass(frozen=True)
@@ -92,49 +92,29 @@ def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {name: float(found[name]) for name in METRICS}
 
 
-def intervals(
-    probabilities: np.ndarray, labels: np.ndarray, blocks: Sequence[str], seed: int = 0
-) -> dict[str, tuple[float, float]]:
-    """95 % intervals of auroc and auprc on a task of two classes, by the percentile block bootstrap.
+def intervals(probabilities: np.ndarray, labels: np.ndarray, blocks: Sequence[str] = ()) -> dict[str, tuple[float, float]]:
+    """95 % intervals, metric → (low, high), of accuracy, f1, log_loss, auroc and auprc, where they can be had.
 
-    ``blocks`` (N,) names each example's block. Examples of one block depend on each other, so whole blocks are resampled
-    (Cameron, Gelbach & Miller 2008): each of REPLICATES replicates draws, with replacement, as many blocks as there are.
-    Replicates without examples of both classes are dropped.
-
-    Returns metric → (low, high). It is empty with more than two classes, with only one class in the labels, and with fewer
-    than MIN_BLOCKS blocks.
+    ``blocks`` names each example's block, since examples of one block depend on each other; empty, examples are independent.
+    See :mod:`.intervals` for what is covered and how; :func:`missing_intervals` says why a metric has none.
 
     Raises:
-        RunFailed, ValueError: as :func:`scores`.
+        RunFailed, ValueError: as :func:`scores`; ValueError too if the number of blocks is not that of the examples.
     """
-    import numpy as np
+    from .intervals import limits
 
-    probabilities, labels = _checked(probabilities, labels)
-    names, member = np.unique(np.asarray(blocks), return_inverse=True)
-    if probabilities.shape[1] != 2 or len(np.unique(labels)) < 2 or len(names) < MIN_BLOCKS:
-        return {}
-    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), REPLICATES)
-    order = np.argsort(-probabilities[:, 1], kind="stable")
-    ranked = probabilities[order, 1]
-    ties = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])  # index where each group of equal scores begins
-    member, positive = member[order], labels[order] == 1
-    found = np.array([_ranking(weights[member], positive, ties) for weights in draws])
-    found = found[np.isfinite(found).all(axis=1)]
-    tails = (1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2
-    return {name: tuple(np.quantile(column, tails)) for name, column in zip(("auroc", "auprc"), found.T)} if len(found) else {}
+    return limits(*_checked(probabilities, labels), blocks)[0]
 
 
-def _ranking(weights: np.ndarray, positive: np.ndarray, ties: np.ndarray) -> tuple[float, float]:
-    """auroc and auprc of weighted examples in descending order of score; ``ties`` is where each group of equal scores begins."""
-    import numpy as np
+def missing_intervals(probabilities: np.ndarray, labels: np.ndarray, blocks: Sequence[str] = ()) -> dict[str, str]:
+    """Metric → why :func:`intervals`, of the same arguments, has none for it.
 
-    hits, misses = (np.add.reduceat(weights * which, ties, dtype=np.float64) for which in (positive, ~positive))
-    true, false = hits.cumsum(), misses.cumsum()
-    if not true[-1] or not false[-1]:
-        return np.nan, np.nan
-    auroc = (misses * (true - hits / 2)).sum() / (true[-1] * false[-1])
-    auprc = (hits * true / np.maximum(true + false, 1)).sum() / true[-1]  # a group of weight 0 has no hits
-    return auroc, auprc
+    Raises:
+        RunFailed, ValueError: as :func:`intervals`.
+    """
+    from .intervals import limits
+
+    return limits(*_checked(probabilities, labels), blocks)[1]
 
 
 def collapsed(probabilities: np.ndarray) -> bool:
