@@ -14,8 +14,8 @@ Independent examples are blocks of one. Blocks may differ in size, class balance
   effective number of blocks takes the place of that size.
 * f1 of two classes: the same for TP / (TP + FP + FN), a proportion of which f1 is a monotone function (Wilson "indirect",
   arXiv:2309.14621). accuracy and this f1 of independent examples are binomial, and have Wilson's own interval.
-* auroc and auprc: θ(1 - θ) / m² is added to the variance, m being the examples of the rarer class, because a sample may lack
-  the one example in m that is ranked worst, and then shows too small a spread. Macro averages add the mean of this / classes.
+* auroc and auprc: θ(1 - θ) / m² is added to the variance, m being the examples of the rarest class, because a sample may lack
+  the one example in m that is ranked worst, and then shows too small a spread.
 * log_loss: the wider ends of two intervals, one on the log scale and one with Hall's (1992) cubic correction of skewness.
 
 ``benchmarks/intervals.py`` measures the coverage. Where it is not near 95 %, there is no interval but a reason.
@@ -209,9 +209,7 @@ def _ranked(sample: _Sample, measure: Callable[[_Sample, np.ndarray, np.ndarray]
     weakest = _weakest_class(sample)
     found = [measure(sample, sample.probabilities[:, k], sample.labels == k) for k in sample.scored]
     theta, without = float(np.mean([whole for whole, _ in found])), np.mean([parts for _, parts in found], axis=0)
-    counts = np.bincount(sample.labels)[list(sample.scored)]
-    rarer = np.minimum(counts, len(sample.labels) - counts)
-    unseen = sum(whole * (1 - whole) / m**2 for (whole, _), m in zip(found, rarer, strict=True)) / len(found) ** 2
+    unseen = theta * (1 - theta) / np.bincount(sample.labels).min() ** 2
     return _wilson(theta, _proportion_of(theta, _variance(without, theta) + unseen, weakest), _quantile(weakest))
 
 
