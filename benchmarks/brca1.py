@@ -4,7 +4,7 @@
 
 For each context, MSAMamba (column layout, tiny) is pretrained on the alignment alone, which holds no labels. Then each model is
 fitted on every fold of the position split, so that each variant is predicted once, by a model that saw nothing of its block.
-The predictions of all folds are pooled; AUROC and AUPRC have 95 % block-bootstrap intervals over all blocks. For comparison, the
+The predictions of all folds are pooled; AUROC and AUPRC have 95 % intervals by blocks. For comparison, the
 table has a line for the exon's name as the only feature, and a column of AUROC outside the largest exon. All models read every
 ``--every``-th species of the alignment. MSAMamba from scratch is run at the contexts of ``--scratch`` only. Finished runs are not
 repeated, so several processes may share ``--out``, one context each.

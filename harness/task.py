@@ -29,8 +29,8 @@ class Splits:
     ``files`` maps each file that was read to its sha256 (a simulated set names its generator and parameters, with the
     sha256 of what was drawn); ``changes`` counts the letters that normalisation changed, and repeated windows in a
     user's own files; ``best_accuracy`` is the expected accuracy of the Bayes rule on ``test``, known only where the
-    project itself drew the data. ``block`` maps an example's id to its bootstrap block, since
-    intervals resample whole blocks; None where examples are independent.
+    project itself drew the data. ``block`` maps an example's id to its block: examples of one
+    block depend on each other, and intervals go by blocks. None where examples are independent.
     """
 
     train: Sequence[Example]

@@ -227,8 +227,8 @@ def test_intervals_stand_beside_the_score_and_are_the_widest_of_the_seeds():
     ]
     table = wide(records, "accuracy")
     assert as_text(table).rows[0][1] == "0.8500 ± 0.0707 (n=2) [0.700, 0.950]"
-    assert any("block-bootstrap" in note for note in table.notes)
-    assert not any("block-bootstrap" in note for note in wide(records[:1], "f1").notes)
+    assert any("95 % interval" in note for note in table.notes)
+    assert not any("95 % interval" in note for note in wide(records[:1], "f1").notes)
     row = summary(records).iloc[0]
     assert (row.accuracy_low, row.accuracy_high) == (0.75, 0.85)
 

@@ -115,7 +115,10 @@ class Screen(Reporter):
             reason = next(iter(str(record.error).splitlines()), "")
             self.conclude(f"{title}: failed: {reason}\n  record            {folder}")
             return
+        classes = record.task["classes"]
         lines = [_score(record, name) for name in PANEL_METRICS if record.metrics.get(name) is not None]
+        about = f"of the class {classes[1]!r}" if len(classes) == 2 else f"means over {len(classes)} classes"
+        lines.append(f"{'f1, auprc':<18}{about}")
         best = record.task.get("best_accuracy")
         if best is not None:
             lines.insert(1, f"{'best possible':<18}{best:.4f}   simulated data: says nothing about the real task")
@@ -134,7 +137,9 @@ class Screen(Reporter):
 
 def _score(record: RunRecord, name: str) -> str:
     low, high = record.intervals.get(name, (None, None))
-    return f"{name:<18}{record.metrics[name]:.4f}" + (f"   [{low:.4f}, {high:.4f}]" if low is not None else "")
+    limits = f"   [{low:.4f}, {high:.4f}]" if low is not None else ""
+    reason = record.without_interval.get(name)
+    return f"{name:<18}{record.metrics[name]:.4f}{limits}" + (f"   no interval: {reason}" if reason else "")
 
 
 def _without_alignment(record: RunRecord) -> str:

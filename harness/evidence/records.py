@@ -29,7 +29,7 @@ from .schema import SCHEMA
 if TYPE_CHECKING:
     import numpy as np
 
-BLOCK = "block"  # the column of predictions.csv that names bootstrap blocks
+BLOCK = "block"  # the column of predictions.csv that names dependent examples' blocks
 FINISHED, FAILED = "finished", "failed"
 COLLAPSED = "collapsed: every test example was put into one class"
 
@@ -54,7 +54,7 @@ class RunRecord:
     ``environment``: versions, device (its type), device_name, precision (as computed), threads, processes.
     ``timing``: seconds (load, compile, train, evaluate, total), examples_per_second, peak_memory_bytes.
     ``metrics``: metric → score on the test split; see :func:`.metrics.scores`.
-    ``intervals``: metric → (low, high), block-bootstrap intervals on the test split, where its examples come in blocks.
+    ``intervals``: metric → (low, high), 95 % intervals over the test split; ``without_interval``: metric → why it has none.
     ``alignment``: how much the predictions change without the alignment (see :mod:`.sensitivity`), if there is one.
     ``history``: one entry per epoch. ``collapsed``: every test example was put into one class.
     ``code``: digest of the code that can change a number. ``error``: why the run failed. ``created``: time in UTC.
@@ -77,6 +77,7 @@ class RunRecord:
     error: str | None = None
     metrics: dict[str, float | None] = field(default_factory=dict)
     intervals: dict[str, list[float]] = field(default_factory=dict)
+    without_interval: dict[str, str] = field(default_factory=dict)
     alignment: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     collapsed: bool = False
@@ -119,7 +120,7 @@ class RunRecord:
 class Predictions:
     """A model's predictions on the test split: ids (N), labels (N,) as indices of ``classes`` (K), probabilities (N, K).
 
-    ``blocks`` (N) names each example's bootstrap block; it is empty where examples are independent.
+    ``blocks`` (N) names each example's block, whose examples depend on each other; it is empty where examples are independent.
 
     Raises:
         ValueError: shapes that do not fit together.
@@ -286,7 +287,7 @@ def read_predictions(folder: Path) -> Predictions:
 
 
 def judge(predictions: Predictions) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """The metrics of predictions and, where examples come in blocks, their bootstrap intervals.
+    """The metrics of predictions, and the intervals of those that have some (see :func:`.metrics.intervals`).
 
     ``judge(read_predictions(folder))`` computes again what a record says.
 
@@ -296,7 +297,7 @@ def judge(predictions: Predictions) -> tuple[dict[str, float], dict[str, tuple[f
     from .metrics import intervals, scores
 
     judged = predictions.probabilities, predictions.labels
-    return scores(*judged), intervals(*judged, predictions.blocks) if predictions.blocks else {}
+    return scores(*judged), intervals(*judged, predictions.blocks)
 
 
 def _write_predictions(predictions: Predictions, path: Path) -> None:

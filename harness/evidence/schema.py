@@ -109,6 +109,7 @@ OPTIONAL = {
     **{f"metrics.{name}": _or_none(AMOUNT) for name in ("log_loss", "hard_log_loss", "brier")},
     "metrics.mcc": _or_none(_number(-1, 1)),
     "intervals": _mapping(LIMITS),
+    "without_interval": _mapping(TEXT),
     "alignment": _mapping(),
     "history": _each(_mapping()),
     "events": _each(TEXT),
@@ -196,6 +197,7 @@ def _check_values(value: Any, depth: int = 0) -> None:
 def _upgrade(content: dict[str, Any]) -> None:
     """Convert a record from schema 1 to 2, in place.
 
+    Its intervals were those of a percentile bootstrap, which are too narrow; they are left out, for they can be computed again.
     Schema 1 had context and ``(sample)`` inside the task's name. Of a checkpoint it lacked the source, which is in the audit,
     and the fingerprint, for which the sha256 of the weight file must do.
     """
@@ -207,4 +209,4 @@ def _upgrade(content: dict[str, Any]) -> None:
     task |= {"name": name, "context": context}
     if model["checkpoint"]:
         model["checkpoint"] |= {"source": model["audit"]["source"], "fingerprint": model["checkpoint"]["sha256"]}
-    content["schema"] = SCHEMA
+    content |= {"schema": SCHEMA, "intervals": {}}

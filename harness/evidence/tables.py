@@ -270,7 +270,7 @@ def _notes(cells: Iterable[Cell], columns: Mapping[Column, str], records: Sequen
     if metric in OF_POSITIVE:
         notes.append(_positive_classes(records, columns, metric))
     if any(metric in record.intervals for record in records):
-        notes.append(f"{render.INTERVAL}: 95 % block-bootstrap interval over the test split; of several seeds, the widest")
+        notes.append(f"{render.INTERVAL}: 95 % interval over the test split; of several seeds, the widest")
     if any(column.simulated for column in columns):
         notes.append("(sample): simulated data, which says nothing about the real set")
     return notes

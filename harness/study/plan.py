@@ -32,6 +32,7 @@ NUMERIC = (
     "engine/fit.py",
     "engine/predict.py",
     "engine/probe.py",
+    "evidence/intervals.py",
     "evidence/metrics.py",
     "evidence/sensitivity.py",
     "study/trial.py",

@@ -126,7 +126,8 @@ def execute(
             record["timing"]["examples_per_second"] = fitted.examples_per_second
             scored = trial.score()
             predictions = scored.predictions
-            record |= {name: getattr(scored, name) for name in ("metrics", "intervals", "alignment", "collapsed")}
+            for name in ("metrics", "intervals", "without_interval", "alignment", "collapsed"):
+                record[name] = getattr(scored, name)
             record["events"] += [UNUSED_ALIGNMENT] if insensitive(scored.alignment) else []
         except UserError:
             raise

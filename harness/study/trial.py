@@ -21,7 +21,7 @@ from harness.engine.fit import Fit, fit
 from harness.engine.predict import predict
 from harness.engine.probe import probe
 from harness.errors import HarnessError, UserError
-from harness.evidence.metrics import collapsed
+from harness.evidence.metrics import collapsed, missing_intervals
 from harness.evidence.records import Predictions, judge
 from harness.evidence.sensitivity import alignment_sensitivity
 from harness.files.fingerprint import digest
@@ -40,6 +40,7 @@ class Scored:
     predictions: Predictions
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
+    without_interval: dict[str, str]
     alignment: dict[str, Any]
     collapsed: bool
 
@@ -109,7 +110,8 @@ class Trial:
         predictions = Predictions(ids, labels, probabilities, self.task.classes, blocks)
         has_alignment = self.adapter.card.reads == "alignment" and test[0].windows[0].alignment is not None
         alignment = alignment_sensitivity(test, probabilities, ask) if has_alignment else {}
-        return Scored(predictions, *judge(predictions), alignment, collapsed(probabilities))
+        reasons = missing_intervals(probabilities, labels, blocks)
+        return Scored(predictions, *judge(predictions), reasons, alignment, collapsed(probabilities))
 
     def parameters(self) -> dict[str, int]:
         """How many numbers the run trains, how many there are in all, and how many of these are the head's."""
