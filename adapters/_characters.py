@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 from harness.adapter import Batch
 from harness.data import Window, letter_table, letters
 from harness.errors import BadData, CheckpointMismatch
+
+from ._config import check_sizes, stated
 
 MASK, PAD, UNKNOWN = 3, 4, 6
 BASES = slice(7, 11)  # A, C, G, T
@@ -33,8 +36,8 @@ def collate(windows: Sequence[Window], max_length: int | None = None) -> Batch:
     return {"tokens": torch.from_numpy(TOKENS[letters(windows, _FILL)]), "lengths": lengths}
 
 
-def check_vocabulary(embedding: Tensor | None, file: Path) -> None:
-    """Check that an embedding (V, D) is for this alphabet.
+def check_vocabulary(embedding: Tensor | None, config: Mapping[str, Any], file: Path) -> None:
+    """Check that an embedding (V, D), and the configuration beside it, are for this alphabet.
 
     Raises:
         CheckpointMismatch: V is another number of tokens.
@@ -43,3 +46,7 @@ def check_vocabulary(embedding: Tensor | None, file: Path) -> None:
         raise CheckpointMismatch(
             f"checkpoint {file}: a vocabulary of {len(embedding)} tokens, expected {VOCABULARY} for single letters"
         )
+    # A configuration counts tokens before or after they are filled up to a multiple.
+    tokens, multiple = stated(config, "vocab_size", VOCABULARY), stated(config, "pad_vocab_size_multiple", 8)
+    if -(-tokens // multiple) * multiple != VOCABULARY:
+        check_sizes(config, {"vocab_size": VOCABULARY}, file)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +14,47 @@ from torch import Tensor, nn
 
 from ..kernels.causal_conv1d import causal_conv1d
 from ..kernels.selective_scan import selective_scan
+from ._config import check_sizes, stated
+
+
+@dataclass(frozen=True)
+class MambaShape:
+    """Sizes of a mixer: E inner channels, N states of each, the ``conv`` positions of its convolution, and Delta's rank."""
+
+    inner: int
+    state: int
+    conv: int
+    rank: int
+
+    @classmethod
+    def of_width(cls, width: int) -> Self:
+        """Those of mamba_ssm for a width, where nothing else is asked for."""
+        return cls(2 * width, 16, 4, math.ceil(width / 16))
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], prefix: str) -> Self | None:
+        """Those of a mixer's tensors, whose names begin with ``prefix``; None if some are not there."""
+        found = [tensors.get(f"{prefix}{name}") for name in ("A_log", "conv1d.weight", "dt_proj.weight")]
+        if any(tensor is None or tensor.ndim < 2 for tensor in found):
+            return None
+        (inner, state), conv, rank = (tensor.shape for tensor in found if tensor is not None)
+        return cls(inner, state, conv[-1], rank[1])
+
+    def check(self, width: int, config: Mapping[str, Any], file: Path) -> None:
+        """Check that the ``ssm_cfg`` of a configuration has these sizes; it gives E as a multiple of the width.
+
+        Raises:
+            CheckpointMismatch: it has others.
+        """
+        expand, rank = stated(config, "ssm_cfg.expand", 0), stated(config, "ssm_cfg.dt_rank")
+        automatic = rank == "auto" and self.rank == math.ceil(width / 16)
+        found = {
+            "ssm_cfg.d_state": self.state,
+            "ssm_cfg.d_conv": self.conv,
+            "ssm_cfg.expand": expand if int(expand * width) == self.inner else self.inner / width,
+            "ssm_cfg.dt_rank": rank if automatic else self.rank,
+        }
+        check_sizes(config, found, file)
 
 
 class Mamba(nn.Module):
@@ -17,15 +62,17 @@ class Mamba(nn.Module):
 
     Tensors are stored channels last, and the kernels take (B, E, L) views of them, so nothing is transposed in memory. Without
     ``projections`` only :meth:`scan` works, for a second direction that shares the projections of the first.
+    ``shape`` is by default that of mamba_ssm.
     """
 
-    def __init__(self, width: int, state: int = 16, conv: int = 4, expand: int = 2, projections: bool = True) -> None:
+    def __init__(self, width: int, shape: MambaShape | None = None, projections: bool = True) -> None:
         super().__init__()
-        inner = expand * width
-        self.state, self.rank = state, math.ceil(width / 16)
+        shape = shape or MambaShape.of_width(width)
+        inner, state = shape.inner, shape.state
+        self.state, self.rank = state, shape.rank
         if projections:
             self.in_proj = nn.Linear(width, 2 * inner, bias=False)
-        self.conv1d = nn.Conv1d(inner, inner, conv, groups=inner)
+        self.conv1d = nn.Conv1d(inner, inner, shape.conv, groups=inner)
         self.x_proj = nn.Linear(inner, self.rank + 2 * state, bias=False)
         self.dt_proj = nn.Linear(self.rank, inner)
         self.A_log = nn.Parameter(torch.arange(1, state + 1, dtype=torch.float32).log().repeat(inner, 1))

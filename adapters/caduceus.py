@@ -7,10 +7,10 @@ augmented data. ``ps`` (parameter sharing) carries both strands through every bl
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,8 @@ from harness.recipe import Recipe
 
 from ._batches import equal_lengths
 from ._characters import BASES, COMPLEMENT, MASK, VOCABULARY, check_vocabulary, collate
-from ._mamba import Mamba
+from ._config import Settings, check_settings, check_sizes, count_layers, stated
+from ._mamba import Mamba, MambaShape
 from ._masking import checked_positions
 from ._options import checked, of_size
 
@@ -45,8 +46,18 @@ OFFICIAL_NAMES = (
     (r"\.mixer\.submodule\.", ".mixer."),
     (r"\.mamba_rev\.(in|out)_proj\.", r".mamba_fwd.\1_proj."),
 )
-# The settings of all released models; switches for any other are not implemented.
-RELEASED = {"bidirectional": True, "bidirectional_strategy": "add", "bidirectional_weight_tie": True, "rms_norm": True}
+# The settings of all released models. Whether the residual is kept in float32 matters for half precision alone.
+SETTINGS: Settings = {
+    "bidirectional": (True,),
+    "bidirectional_strategy": ("add",),
+    "bidirectional_weight_tie": (True,),
+    "rms_norm": (True,),
+    "ssm_cfg.layer": ("Mamba1",),
+    "ssm_cfg.bias": (False,),
+    "ssm_cfg.conv_bias": (True,),
+    "complement_map": ({str(token): other for token, other in enumerate(COMPLEMENT)},),
+}
+SETTINGS_OF_PS: Settings = {"fused_add_norm": (True,)}  # it determines the order of channels, see Caduceus.encode
 
 
 class BiMamba(nn.Module):
@@ -55,10 +66,10 @@ class BiMamba(nn.Module):
     Upstream applies the projections once per direction. As they are shared, once is enough.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, shape: MambaShape) -> None:
         super().__init__()
-        self.mamba_fwd = Mamba(width)
-        self.mamba_rev = Mamba(width, projections=False)
+        self.mamba_fwd = Mamba(width, shape)
+        self.mamba_rev = Mamba(width, shape, projections=False)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, L, D)
         if x.device.type != "cpu" or torch.is_grad_enabled():
@@ -74,10 +85,10 @@ class BiMamba(nn.Module):
 class Block(nn.Module):
     """A norm and a mixer; the caller adds the residual."""
 
-    def __init__(self, width: int, epsilon: float) -> None:
+    def __init__(self, width: int, mixer: MambaShape, epsilon: float) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(width, eps=epsilon)
-        self.mixer = BiMamba(width)
+        self.mixer = BiMamba(width, mixer)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, L, D)
         return self.mixer(self.norm(x))
@@ -117,12 +128,21 @@ class Caduceus(Adapter, MaskedModel):
     lora_targets: ClassVar[tuple[str, ...]] = ("in_proj", "x_proj", "out_proj")  # dt_proj is not called as a layer
     complement_map: Tensor  # (16,) the token of the complementary base
 
-    def __init__(self, blocks: int, width: int, variant: str = "ps", rc_average: bool = True, epsilon: float = 1e-5) -> None:
+    def __init__(
+        self,
+        blocks: int,
+        width: int,
+        variant: str = "ps",
+        rc_average: bool = True,
+        mixer: MambaShape | None = None,
+        epsilon: float = 1e-5,
+    ) -> None:
         super().__init__()
+        mixer = mixer or MambaShape.of_width(width)
         self.variant, self.both_strands, self.embedding_dim = variant, rc_average or variant == "ps", width
         self.reverse_complement_invariant = self.both_strands
         self.embed = nn.Embedding(VOCABULARY, width)
-        self.layers = nn.ModuleList(Block(width, epsilon) for _ in range(blocks))
+        self.layers = nn.ModuleList(Block(width, mixer, epsilon) for _ in range(blocks))
         self.norm_f = nn.RMSNorm(width, eps=epsilon)
         self.register_buffer("complement_map", torch.tensor(COMPLEMENT), persistent=variant == "ps")  # as in the official files
         nn.init.normal_(self.embed.weight, std=0.02)
@@ -139,17 +159,14 @@ class Caduceus(Adapter, MaskedModel):
             return cls(*of_size(cls.name, size, SIZES), variant or "ps", rc_average)
         file = weight_file(checkpoint)
         config = read_config(file, ("caduceus",))
+        check_settings(config, SETTINGS, file)
         tensors = rename(read_tensors(file), OFFICIAL_NAMES, file)
-        check_vocabulary(tensors.get("embed.weight"), file)
+        check_vocabulary(tensors.get("embed.weight"), config, file)
         found = "ps" if "complement_map" in tensors else "ph"
         if variant not in ("", found):
             raise UserError(f"option variant={variant!r}: {file} holds caduceus-{found}; leave the option out")
-        _check_config(config, found, file)
-        blocks, width = SIZES["base"]
-        if "embed.weight" in tensors:
-            width = tensors["embed.weight"].shape[1]
-            blocks = len({name.split(".")[1] for name in tensors if name.startswith("layers.")})
-        model = cls(blocks, width, found, rc_average, config.get("norm_epsilon", 1e-5))
+        blocks, width, mixer, epsilon = _read_shape(config, tensors, found, file)
+        model = cls(blocks, width, found, rc_average, mixer, epsilon)
         audit = load_tensors(model, tensors, file)
         facts = {"variant": found, "vocabulary": VOCABULARY, "tied_weights": "intact"}
         model.audit = replace(audit, facts=facts)
@@ -211,15 +228,26 @@ class Caduceus(Adapter, MaskedModel):
         return result
 
 
-def _check_config(config: dict, found: str, file: Path) -> None:
-    """Check that a config agrees with the tensors and with the released models.
+def _read_shape(
+    config: Mapping[str, Any], tensors: Mapping[str, Tensor], variant: str, file: Path
+) -> tuple[int, int, MambaShape | None, float]:
+    """Blocks, width, the mixers' shape and the norms' epsilon.
 
     Raises:
-        CheckpointMismatch: it does not.
+        CheckpointMismatch: config and tensors contradict each other, or are not of a released kind.
     """
-    expected = dict(RELEASED, rcps=found == "ps")
-    if found == "ps":
-        expected["fused_add_norm"] = True  # it determines the order of channels, see Caduceus.encode
-    for name, value in expected.items():
-        if config.get(name, value) != value:
-            raise CheckpointMismatch(f"{file.parent / 'config.json'}: {name} {config[name]!r}; these weights need {value!r}")
+    blocks = count_layers(config, "n_layer", tensors, "layers.", file)
+    embedding, mixer = tensors.get("embed.weight"), MambaShape.of(tensors, "layers.0.mixer.mamba_fwd.")
+    if embedding is None or not blocks:
+        return *SIZES["base"], None, 1e-5  # another model's file: load_tensors says how little of it matches
+    if variant == "ps":
+        check_settings(config, SETTINGS_OF_PS, file)
+        if tensors["complement_map"].tolist() != list(COMPLEMENT):
+            raise CheckpointMismatch(
+                f"checkpoint {file}: its complement_map is not that of the tokens ACGTN; 0 tensors were loaded"
+            )
+    width = embedding.shape[1]
+    check_sizes(config, {"rcps": variant == "ps", "d_model": width}, file)
+    if mixer is not None:
+        mixer.check(width, config, file)
+    return blocks, width, mixer, stated(config, "norm_epsilon", 1e-5)

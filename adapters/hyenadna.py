@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from harness.recipe import Recipe
 from ..kernels.causal_conv1d import causal_conv1d
 from ._batches import mean_over, within
 from ._characters import VOCABULARY, check_vocabulary, collate
+from ._config import Settings, check_settings, check_sizes, count_layers, stated
 from ._options import checked, of_size
 
 POOLINGS = ("mean", "last")
@@ -35,12 +36,28 @@ OFFICIAL_NAMES = (
     (r"^embeddings\.word_embeddings\.", "embed."),
     (r"\.filter_fn\.(?:pos_emb|modulation|implicit_filter\.\d+)\.(z|t|deltas|freq)$", r".filter_fn.\1"),
 )
+# The settings of all released models. Those in `layer` are in the authors' own files, the others in the hub's.
+SETTINGS: Settings = {
+    "hyena_order": (2,),
+    "use_bias": (True,),
+    "train_freq": (True,),
+    "hyena_dropout": (0.0,),
+    "hyena_filter_dropout": (0.0,),
+    "resid_dropout": (0.0,),
+    "layer._name_": ("hyena",),
+    "layer.order": (2,),
+    "layer.modulate": (True,),
+    "layer.shift": (0.05,),
+}
 
 
 @dataclass(frozen=True)
 class HyenaShape:
-    """Sizes of a model. Its filters are made for windows of ``places`` positions by an MLP of width ``order`` with
-    ``order_layers`` hidden layers, whose input is ``features`` numbers per position."""
+    """Sizes of a model, the epsilon of its last norm, and the dropout of its embedding in training.
+
+    Its filters are made for windows of ``places`` positions by an MLP of width ``order`` with ``order_layers`` hidden layers,
+    whose input is ``features`` numbers per position. The convolution before them is ``short`` positions long.
+    """
 
     blocks: int = 2
     width: int = 128
@@ -49,17 +66,51 @@ class HyenaShape:
     order: int = 64
     order_layers: int = 3
     features: int = 5
+    short: int = 3
+    epsilon: float = 1e-5
+    dropout: float = 0.1
 
     @classmethod
-    def of(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """The shape of a file's tensors (our names), or the default one if they are another model's."""
-        needed = ("embed.weight", "layers.0.mlp.fc1.weight", "layers.0.mixer.filter_fn.z")
+    def of(cls, tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: Path) -> Self:
+        """The shape of a file's tensors (our names), or the default one if they are another model's.
+
+        Raises:
+            CheckpointMismatch: the config contradicts them.
+        """
+        needed = ("embed.weight", "layers.0.mlp.fc1.weight", "layers.0.mixer.filter_fn.z", "layers.0.mixer.short_filter.weight")
         mlp = sorted(name for name in tensors if re.match(r"layers\.0\.mixer\.filter_fn\.implicit_filter\.\d+\.weight", name))
         if not mlp or any(name not in tensors for name in needed):
             return cls()
-        embed, fc1, z = (tensors[name].shape for name in needed)
-        blocks = len({name.split(".")[1] for name in tensors if name.startswith("layers.")})
-        return cls(blocks, embed[1], fc1[0], z[1], tensors[mlp[0]].shape[0], len(mlp) - 1, z[2])
+        embed, fc1, z, short = (tensors[name].shape for name in needed)
+        if any(len(shape) != count for shape, count in ((embed, 2), (fc1, 2), (z, 3), (short, 3))):
+            return cls()
+        shape = cls(
+            blocks=count_layers(config, "n_layer", tensors, "layers.", file),
+            width=embed[1],
+            inner=fc1[0],
+            places=z[1],
+            order=tensors[mlp[0]].shape[0],
+            order_layers=len(mlp) - 1,
+            features=z[2],
+            short=short[2],
+            epsilon=stated(config, "layer_norm_epsilon", cls.epsilon),
+            dropout=stated(config, "embed_dropout", cls.dropout),
+        )
+        found = {
+            "d_model": shape.width,
+            "d_inner": shape.inner,
+            "max_seq_len": shape.places,
+            "filter_order": shape.order,
+            "num_inner_mlps": shape.order_layers - 1,
+            "emb_dim": shape.features,
+            "short_filter_order": shape.short,
+            "layer.l_max": shape.places,
+            "layer.filter_order": shape.order,
+            "layer.emb_dim": shape.features,
+            "layer.short_filter_order": shape.short,
+        }
+        check_sizes(config, found, file)
+        return shape
 
 
 SIZES = {"tiny": HyenaShape(width=32, inner=128), "base": HyenaShape()}
@@ -114,7 +165,7 @@ class Hyena(nn.Module):
         super().__init__()
         width = shape.width
         self.in_proj = nn.Linear(width, 3 * width)
-        self.short_filter = nn.Conv1d(3 * width, 3 * width, 3, groups=3 * width)
+        self.short_filter = nn.Conv1d(3 * width, 3 * width, shape.short, groups=3 * width)
         self.filter_fn = Filter(shape)
         self.out_proj = nn.Linear(width, width)
 
@@ -180,9 +231,9 @@ class HyenaDNA(Adapter):
         self.pooling = checked("pooling", pooling, POOLINGS)
         self.embedding_dim, self.max_length = shape.width, shape.places
         self.embed = nn.Embedding(VOCABULARY, shape.width)
-        self.dropout = nn.Dropout(0.1)
+        self.dropout = nn.Dropout(shape.dropout)
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.blocks))
-        self.ln_f = nn.LayerNorm(shape.width)
+        self.ln_f = nn.LayerNorm(shape.width, shape.epsilon)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -201,11 +252,11 @@ class HyenaDNA(Adapter):
         if checkpoint is None:
             return cls(of_size(cls.name, size, SIZES), pooling)
         file = weight_file(checkpoint)
-        config = read_config(file, ("hyenadna",))  # read for the epsilon alone: all sizes are those of the tensors
+        config = read_config(file, ("hyenadna",))
+        check_settings(config, SETTINGS, file)
         tensors = rename(read_tensors(file), OFFICIAL_NAMES, file)
-        check_vocabulary(tensors.get("embed.weight"), file)
-        model = cls(HyenaShape.of(tensors), pooling)
-        model.ln_f.eps = config.get("layer_norm_epsilon", model.ln_f.eps)
+        check_vocabulary(tensors.get("embed.weight"), config, file)
+        model = cls(HyenaShape.of(tensors, config, file), pooling)
         audit = load_tensors(model, tensors, file)
         model.audit = replace(audit, facts={"vocabulary": VOCABULARY, "tied_weights": "intact", "places": model.max_length})
         return model

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save, save_file
 
 from harness.adapter import MaskedModel
 from harness.adapters._characters import TOKENS
+from harness.adapters._mamba import MambaShape
 from harness.adapters.caduceus import Caduceus
 from harness.data import Window, reverse_complement
 from harness.errors import BadData, CheckpointMismatch, UserError
@@ -196,9 +197,22 @@ class TestLoading:
         ("change", "message"),
         [
             ({"model_type": "bert"}, "model_type 'bert', expected caduceus"),
-            ({"rcps": False}, "rcps False; these weights need True"),
-            ({"fused_add_norm": False}, "fused_add_norm False; these weights need True"),
-            ({"bidirectional_strategy": "ew_multiply"}, "bidirectional_strategy 'ew_multiply'"),
+            ({"rcps": False}, "has rcps False, its tensors True"),
+            ({"fused_add_norm": False}, "fused_add_norm False; implemented is True"),
+            ({"bidirectional_strategy": "ew_multiply"}, "bidirectional_strategy 'ew_multiply'; implemented is 'add'"),
+            ({"bidirectional_weight_tie": False}, "bidirectional_weight_tie False"),
+            ({"rms_norm": False}, "rms_norm False"),
+            ({"complement_map": {str(token): token for token in range(16)}}, "complement_map {.*; implemented is"),
+            ({"ssm_cfg": {"layer": "Mamba2"}}, r"ssm_cfg\.layer 'Mamba2'"),
+            ({"ssm_cfg": {"conv_bias": False}}, r"ssm_cfg\.conv_bias False"),
+            ({"ssm_cfg": {"d_state": 8}}, r"has ssm_cfg\.d_state 8, its tensors 16"),
+            ({"ssm_cfg": {"d_conv": 3}}, r"has ssm_cfg\.d_conv 3, its tensors 4"),
+            ({"ssm_cfg": {"expand": 4}}, r"has ssm_cfg\.expand 4, its tensors 2"),
+            ({"ssm_cfg": {"dt_rank": 5}}, r"has ssm_cfg\.dt_rank 5, its tensors 2"),
+            ({"d_model": 48}, "has d_model 48, its tensors 32"),
+            ({"n_layer": 1}, "has n_layer 1, its tensors 2"),
+            ({"n_layer": 3}, "37 of 54 tensors match"),
+            ({"vocab_size": 20}, "has vocab_size 20, its tensors 16"),
         ],
     )
     def test_a_config_of_something_else_is_refused(self, tmp_path, change, message):
@@ -206,6 +220,35 @@ class TestLoading:
         config = json.loads((checkpoint("ps") / "config.json").read_text())
         (tmp_path / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(CheckpointMismatch, match=message):
+            Caduceus.from_checkpoint(tmp_path)
+
+    @pytest.mark.parametrize("variant", ["ph", "ps"])
+    @pytest.mark.parametrize(
+        "ssm", [{"d_state": 8, "d_conv": 3, "expand": 1, "dt_rank": 5}, {"d_state": 24, "d_conv": 5, "expand": 1.5}]
+    )
+    def test_other_sizes_of_the_mixer_are_read_back(self, variant, ssm, tmp_path):
+        """With the config.json that upstream writes for them, and without; and they are those that are computed with."""
+        shape = MambaShape(int(ssm["expand"] * 24), ssm["d_state"], ssm["d_conv"], ssm.get("dt_rank", 2))
+        model = Caduceus(3, 24, variant, mixer=shape).eval()
+        windows = random_windows(3, (10, 30))
+        for folder, config in ((tmp_path / "bare", None), (tmp_path / "stated", {"dt_rank": "auto"} | ssm)):
+            folder.mkdir()
+            save_file(model.state_dict(), folder / "model.safetensors")
+            if config:
+                stated = {"n_layer": 3, "d_model": 24, "vocab_size": 12, "rcps": variant == "ps", "ssm_cfg": config}
+                (folder / "config.json").write_text(json.dumps(stated))
+            again = Caduceus.from_checkpoint(folder).eval()
+            assert (again.audit.matched, again.audit.unused) == (again.audit.expected, ())
+            mixer = again.layers[0].mixer.mamba_rev
+            assert MambaShape(*mixer.A_log.shape, mixer.conv1d.weight.shape[2], mixer.rank) == shape
+            assert torch.equal(embed(again, windows), embed(model, windows))
+
+    def test_another_complement_in_the_file_is_refused(self, tmp_path):
+        tensors = load_file(checkpoint("ps") / "model.safetensors")
+        for name in [name for name in tensors if name.endswith("complement_map")]:
+            tensors[name] = torch.arange(16)
+        save_file(tensors, tmp_path / "model.safetensors")
+        with pytest.raises(CheckpointMismatch, match="complement_map is not that of the tokens ACGTN"):
             Caduceus.from_checkpoint(tmp_path)
 
     def test_broken_config_is_refused(self, tmp_path):

@@ -135,10 +135,41 @@ class TestLoading:
         assert torch.equal(embed(again, random_windows(2)), embed(tiny, random_windows(2)))
 
     def test_shape_comes_from_the_tensors(self, tmp_path):
-        shape = HyenaShape(blocks=3, width=16, inner=24, places=40, order=8, order_layers=2, features=3)
-        save_file(official(HyenaDNA(shape)), tmp_path / "model.safetensors")
+        """With a config.json that states the same sizes, and without; a config.json that contradicts them is refused by name."""
+        shape = HyenaShape(blocks=3, width=16, inner=24, places=40, order=8, order_layers=2, features=3, short=4, epsilon=1e-3)
+        original, windows = HyenaDNA(shape).eval(), random_windows(3, (10, 40))
+        save_file(official(original), tmp_path / "model.safetensors")
         model = HyenaDNA.from_checkpoint(tmp_path)
         assert (model.max_length, model.embedding_dim, len(model.layers)) == (40, 16, 3)
+        sizes = {"n_layer": 3, "d_model": 16, "d_inner": 24, "max_seq_len": 40, "filter_order": 8, "num_inner_mlps": 1}
+        sizes |= {"emb_dim": 3, "short_filter_order": 4}
+        others = {"layer_norm_epsilon": 1e-3, "embed_dropout": 0.3, "vocab_size": 12}
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps(sizes | others))
+        model = HyenaDNA.from_checkpoint(tmp_path).eval()
+        assert model.dropout.p == 0.3
+        assert torch.equal(embed(model, windows), embed(original, windows))
+        for key, size in sizes.items():
+            config.write_text(json.dumps(sizes | {key: size - 1}))
+            with pytest.raises(CheckpointMismatch, match=f"has {key} {size - 1}, its tensors {size}; put the config.json"):
+                HyenaDNA.from_checkpoint(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"hyena_order": 3}, "hyena_order 3; implemented is 2"),
+            ({"use_bias": False}, "use_bias False; implemented is True"),
+            ({"train_freq": False}, "train_freq False"),
+            ({"layer": {"modulate": False}}, r"layer\.modulate False"),
+            ({"layer": {"l_max": 2050}}, r"has layer\.l_max 2050, its tensors 1026"),
+            ({"vocab_size": 30}, "has vocab_size 30, its tensors 16"),
+        ],
+    )
+    def test_what_would_be_computed_otherwise_is_refused(self, tiny, tmp_path, change, message):
+        save_file(official(tiny), tmp_path / "model.safetensors")
+        (tmp_path / "config.json").write_text(json.dumps(change))
+        with pytest.raises(CheckpointMismatch, match=message):
+            HyenaDNA.from_checkpoint(tmp_path)
 
     def test_published_file_to_the_byte(self):
         """The safetensors file of medium-160k has 56,971,992 bytes, the length of ours with the language-model head, as names and shapes agree."""
