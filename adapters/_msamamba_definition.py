@@ -19,7 +19,6 @@ from torch import Tensor
 from ..kernels.causal_conv1d.definition import causal_conv1d
 from ..kernels.selective_scan.definition import selective_scan
 
-HEADS = 4
 Weights = Mapping[str, Tensor]
 
 
@@ -73,11 +72,12 @@ def attention(weights: Weights, x: Tensor) -> Tensor:
     head-wide chunks, is cut into groups of S neighbours, and these attend to each other.
     """
     B, S, L, D = x.shape
+    heads = weights["attention.out.weight"].shape[1] // (D // 2)
     if "attention.rows" in weights:
         x = x + weights["attention.rows"][:S, None]
-        qkv = _linear(weights, "attention.qkv", x).view(B, S, L, HEADS, -1).permute(0, 2, 3, 1, 4)  # (B, L, H, S, 3 W)
+        qkv = _linear(weights, "attention.qkv", x).view(B, S, L, heads, -1).permute(0, 2, 3, 1, 4)  # (B, L, H, S, 3 W)
     else:
-        qkv = _linear(weights, "attention.qkv", x).reshape(B, L, HEADS, S, -1)
+        qkv = _linear(weights, "attention.qkv", x).reshape(B, L, heads, S, -1)
     q, k, v = qkv.chunk(3, dim=-1)
     attended = (q @ k.mT / (D // 2) ** 0.5).softmax(dim=-1) @ v  # (B, L, H, S, W)
     if "attention.rows" in weights:

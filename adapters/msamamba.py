@@ -20,13 +20,16 @@ from harness.adapter import IGNORED, Adapter, Batch, MaskedModel, Pretrainable
 from harness.card import ModelCard
 from harness.data import Window, letter_table
 from harness.errors import BadData, UserError
-from harness.files.checkpoint import load_tensors, read_tensors, rename, weight_file
+from harness.files.checkpoint import load_tensors, read_config, read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
 from ._batches import equal_lengths, mean_over, within
+from ._config import check_settings, count_layers
 from ._mamba import Mamba
 from ._masking import checked_positions, corrupt
+from ._msamamba_shape import SETTINGS, SYMBOLS, BlockShape
 from ._options import checked, of_size
+from ._species import TrainedSpecies, recorded_species
 
 GAP, MASK = 0, 5
 BASES = slice(1, 5)  # A, C, G, T
@@ -35,7 +38,6 @@ LAYOUTS = ("column", "raw_reshape")
 POOLINGS = ("mean", "centre", "last")
 SIZES = {"tiny": (2, 32), "base": (3, 128)}  # blocks, width
 OFFICIAL = (3, 118)
-MAX_ROWS = 128
 # How many numbers a slice holds on a CPU: 2 MiB in float32. Tensors of whole alignments exceed the processor's cache, and the
 # allocator does not reuse memory of their size.
 SLICE = 1 << 19
@@ -93,14 +95,15 @@ class Attention(nn.Module):
     ``raw_reshape`` is that of the authors' released code and weights, see :meth:`in_groups`.
     """
 
-    def __init__(self, width: int, layout: str, heads: int = 4) -> None:
+    def __init__(self, shape: BlockShape, layout: str) -> None:
         super().__init__()
+        width, heads = shape.width, shape.heads
         self.heads, self.head_width = heads, width // 2
         self.qkv = nn.Linear(width, 3 * heads * self.head_width, bias=False)
         self.out = nn.Linear(heads * self.head_width, width)
         nn.init.normal_(self.qkv.weight, std=(2 / (width + self.head_width)) ** 0.5)
         if layout == "column":
-            self.rows = nn.Parameter(torch.randn(MAX_ROWS, width) * 0.02)
+            self.rows = nn.Parameter(torch.randn(shape.rows, width) * 0.02)
 
     def forward(self, x: Tensor, order: Tensor | None = None) -> Tensor:
         """Columns: (B, S, L, D) → the same. ``order`` (B, S) are the numbers of the rows, by default 0 to S - 1."""
@@ -154,12 +157,13 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Scan along the rows, attention and MLP, each with a residual and an RMSNorm after it."""
 
-    def __init__(self, width: int, layout: str) -> None:
+    def __init__(self, shape: BlockShape, layout: str) -> None:
         super().__init__()
+        width = shape.width
         self.norm = nn.LayerNorm(width)
-        self.mixer = Mamba(width)
-        self.attention = Attention(width, layout)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width))
+        self.mixer = Mamba(width, shape.mixer)
+        self.attention = Attention(shape, layout)
+        self.mlp = nn.Sequential(nn.Linear(width, shape.inner), nn.SiLU(), nn.Linear(shape.inner, width))
         self.norm1, self.norm2, self.norm3 = RMSNorm(width), RMSNorm(width), RMSNorm(width)
 
     def scan(self, x: Tensor, rows: int) -> Tensor:
@@ -186,7 +190,7 @@ class Block(nn.Module):
         return self.norm3(self.mlp(x) + x)
 
 
-class MSAMamba(Adapter, MaskedModel, Pretrainable):
+class MSAMamba(TrainedSpecies, Adapter, MaskedModel, Pretrainable):
     """Embedding: the mean of the target row (0) over its positions, or the row's last position, which the authors use.
 
     ``pooling`` defaults to ``last`` for official weights and to ``mean`` from scratch. With ``mean``, a motif anywhere in the
@@ -196,6 +200,9 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable):
     A window without an alignment is read as an alignment of one row. In training, a share ``mask_rows`` of the auxiliary rows,
     drawn anew for each example and step, is left out of every scan (the paper's row-sparse training). This does not apply to
     the layout ``raw_reshape``, of which only the few rows that reach the target row are computed.
+
+    ``recipe`` and ``pretraining`` are the paper's settings (appendix C.2.3). The script that the authors released has others,
+    kept as ``released_script``: ``harness pretrain --learning-rate 3e-4 --weight-decay 0.08``.
     """
 
     name: ClassVar[str] = "msamamba"
@@ -210,27 +217,35 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable):
     recipe = Recipe(
         learning_rate=3e-4,
         betas=(0.9, 0.95),
+        weight_decay=1e-3,
         batch_size=16,
         epochs=10,
-        warmup=0.05,
+        warmup=0.1,
         schedule="cosine",
         head="tanh",
         dropout=0.25,
     )
-    pretraining = Recipe(  # Algorithm 1 of the paper
-        learning_rate=3e-4, betas=(0.9, 0.95), weight_decay=1e-3, batch_size=12, warmup=0.1, schedule="cosine"
+    pretraining = Recipe(  # in steps of 49,152 letters
+        learning_rate=3e-5, betas=(0.9, 0.95), weight_decay=1e-3, batch_size=12, warmup=0.1, schedule="cosine"
+    )
+    # After warm-up, the script also takes 0.9 times the rate in each further epoch, of which it has at most four.
+    released_script: ClassVar[Recipe] = Recipe(
+        learning_rate=3e-4, betas=(0.9, 0.99), weight_decay=0.08, batch_size=12, warmup=0.1, schedule="constant"
     )
     lora_targets = ("mixer.in_proj", "mixer.out_proj", "mlp.0", "mlp.2")
 
-    def __init__(self, blocks: int, width: int, layout: str, pooling: str, mask_rows: float) -> None:
+    def __init__(
+        self, blocks: int, width: int, layout: str, pooling: str, mask_rows: float, shape: BlockShape | None = None
+    ) -> None:
         super().__init__()
+        shape = shape or BlockShape.of_width(width)
         self.layout, self.pooling = checked("layout", layout, LAYOUTS), checked("pooling", pooling, POOLINGS)
         if not 0 <= mask_rows < 1:
             raise UserError(f"option mask_rows={mask_rows}: must be at least 0 and below 1")
-        self.mask_rows, self.embedding_dim = mask_rows, width
-        self.embed = nn.Embedding(len("-ACGT?"), width)
-        self.layers = nn.ModuleList(Block(width, layout) for _ in range(blocks))
-        self.lm_head = nn.Linear(width, len("-ACGT?")).requires_grad_(False)  # used in pretraining only
+        self.mask_rows, self.embedding_dim, self.most_rows = mask_rows, width, shape.rows
+        self.embed = nn.Embedding(SYMBOLS, width)
+        self.layers = nn.ModuleList(Block(shape, layout) for _ in range(blocks))
+        self.lm_head = nn.Linear(width, SYMBOLS).requires_grad_(False)  # used in pretraining only
 
     @classmethod
     def from_checkpoint(
@@ -239,28 +254,32 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable):
         if checkpoint is None:
             return cls(*of_size(cls.name, size, SIZES), layout or "column", pooling or "mean", mask_rows)
         file = weight_file(checkpoint)
+        config = read_config(file, (cls.name,))
+        check_settings(config, SETTINGS, file)
         tensors = rename(read_tensors(file), OFFICIAL_NAMES, file)
         blocks, width = OFFICIAL
-        if "embed.weight" in tensors:
-            width = tensors["embed.weight"].shape[-1]
-            blocks = 1 + max((int(name.split(".")[1]) for name in tensors if name.startswith("layers.")), default=0)
+        if (shape := BlockShape.of(tensors, config, file)) is not None:
+            blocks, width = count_layers(config, "n_layers", tensors, "layers.", file), shape.width
         trained_as = "column" if "layers.0.attention.rows" in tensors else "raw_reshape"
         if layout not in ("", trained_as):
             raise UserError(f"option layout={layout!r}: {file} was trained as {trained_as}; leave the option out")
-        model = cls(blocks, width, trained_as, pooling or ("last" if trained_as == "raw_reshape" else "mean"), mask_rows)
+        pooling = pooling or ("last" if trained_as == "raw_reshape" else "mean")
+        model = cls(blocks, width, trained_as, pooling, mask_rows, shape)
         model.audit = load_tensors(model, tensors, file)
+        model.species_names = recorded_species(file) if trained_as == "column" else None  # the other reads no species
         return model
 
     def collate(self, windows: Sequence[Window]) -> Batch:
         """``tokens`` uint8 (B, S, longest), gaps on the right, and ``lengths`` (B,).
 
         Raises:
-            BadData: the alignments have different numbers of rows, or more than MAX_ROWS.
+            BadData: the alignments have different numbers of rows, or more than have positions.
         """
         alignments = [_rows(window) for window in windows]
         depths = {len(rows) for rows in alignments}
-        if len(depths) > 1 or max(depths) > MAX_ROWS:
-            raise BadData(f"alignments of {sorted(depths)} rows: all windows of a task need the same number, at most {MAX_ROWS}")
+        if len(depths) > 1 or max(depths) > self.most_rows:
+            most = self.most_rows
+            raise BadData(f"alignments of {sorted(depths)} rows: all windows of a task need the same number, at most {most}")
         lengths = torch.tensor([len(window) for window in windows])
         tokens = np.full((len(windows), depths.pop(), int(lengths.max())), GAP, np.uint8)
         for row, alignment in zip(tokens, alignments, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,8 +15,11 @@ from conftest import random_windows
 from test_rnafm import Evil
 
 from harness.adapters import _msamamba_definition, msamamba
+from harness.adapters._mamba import MambaShape
+from harness.adapters._msamamba_shape import BlockShape
 from harness.adapters.msamamba import MSAMamba
 from harness.check.candidate import with_rows
+from harness.engine.pretrain import TOKENS_PER_STEP
 from harness.errors import BadData, CheckpointMismatch, DataMissing, UserError
 
 GOLDEN = Path(__file__).parent / "golden/msamamba"
@@ -269,6 +273,52 @@ class TestComputation:
 
 
 class TestFiles:
+    @pytest.mark.parametrize("layout", ["column", "raw_reshape"])
+    def test_other_sizes_are_read_back(self, layout, tmp_path):
+        """And they are those that the definition computes with, for which the weights alone suffice."""
+        torch.manual_seed(0)
+        shape = BlockShape(width=22, heads=3, inner=50, mixer=MambaShape(inner=30, state=5, conv=3, rank=7), rows=9)
+        model = MSAMamba(4, 22, layout, "mean", 0.5, shape).eval()
+        torch.save(model.state_dict(), tmp_path / "mine.pt")
+        for config in (None, {"n_layers": 4, "d_model": 22, "n_heads": 3, "d_attn": 11, "d_mem": 50, "vocab_size": 6}):
+            if config:
+                (tmp_path / "config.json").write_text(json.dumps(config))
+            again = MSAMamba.from_checkpoint(tmp_path / "mine.pt", pooling="mean").eval()
+            assert (again.audit.matched, again.audit.unused) == (again.audit.expected, ())
+            assert again.most_rows == (9 if layout == "column" else 128)
+            tokens = tokens_of(6)
+            with torch.inference_mode():
+                assert torch.equal(again.encode(tokens), model.encode(tokens))
+                torch.testing.assert_close(again.encode(tokens)[:, 0], plain_encode(again, tokens)[:, 0], rtol=1e-4, atol=1e-5)
+        windows = [with_rows(window, 12) for window in random_windows(2)]
+        if layout == "column":
+            with pytest.raises(BadData, match=r"alignments of \[12\] rows: .* at most 9"):
+                again.collate(windows)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"n_heads": 8}, "has n_heads 8, its tensors 4"),
+            ({"d_mem": 100}, "has d_mem 100, its tensors 128"),
+            ({"n_layers": 1}, "has n_layers 1, its tensors 2"),
+            ({"norm": "layernorm"}, "norm 'layernorm'; implemented is 'rmsnorm'"),
+            ({"model_type": "bert"}, "model_type 'bert', expected msamamba"),
+        ],
+    )
+    def test_a_config_of_something_else_is_refused(self, tmp_path, change, message):
+        torch.save(tiny().state_dict(), tmp_path / "mine.pt")
+        (tmp_path / "config.json").write_text(json.dumps(change))
+        with pytest.raises(CheckpointMismatch, match=message):
+            MSAMamba.from_checkpoint(tmp_path / "mine.pt")
+
+    def test_the_order_of_species_comes_back_with_the_weights(self, tmp_path):
+        torch.save(tiny().state_dict(), tmp_path / "pytorch_model.bin")
+        assert MSAMamba.from_checkpoint(tmp_path).species_order(["mm10"], "x.maf") is None
+        (tmp_path / "pretrain.json").write_text(json.dumps({"settings": {"species": ["hg38", "panTro4", "mm10"]}}))
+        model = MSAMamba.from_checkpoint(tmp_path)
+        assert model.species_names == ("panTro4", "mm10")
+        assert model.species_order(["mm10", "panTro4"], "x.maf") == (1, 0)
+
     def test_own_checkpoints_keep_their_layout(self, tmp_path):
         model = tiny()
         torch.save(model.state_dict(), tmp_path / "mine.pt")
@@ -295,3 +345,13 @@ class TestFiles:
         with pytest.raises(BadData, match="refused, not run"):
             load(tmp_path / "evil.pt")
         assert not (tmp_path / "ran").exists()
+
+
+class TestSettings:
+    def test_the_papers_settings_are_the_default_ones(self):
+        """C.2.3 of the paper; those of the released script have a name of their own."""
+        published, script = MSAMamba.pretraining, MSAMamba.released_script
+        assert (published.learning_rate, published.warmup) == (3e-5, 0.1)
+        assert published.batch_size * 512 * 8 == TOKENS_PER_STEP == 49_152
+        assert (MSAMamba.recipe.weight_decay, MSAMamba.recipe.warmup) == (1e-3, 0.1)
+        assert (script.learning_rate, script.betas, script.weight_decay) == (3e-4, (0.9, 0.99), 0.08)
