@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,11 +17,28 @@ from harness.errors import CheckpointMismatch, DataMissing, UserError
 from harness.files.checkpoint import load_tensors, read_config, read_tensors, rename
 
 from ._batches import mean_over
+from ._config import Settings, check_settings, check_sizes, count_layers, stated
 from ._options import checked, checked_layer
 from ._transformer import Encoder, MaskHead, Shape, initialise
 
 WORDS, DECODER = "encoder.tokens.weight", "lm_head.decoder.weight"
 OFFICIAL_WORDS, OFFICIAL_DECODER = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
+# Settings of the configs of transformers, and of packages that follow it, which would change what is computed. DNABERT-2's says
+# "absolute" and means ALiBi.
+SETTINGS: Settings = {
+    "position_embedding_type": ("absolute",),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+    "pruned_heads": ({},),
+    "rope_theta": (None,),
+    "rope_scaling": (None,),
+    "rope_parameters": (None,),
+    "rotary": (False,),
+    "rms_norm": (False,),
+    "token_dropout": (False,),
+    "codon": (False,),
+}
+POST_NORM: Settings = dict.fromkeys(("pre_layer_norm", "normalize_before", "emb_layer_norm_before"), (False,))
 # Tensors that are one upstream, of which some files keep only the other.
 TWINS = (
     (OFFICIAL_DECODER, OFFICIAL_WORDS),
@@ -165,35 +182,82 @@ def _renamed(name: str, names: Iterable[tuple[str, str]]) -> str:
     return name
 
 
-def read_shape(file: Path) -> Shape:
-    """The shape that the ``config.json`` beside a weight file describes.
+def bert_config(file: Path) -> dict[str, Any]:
+    """The ``config.json`` beside the weights of a plain BERT or DNABERT-2.
 
     Raises:
         DataMissing: there is none.
         BadData: it is not JSON.
-        CheckpointMismatch: it describes another family of models.
+        CheckpointMismatch: it describes a model of another kind, or does not say how many heads it has.
     """
     config = read_config(file, ("bert",))
     if not config:
         raise DataMissing(f"checkpoint {file}: its config.json must lie beside it")
-    try:
-        if config.get("hidden_act") != "gelu":
-            raise KeyError("hidden_act")
-        return Shape(
-            layers=config["num_hidden_layers"],
-            width=config["hidden_size"],
-            heads=config["num_attention_heads"],
-            inner=config["intermediate_size"],
-            vocabulary=config["vocab_size"],
-            positions=config.get("max_position_embeddings", 512),
-            types=config.get("type_vocab_size", 2),
-            epsilon=config.get("layer_norm_eps", 1e-12),
-            dropout=config.get("hidden_dropout_prob", 0.1),
-            attention_dropout=config.get("attention_probs_dropout_prob", 0.1),
+    check_settings(config, {"hidden_act": ("gelu",), **SETTINGS, **POST_NORM}, file)
+    if stated(config, "num_attention_heads") is None:
+        raise CheckpointMismatch(f"checkpoint {file}: its config.json does not say num_attention_heads; 0 tensors were loaded")
+    return config
+
+
+def read_shape(
+    published: Shape, tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: Path, heads: int | None = None
+) -> Shape:
+    """``published`` with the sizes of tensors, named as in :class:`Bert`, and with what only a config can tell.
+
+    ``heads`` counts for a config without ``num_attention_heads``; by default heads are as wide as published.
+
+    Raises:
+        CheckpointMismatch: config and tensors contradict each other, or the width is no multiple of the number of heads.
+    """
+
+    def size(name: str, axis: int) -> int | None:
+        tensor = tensors.get(f"encoder.{name}.weight")
+        return None if tensor is None or tensor.ndim != 2 else tensor.shape[axis]
+
+    up = size("layers.0.up", 0)
+    found = {
+        "vocab_size": size("tokens", 0),
+        "hidden_size": size("tokens", 1),
+        "intermediate_size": up // 2 if up and published.gated else up,
+        "max_position_embeddings": size("positions", 0),
+        "type_vocab_size": size("types", 0),
+    }
+    check_sizes(config, found, file)
+    vocabulary, width, inner, positions, types = (
+        stated(config, key, default) if found[key] is None else found[key]
+        for key, default in zip(
+            found,
+            (published.vocabulary, published.width, published.inner, published.positions, published.types),
+            strict=True,
         )
-    except KeyError as error:
-        setting = f"{error.args[0]} {config.get(error.args[0])!r}"
-        raise CheckpointMismatch(f"checkpoint {file}: {setting} in its config.json is no BERT's with gelu") from None
+    )
+    heads = stated(config, "num_attention_heads", heads) or max(1, width * published.heads // published.width)
+    if width % heads:
+        raise CheckpointMismatch(
+            f"checkpoint {file}: a width of {width} cannot be shared by {heads} heads; 0 tensors were loaded"
+        )
+    return replace(
+        published,
+        layers=count_layers(config, "num_hidden_layers", tensors, "encoder.layers.", file) or published.layers,
+        width=width,
+        heads=heads,
+        inner=inner,
+        vocabulary=vocabulary,
+        positions=positions,
+        types=types if published.types else 0,
+        activation=stated(config, "hidden_act", published.activation),
+        head_activation=stated(config, "lm_head.transform_act", published.head_activation),
+        epsilon=stated(config, "layer_norm_eps", published.epsilon),
+        dropout=stated(config, "hidden_dropout_prob", stated(config, "hidden_dropout", published.dropout)),
+        attention_dropout=stated(
+            config, "attention_probs_dropout_prob", stated(config, "attention_dropout", published.attention_dropout)
+        ),
+    )
+
+
+def in_our_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors under their authors' names as :class:`Bert` calls them."""
+    return {_renamed(name, BERT_NAMES): tensor for name, tensor in tensors.items()}
 
 
 def official_tensors(file: Path) -> dict[str, Tensor]:

@@ -18,7 +18,18 @@ from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.files.checkpoint import weight_file
 
 from ._batches import within
-from ._bert import OFFICIAL_NAMES, OFFICIAL_WORDS, PLAIN_FEED_FORWARD, Bert, has_language_head, load, official_tensors, read_shape
+from ._bert import (
+    OFFICIAL_NAMES,
+    OFFICIAL_WORDS,
+    PLAIN_FEED_FORWARD,
+    Bert,
+    bert_config,
+    has_language_head,
+    in_our_names,
+    load,
+    official_tensors,
+    read_shape,
+)
 from ._masking import checked_positions
 from ._options import checked, of_size
 from ._transformer import Shape
@@ -73,6 +84,9 @@ class KmerBert(Bert, ABC):
     embeddings, weighted by their numbers of tokens. (Upstream's classifier trains a recurrent network over the pieces. If the
     last piece is full, its tokenizer also adds an empty one, which carries no information and is left out here.)
 
+    A window shorter than k has no k-mer. It is [CLS] [SEP], as upstream, so that all such windows have one embedding; each counts
+    as one unknown token, which a run reports.
+
     To predict a masked base, the k-mer in which it is nearest to the middle is read. The unmasked k-mers around reveal all of
     its other letters, so the four k-mers that differ in the masked base alone are compared. If another letter is N, the
     probabilities of all k-mers with any letter there are summed.
@@ -113,9 +127,10 @@ class KmerBert(Bert, ABC):
                 raise UserError(f"option k={k}: choose 3, 4, 5 or 6")
             return cls(Shape(*sizes, vocabulary=len(SPECIALS) + 4 ** (k or 6)), pooling, layer, long)
         file = weight_file(checkpoint)
-        shape = read_shape(file)
+        config, tensors = bert_config(file), official_tensors(file)
+        published = Shape(*SIZES["base"], vocabulary=max(K_OF_VOCABULARY))
+        shape = read_shape(published, in_our_names(tensors), config, file)
         _check_vocabulary(file, shape, k)
-        tensors = official_tensors(file)
         has_pooler = "bert.pooler.dense.weight" in tensors
         if pooling == "pooler" and not has_pooler and OFFICIAL_WORDS in tensors:
             raise UserError(f"option pooling='pooler': {file} has no pooler; choose cls or mean")
@@ -127,7 +142,7 @@ class KmerBert(Bert, ABC):
     def collate(self, windows: Sequence[Window]) -> Batch:
         """``tokens`` int32 (B, P, T) and their ``lengths`` (B, P), for P pieces per window; a missing piece has length 0.
 
-        P is 1 unless windows are long. A window shorter than k becomes [CLS] [SEP], as upstream.
+        P is 1 unless windows are long. A window shorter than k becomes [CLS] [SEP].
 
         Raises:
             BadData: a window is longer than ``max_length``.
@@ -154,7 +169,9 @@ class KmerBert(Bert, ABC):
         return {"tokens": torch.from_numpy(tokens), "lengths": torch.from_numpy(lengths)}
 
     def unknown_tokens(self, batch: Batch) -> tuple[int, int]:
-        return int((batch["tokens"] == UNK).sum()), int(batch["lengths"].sum())
+        """Counts [UNK], and windows too short to have a token of their own."""
+        lengths = batch["lengths"]
+        return int((batch["tokens"] == UNK).sum() + (lengths[:, 0] == 2).sum()), int(lengths.sum())
 
     def forward(self, batch: Batch) -> Tensor:
         tokens, lengths = batch["tokens"], batch["lengths"]

@@ -25,7 +25,8 @@ class Shape:
     ``inner`` is the width of the feed-forward layer. ``positions`` counts the rows of the position table, of which the first
     token takes row ``first_position``; ``types`` counts BERT's token types, 0 for none. ``position`` is ``learned`` (absolute),
     ``rotary`` (Su et al. 2021) or ``alibi`` (Press et al. 2022). A ``gated`` feed-forward layer multiplies its activations by a
-    gate, without a bias and with the dropout inside. ``fused_qkv`` stores query, key and value as one layer.
+    gate, without a bias and with the dropout inside. ``fused_qkv`` stores query, key and value as one layer. The masked-language
+    head has the activation ``head_activation``, by default that of the feed-forward layers.
     """
 
     layers: int
@@ -38,6 +39,7 @@ class Shape:
     first_position: int = 0
     position: str = "learned"
     activation: str = "gelu"
+    head_activation: str = ""
     gated: bool = False
     fused_qkv: bool = False
     pre_norm: bool = False
@@ -171,7 +173,7 @@ class MaskHead(nn.Module):
 
     def __init__(self, shape: Shape, decoder: bool = True) -> None:
         super().__init__()
-        self.activation = shape.activation
+        self.activation = shape.head_activation or shape.activation
         self.dense = nn.Linear(shape.width, shape.width)
         self.norm = shape.norm()
         self.decoder = nn.Linear(shape.width, shape.vocabulary) if decoder else None

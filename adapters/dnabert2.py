@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -23,7 +24,17 @@ from harness.files.checkpoint import weight_file
 from harness.recipe import Recipe
 
 from ._batches import within
-from ._bert import GATED_FEED_FORWARD, OFFICIAL_NAMES, Bert, has_language_head, load, official_tensors, read_shape
+from ._bert import (
+    GATED_FEED_FORWARD,
+    OFFICIAL_NAMES,
+    Bert,
+    bert_config,
+    has_language_head,
+    in_our_names,
+    load,
+    official_tensors,
+    read_shape,
+)
 from ._masking import checked_positions
 from ._options import of_size
 from ._transformer import Shape
@@ -32,6 +43,7 @@ SPECIALS = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 UNK, CLS, SEP, PAD, MASK = range(5)
 VOCABULARY = 4096
 SIZES = {"tiny": (2, 64, 4, 128), "base": (12, 768, 12, 3072)}  # layers, width, heads, inner width
+VARIANT: dict[str, Any] = {"position": "alibi", "gated": True, "fused_qkv": True}
 POOLINGS = ("mean", "max", "cls")
 
 
@@ -71,7 +83,11 @@ class DNABERT2(Bert):
         checkpoint="zhihan1996/DNABERT-2-117M",
         revision="7bce263b15377fc15361f52cfab88f8b586abda0",
         files=("config.json", "pytorch_model.bin", "tokenizer.json"),
-        sha256={"pytorch_model.bin": "7ff39ec77a484dd01070a41bfd6e95cdd7247bec80fe357ab43a4be33687aeba"},
+        sha256={
+            "config.json": "ba9bdafaff0cc3e30556927474d4a179519a9864012bed2628e9f1bc23c84bfd",
+            "pytorch_model.bin": "7ff39ec77a484dd01070a41bfd6e95cdd7247bec80fe357ab43a4be33687aeba",
+            "tokenizer.json": "5d178e8ce2ba55df97fff197f4b30f40133b95d7096be398c2df6b526c5d8cd3",
+        },
     )
     # The example in the authors' README, which warms up over 50 steps whatever the size of the task.
     recipe = Recipe(learning_rate=3e-5, weight_decay=0.01, warmup=0.05, batch_size=8, epochs=5, head="tanh")
@@ -82,7 +98,7 @@ class DNABERT2(Bert):
     def __init__(
         self, shape: Shape, tokenizer: Tokenizer, pooling: str = "mean", layer: int = -1, language_head: bool = True
     ) -> None:
-        super().__init__(replace(shape, position="alibi", gated=True, fused_qkv=True), POOLINGS, pooling, layer, language_head)
+        super().__init__(replace(shape, **VARIANT), POOLINGS, pooling, layer, language_head)
         self.tokenizer = tokenizer
         bases = [tokenizer.token_to_id(letter) for letter in "ACGT"]
         self.register_buffer("bases", torch.tensor(bases), persistent=False)
@@ -95,12 +111,13 @@ class DNABERT2(Bert):
             shape = Shape(*of_size(cls.name, size, SIZES), vocabulary=VOCABULARY, attention_dropout=0.0)
             return cls(shape, plain_tokenizer(), pooling, layer)
         file = weight_file(checkpoint)
-        shape = read_shape(file)
-        tokenizer = _read_tokenizer(file, shape)
-        tensors = official_tensors(file)
+        config, tensors = bert_config(file), official_tensors(file)
+        published = Shape(*SIZES["base"], vocabulary=VOCABULARY, **VARIANT)
+        shape = read_shape(published, in_our_names(tensors), config, file)
+        tokenizer, warnings = _read_tokenizer(file, shape)
         model = cls(shape, tokenizer, pooling, layer, has_language_head(tensors))
         facts = {"vocabulary": shape.vocabulary, "special_ids": dict(zip(SPECIALS, range(5)))}
-        model.audit = load(model, tensors, file, facts)
+        model.audit = replace(audit := load(model, tensors, file, facts), warnings=(*audit.warnings, *warnings))
         return model
 
     def collate(self, windows: Sequence[Window]) -> Batch:
@@ -150,13 +167,13 @@ def _batch(ids: list[list[int]]) -> Batch:
     return {"tokens": torch.from_numpy(tokens), "lengths": torch.tensor([len(row) + 2 for row in ids])}
 
 
-def _read_tokenizer(weights: Path, shape: Shape) -> Tokenizer:
-    """The ``tokenizer.json`` beside the weights.
+def _read_tokenizer(weights: Path, shape: Shape) -> tuple[Tokenizer, tuple[str, ...]]:
+    """The ``tokenizer.json`` beside the weights, and what is odd about it without being wrong for certain.
 
     Raises:
         DataMissing: there is none.
         BadData: it cannot be read.
-        CheckpointMismatch: it belongs to another model.
+        CheckpointMismatch: it belongs to another model, does not read each base as one token, or draws tokens at random.
     """
     file = weights.with_name("tokenizer.json")
     if not file.is_file():
@@ -171,4 +188,21 @@ def _read_tokenizer(weights: Path, shape: Shape) -> Tokenizer:
         raise CheckpointMismatch(f"{file}: {found}, expected {shape.vocabulary} and 0 to 4; 0 tensors were loaded")
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return tokenizer
+    read = {letter: tokenizer.encode(letter, add_special_tokens=False).ids for letter in "ACGTN"}
+    odd = [letter for letter in "ACGT" if read[letter] != [tokenizer.token_to_id(letter)]]
+    if odd or len(read["N"]) != 1:
+        raise CheckpointMismatch(
+            f"{file}: reads {(odd or ['N'])[0]} as the tokens {read[(odd or ['N'])[0]]}, expected one of its own for each base, and "
+            "one for N; 0 tensors were loaded"
+        )
+    model = json.loads(file.read_text(encoding="utf-8"))["model"]
+    if model.get("dropout"):
+        raise CheckpointMismatch(f"{file}: leaves out merges at random (dropout {model['dropout']}); set it to null")
+    # A trained vocabulary numbers tokens in the order of the merges that make them; one that was permuted does not.
+    pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model.get("merges", ())]
+    prefix = model.get("continuing_subword_prefix") or ""
+    made = [model["vocab"].get(left + right.removeprefix(prefix), -1) for left, right in pairs]
+    first = list(dict.fromkeys(made))
+    if first == sorted(first):
+        return tokenizer, ()
+    return tokenizer, (f"{file.name}: its tokens are not numbered in the order of its merges; is it that of these weights?",)

@@ -54,6 +54,15 @@ class TestKmers:
         tokens = adapter("dnabert1", size="tiny").collate([Window("ACGTA"), Window("N" * 8), Window("ACGTACNA")])["tokens"][:, 0]
         assert tokens.tolist() == [[2, 3, 0, 0, 0], [2, 1, 1, 1, 3], [2, int(tokens[2, 1]), 1, 1, 3]]
 
+    @pytest.mark.parametrize("long", ["refuse", "chunks"])
+    def test_windows_shorter_than_k_count_as_unknown(self, long):
+        """Nothing of them is read: they have one embedding, which a run must say."""
+        model = adapter("dnabert1", size="tiny", long=long)
+        assert torch.equal(*embed(model, "ACGTA", "TTG"))
+        assert model.unknown_tokens(model.collate([Window("ACGTA"), Window("A")])) == (2, 4)
+        assert model.unknown_tokens(model.collate([Window("ACGTA"), Window("ACGTAC"), Window("ACGTACN")])) == (2, 9)
+        assert model.unknown_tokens(model.collate([Window("A" * 511)])) == (0, 508)
+
     def test_long_windows(self):
         model = adapter("dnabert1", size="tiny")
         longest, longer = random_windows(1, 515)[0], random_windows(1, 516)[0]

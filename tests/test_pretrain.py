@@ -279,7 +279,7 @@ class TestResume:
             ({"seed": 1}, "seed 0 there, 1 here"),
             ({"options": {"mask_rows": "0"}}, "options"),
             ({"species": "s1,s2"}, "species"),
-            ({"settings": {"learning_rate": 1e-3}}, r"learning_rate 0\.0003 there"),
+            ({"settings": {"learning_rate": 1e-3}}, r"learning_rate 3e-05 there"),
         ):
             with pytest.raises(UserError, match=words):
                 train(msa, folder, **change)
