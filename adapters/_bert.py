@@ -223,19 +223,13 @@ def read_shape(
         "type_vocab_size": size("types", 0),
     }
     check_sizes(config, found, file)
+    defaults = (published.vocabulary, published.width, published.inner, published.positions, published.types)
     vocabulary, width, inner, positions, types = (
-        stated(config, key, default) if found[key] is None else found[key]
-        for key, default in zip(
-            found,
-            (published.vocabulary, published.width, published.inner, published.positions, published.types),
-            strict=True,
-        )
+        size or stated(config, key, default) for (key, size), default in zip(found.items(), defaults, strict=True)
     )
     heads = stated(config, "num_attention_heads", heads) or max(1, width * published.heads // published.width)
     if width % heads:
-        raise CheckpointMismatch(
-            f"checkpoint {file}: a width of {width} cannot be shared by {heads} heads; 0 tensors were loaded"
-        )
+        raise CheckpointMismatch(f"checkpoint {file}: a width of {width} cannot be shared by {heads} heads")
     return replace(
         published,
         layers=count_layers(config, "num_hidden_layers", tensors, "encoder.layers.", file) or published.layers,

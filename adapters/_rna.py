@@ -1,9 +1,9 @@
-"""What RNA-FM and RNAErnie share: one token a base, the vocabularies, and reading sizes from files of several layouts."""
+"""What RNA-FM and RNAErnie share: one token a base, the vocabularies, and what their configs may say."""
 
 from __future__ import annotations
 
-import re
 from abc import ABC
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +18,11 @@ from harness.data import Window, letter_table, letters
 from harness.errors import BadData, CheckpointMismatch
 from harness.files.checkpoint import load_tensors, read_config
 
+from . import _bert
 from ._bert import DECODER, WORDS, Bert
+from ._config import Settings, check_settings, stated
 from ._masking import checked_positions
-from ._transformer import ACTIVATIONS, Shape
+from ._transformer import Shape
 
 BASES = "ACGT"
 PADDING = "."  # fills short rows of a batch before the look-up; never a letter of a window
@@ -45,6 +47,20 @@ class Vocabulary:
     def table(self) -> np.ndarray:
         """A (256,) look-up from the engine's letters to ids; a window's T becomes U if the vocabulary has it."""
         return letter_table(dict(zip(BASES, self.bases)) | {PADDING: self.pad}, default=self.other)
+
+
+# What changes the computation, in the configs of all layouts.
+SETTINGS: Settings = {
+    **_bert.SETTINGS,
+    "hidden_act": ("gelu", "relu"),
+    "pool_act": ("tanh",),
+    "embed_norm": (True,),
+    "use_task_id": (False,),
+    "tie_word_embeddings": (True,),
+    "lm_head.transform": ("nonlinear",),
+    "lm_head.transform_act": (None, "gelu", "relu"),
+    "lm_head.act": (None,),
+}
 
 
 class RNAModel(Bert, ABC):
@@ -138,33 +154,6 @@ def _same(decoder: Tensor, words: Tensor) -> str:
     return "intact" if torch.equal(decoder, words) else "broken: the file's decoder differs; the token embeddings are used"
 
 
-def measured(shape: Shape, tensors: Mapping[str, Tensor], file: Path, heads: int | None = None) -> Shape:
-    """``shape`` with the sizes of the tensors. ``heads`` comes from the file's config; by default heads are as wide as published.
-
-    Raises:
-        CheckpointMismatch: the width is no multiple of the number of heads.
-    """
-
-    def size(name: str, axis: int, published: int) -> int:
-        tensor = tensors.get(f"encoder.{name}.weight")
-        return published if tensor is None or tensor.ndim != 2 else tensor.shape[axis]
-
-    width = size("tokens", 1, shape.width)
-    heads = heads or max(1, width * shape.heads // shape.width)
-    if width % heads:
-        raise CheckpointMismatch(f"checkpoint {file}: a width of {width} cannot be shared by {heads} heads")
-    return replace(
-        shape,
-        vocabulary=size("tokens", 0, shape.vocabulary),
-        layers=sum(bool(re.fullmatch(r"encoder\.layers\.\d+\.query\.weight", name)) for name in tensors) or shape.layers,
-        width=width,
-        heads=heads,
-        inner=size("layers.0.up", 0, shape.inner),
-        positions=size("positions", 0, shape.positions),
-        types=size("types", 0, shape.types) if shape.types else 0,
-    )
-
-
 def read_vocabulary(file: Path, rows: int, published: Vocabulary, sizes: Sequence[int]) -> Vocabulary:
     """The ids in the vocab.txt beside the weights; without one, those of the published vocabulary, in any of its ``sizes``.
 
@@ -180,6 +169,9 @@ def read_vocabulary(file: Path, rows: int, published: Vocabulary, sizes: Sequenc
     tokens = listed.read_text(encoding="utf-8").split()
     if len(tokens) != rows:
         raise CheckpointMismatch(f"checkpoint {file}: vocab.txt has {len(tokens)} tokens, the embedding {rows} rows")
+    if len(set(tokens)) < rows:
+        twice = Counter(tokens).most_common(1)[0][0]
+        raise CheckpointMismatch(f"checkpoint {file}: vocab.txt lists {twice} twice; fetch it again")
 
     def index(*names: str) -> int:
         for name in names:
@@ -200,14 +192,27 @@ def read_vocabulary(file: Path, rows: int, published: Vocabulary, sizes: Sequenc
     )
 
 
-def read_known_config(file: Path, families: Sequence[str]) -> dict[str, Any]:
-    """The config.json beside the weights, {} without one, whose activation is one of :data:`ACTIVATIONS`.
+def read_known_config(file: Path, families: Sequence[str], settings: Settings) -> dict[str, Any]:
+    """The config.json beside the weights, {} without one.
 
     Raises:
-        CheckpointMismatch: it is another model's, or has another activation.
+        CheckpointMismatch: it is another model's, or asks for what is not implemented.
     """
     config = read_config(file, families)
-    activation = config.get("hidden_act", "gelu")
-    if activation not in ACTIVATIONS:
-        raise CheckpointMismatch(f"checkpoint {file}: config.json has hidden_act {activation!r}; known: {', '.join(ACTIVATIONS)}")
+    check_settings(config, settings, file)
     return config
+
+
+def check_ids(config: Mapping[str, Any], vocabulary: Vocabulary, file: Path) -> None:
+    """Check that the special tokens have the ids that the config states.
+
+    Raises:
+        CheckpointMismatch: they do not.
+    """
+    v = vocabulary
+    for key, token in (("pad", v.pad), ("bos", v.start), ("eos", v.end), ("mask", v.mask)):
+        if (found := stated(config, f"{key}_token_id", token)) != token:
+            raise CheckpointMismatch(
+                f"checkpoint {file}: its configuration has {key}_token_id {found!r}, its vocabulary {token}; "
+                "put the files of these very weights beside them"
+            )

@@ -189,12 +189,10 @@ def _read_tokenizer(weights: Path, shape: Shape) -> tuple[Tokenizer, tuple[str, 
     tokenizer.no_truncation()
     tokenizer.no_padding()
     read = {letter: tokenizer.encode(letter, add_special_tokens=False).ids for letter in "ACGTN"}
-    odd = [letter for letter in "ACGT" if read[letter] != [tokenizer.token_to_id(letter)]]
-    if odd or len(read["N"]) != 1:
-        raise CheckpointMismatch(
-            f"{file}: reads {(odd or ['N'])[0]} as the tokens {read[(odd or ['N'])[0]]}, expected one of its own for each base, and "
-            "one for N; 0 tensors were loaded"
-        )
+    for letter, tokens in read.items():
+        if len(tokens) != 1 or (letter != "N" and tokens != [tokenizer.token_to_id(letter)]):
+            expected = "one of its own for each base, and one for N"
+            raise CheckpointMismatch(f"{file}: reads {letter} as the tokens {tokens}, expected {expected}; 0 tensors were loaded")
     model = json.loads(file.read_text(encoding="utf-8"))["model"]
     if model.get("dropout"):
         raise CheckpointMismatch(f"{file}: leaves out merges at random (dropout {model['dropout']}); set it to null")

@@ -27,9 +27,10 @@ from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.files.checkpoint import read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
-from ._bert import BERT_NAMES, has_language_head
+from ._bert import BERT_NAMES, POST_NORM, has_language_head, read_shape
+from ._config import Settings, check_settings
 from ._options import checked, of_size
-from ._rna import RNAModel, Vocabulary, measured, read_known_config, read_vocabulary
+from ._rna import SETTINGS, RNAModel, Vocabulary, check_ids, read_known_config, read_vocabulary
 from ._transformer import Shape
 
 PADDLE_COMMAND = (
@@ -101,6 +102,7 @@ PADDLE_NAMES = (
     (r"^cls\.predictions\.decoder_bias$", "lm_head.bias"),
     (r"^cls\.predictions\.decoder_weight$", "lm_head.decoder.weight"),
 )
+POST_NORM_SETTINGS: Settings = {**SETTINGS, **POST_NORM}
 LINEAR = ("query", "key", "value", "out", "up", "down", "pooler", "lm_head.dense")
 LEFT_TRANSPOSED = ("query", "key", "value", "pooler", "lm_head.dense")  # by the old converter of the multimolecule port
 
@@ -169,11 +171,10 @@ class RNAErnie(RNAModel):
         tensors = rename(theirs, PADDLE_NAMES if layout == "paddle" else BERT_NAMES, file)
         if layout == "paddle":
             tensors = {name: tensor.T.contiguous() if is_linear(name, LINEAR) else tensor for name, tensor in tensors.items()}
-        config = read_paddle_config(file) if layout == "paddle" else read_known_config(file, known.families)
-        shape = measured(known.base, tensors, file, heads=config.get("num_attention_heads"))
-        activation, epsilon = config.get("hidden_act", shape.activation), config.get("layer_norm_eps", shape.epsilon)
-        shape = replace(shape, activation=activation, epsilon=epsilon)
+        config = read_paddle_config(file) if layout == "paddle" else read_known_config(file, known.families, POST_NORM_SETTINGS)
+        shape = read_shape(known.base, tensors, config, file)
         vocabulary = read_vocabulary(file, shape.vocabulary, known.vocabulary, known.sizes)
+        check_ids(config, vocabulary, file)
 
         pooler = "pooler.weight" in tensors
         model = cls(shape, vocabulary, default_pooling(pooling, layer, pooler), layer, has_language_head(tensors), pooler)
@@ -247,7 +248,7 @@ def read_paddle_config(file: Path) -> dict[str, Any]:
     """
     path = file.parent / "model_config.json"
     if not path.is_file():
-        return read_known_config(file, LAYOUTS["paddle"].families)
+        return read_known_config(file, LAYOUTS["paddle"].families, POST_NORM_SETTINGS)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         nested = [part for part in config.get("init_args", ()) if isinstance(part, dict)]
@@ -256,7 +257,9 @@ def read_paddle_config(file: Path) -> dict[str, Any]:
     family = str(config.get("init_class", "Ernie"))
     if not family.startswith("Ernie"):
         raise CheckpointMismatch(f"checkpoint {file}: model_config.json is of the class {family!r}; expected an Ernie")
-    return nested[0] if nested else config
+    config = nested[0] if nested else config
+    check_settings(config, POST_NORM_SETTINGS, file)
+    return config
 
 
 def is_linear(name: str, modules: tuple[str, ...]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 
@@ -13,9 +13,10 @@ from harness.errors import CheckpointMismatch
 from harness.files.checkpoint import read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
-from ._bert import BERT_NAMES, has_language_head
+from ._bert import BERT_NAMES, has_language_head, read_shape
+from ._config import count_layers
 from ._options import of_size
-from ._rna import RNAModel, Vocabulary, measured, read_known_config, read_vocabulary
+from ._rna import SETTINGS, RNAModel, Vocabulary, check_ids, read_known_config, read_vocabulary
 from ._transformer import Shape
 
 OFFICIAL = Vocabulary(25, pad=1, start=0, end=2, mask=24, bases=(4, 5, 6, 7), other=18)
@@ -23,8 +24,10 @@ MULTIMOLECULE = Vocabulary(28, pad=0, start=1, end=2, mask=4, bases=(6, 7, 8, 9)
 MULTIMOLECULE_SIZES = (26, 28)  # two generations of one vocabulary; ids 0 to 20 are the same
 
 # The model was trained with an epsilon of 1e-5; the ports' config.json said 1e-12 until 2026. Upstream's layers have no dropout.
-VARIANT = {"first_position": 2, "types": 0, "pre_norm": True, "epsilon": 1e-5, "dropout": 0.0, "attention_dropout": 0.0}
-BASE = Shape(12, 640, heads=20, inner=5120, vocabulary=25, positions=1026, **VARIANT)
+OLD_EPSILON = 1e-12
+NO_DROPOUT: dict[str, Any] = {"dropout": 0.0, "attention_dropout": 0.0}
+VARIANT: dict[str, Any] = {"first_position": 2, "types": 0, "pre_norm": True, "epsilon": 1e-5}
+BASE = Shape(12, 640, heads=20, inner=5120, vocabulary=25, positions=1026, **VARIANT, **NO_DROPOUT)
 SIZES = {"tiny": replace(BASE, layers=2, width=64, heads=4, inner=128), "base": BASE}
 
 # The official file's names → ours.
@@ -90,17 +93,21 @@ class RNAFM(RNAModel):
         facts = {"layout": layout}
         if layout == "official":
             # The contact head has one weight per attention head and layer; without it, heads are as wide as published.
-            shape = measured(BASE, tensors, file)
-            contacts = tensors.get("contact_head.regression.weight")
-            if contacts is not None and contacts.numel() % shape.layers == 0:
-                shape = measured(BASE, tensors, file, heads=contacts.numel() // shape.layers)
+            contacts, layers = (
+                tensors.get("contact_head.regression.weight"),
+                count_layers({}, "", tensors, "encoder.layers.", file),
+            )
+            heads = None if contacts is None or not layers or contacts.numel() % layers else contacts.numel() // layers
+            shape = read_shape(BASE, tensors, {}, file, heads)
             vocabulary = official_vocabulary(file, shape.vocabulary)
         else:
-            config = read_known_config(file, ("rnafm",))
-            shape = measured(BASE, tensors, file, heads=config.get("num_attention_heads"))
+            config = read_known_config(file, ("rnafm",), {**SETTINGS, "emb_layer_norm_before": (True,)})
+            shape = replace(read_shape(BASE, tensors, config, file), **NO_DROPOUT)
             vocabulary = read_vocabulary(file, shape.vocabulary, MULTIMOLECULE, MULTIMOLECULE_SIZES)
-            if config.get("layer_norm_eps", shape.epsilon) != shape.epsilon:
-                facts["layer_norm_eps"] = f"{shape.epsilon}, as trained; config.json says {config['layer_norm_eps']}"
+            check_ids(config, vocabulary, file)
+            if shape.epsilon == OLD_EPSILON:
+                facts["layer_norm_eps"] = f"{BASE.epsilon}, as trained; config.json says {OLD_EPSILON}"
+                shape = replace(shape, epsilon=BASE.epsilon)
         model = cls(shape, vocabulary, pooling, layer, has_language_head(tensors))
         model.take(tensors, file, facts)
         if layout == "official":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,18 @@ import torch
 import torch.nn.functional as F
 from conftest import random_windows
 from safetensors.torch import load_file, save_file
-from test_rnafm import GOLDEN, SHARED, Evil, check_lora_targets, check_masked_interface, check_parity, copy_of, load
+from test_rnafm import (
+    GOLDEN,
+    SHARED,
+    WRONG_CONFIGS,
+    Evil,
+    check_lora_targets,
+    check_masked_interface,
+    check_parity,
+    copy_of,
+    load,
+    renamed,
+)
 
 from harness import registry
 from harness.adapters import _bert, rnaernie
@@ -101,6 +113,31 @@ class TestLayouts:
         (tmp_path / "other").mkdir()
         with pytest.raises(CheckpointMismatch, match="hidden_act 'swish'"):
             load("rnaernie", copy_of("rnaernie", tmp_path / "other", hidden_act="swish"))
+
+    @pytest.mark.parametrize(("change", "message"), [*WRONG_CONFIGS, ({"pre_layer_norm": True}, "pre_layer_norm True")])
+    def test_what_a_config_asks_for_otherwise_is_refused(self, tmp_path, change, message):
+        with pytest.raises(CheckpointMismatch, match=message):
+            load("rnaernie", copy_of("rnaernie_multimolecule", tmp_path, **change))
+
+    def test_other_sizes_are_read_back(self, tmp_path):
+        torch.manual_seed(0)
+        known = rnaernie.LAYOUTS["llm-eda"]
+        shape = replace(known.base, layers=3, width=30, heads=5, inner=14, positions=50, types=3, epsilon=1e-3, dropout=0.2)
+        model = rnaernie.RNAErnie(shape, known.vocabulary, "mean").eval()
+        names = {"encoder.tokens": "bert.embeddings.word_embeddings", "encoder.": "bert.encoder."}
+        names |= {"bert.encoder.layers.": "bert.encoder.layer.", "bert.encoder.norm": "bert.embeddings.LayerNorm"}
+        names |= {f"bert.encoder.{kind}s.": f"bert.embeddings.{kind}_embeddings." for kind in ("position",)}
+        names |= {"bert.encoder.types.": "bert.embeddings.token_type_embeddings."}
+        save_file(renamed(model.state_dict(), names), tmp_path / "model.safetensors")
+        config = {"model_type": "bert", "num_attention_heads": 5, "layer_norm_eps": 1e-3, "hidden_dropout_prob": 0.2}
+        for stated in ({}, {"num_hidden_layers": 3, "hidden_size": 30, "max_position_embeddings": 50, "type_vocab_size": 3}):
+            (tmp_path / "config.json").write_text(json.dumps(config | stated))
+            again = load("rnaernie", tmp_path)
+            assert again.audit.matched == again.audit.expected
+            assert again.shape == shape
+            windows = random_windows(3, (10, 40))
+            with torch.inference_mode():
+                assert torch.equal(again(again.collate(windows)), model(model.collate(windows)))
 
     def test_tied_decoder_is_checked(self, tmp_path):
         folder = copy_of("rnaernie", tmp_path)

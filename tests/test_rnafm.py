@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from harness import registry
+from harness.adapters import rnafm
 from harness.data import Window
 from harness.errors import BadData, CheckpointMismatch, DataMissing, UserError
 from harness.files.checkpoint import read_tensors
@@ -98,6 +100,45 @@ def check_lora_targets(model):
 
 
 FOLDERS = ("rnafm", "rnafm_multimolecule")
+# Of the ports of both models: what a config.json may not say, and the refusal.
+WRONG_CONFIGS = [
+    ({"hidden_act": "gelu_new"}, "hidden_act 'gelu_new'; implemented is 'gelu' or 'relu'"),
+    (
+        {"position_embedding_type": "relative_key_query"},
+        "position_embedding_type 'relative_key_query'; implemented is 'absolute'",
+    ),
+    ({"token_dropout": True}, "token_dropout True; implemented is False"),
+    ({"embed_norm": False}, "embed_norm False; implemented is True"),
+    ({"tie_word_embeddings": False}, "tie_word_embeddings False; implemented is True"),
+    ({"lm_head": {"transform": "linear"}}, r"lm_head\.transform 'linear'; implemented is 'nonlinear'"),
+    ({"num_hidden_layers": 1}, "has num_hidden_layers 1, its tensors 2"),
+    ({"vocab_size": 26}, "has vocab_size 26, its tensors 28"),
+    ({"intermediate_size": 7}, r"has intermediate_size 7, its tensors \d+"),
+    ({"num_attention_heads": 7}, "cannot be shared by 7 heads"),
+    ({"mask_token_id": 3}, "has mask_token_id 3, its vocabulary 4"),
+]
+BACK_TO_OFFICIAL = {
+    "encoder.tokens": "embed_tokens",
+    "encoder.positions": "embed_positions",
+    "encoder.norm": "emb_layer_norm_before",
+    "encoder.final_norm": "emb_layer_norm_after",
+    "encoder.layers.": "layers.",
+    ".out.": ".self_attn.out_proj.",
+    ".query.": ".self_attn.q_proj.",
+    ".key.": ".self_attn.k_proj.",
+    ".value.": ".self_attn.v_proj.",
+    ".attention_norm.": ".self_attn_layer_norm.",
+    ".mlp_norm.": ".final_layer_norm.",
+    ".up.": ".fc1.",
+    ".down.": ".fc2.",
+    "lm_head.norm.": "lm_head.layer_norm.",
+}
+
+
+def renamed(tensors, names):
+    for ours, theirs in names.items():
+        tensors = {name.replace(ours, theirs): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 class TestParity:
@@ -177,9 +218,49 @@ class TestFile:
         (folder / "vocab.txt").write_text("\n".join(tokens[:-1]) + "\n")
         with pytest.raises(CheckpointMismatch, match="27 tokens, the embedding 28 rows"):
             load("rnafm", folder)
+        (folder / "vocab.txt").write_text("\n".join([*tokens[:-1], "A"]) + "\n")
+        with pytest.raises(CheckpointMismatch, match=r"vocab\.txt lists A twice"):
+            load("rnafm", folder)
         (folder / "vocab.txt").write_text("\n".join(f"x{i}" for i in range(28)))
         with pytest.raises(CheckpointMismatch, match=r"has no <pad> or \[PAD\]"):
             load("rnafm", folder)
+
+    @pytest.mark.parametrize("layout", ["official", "port"])
+    def test_other_sizes_are_read_back(self, tmp_path, layout):
+        """The official file says nothing but tensors: its contact head tells the heads. Dropout is 0 in any case, as upstream."""
+        torch.manual_seed(0)
+        vocabulary = rnafm.OFFICIAL if layout == "official" else rnafm.MULTIMOLECULE
+        shape = replace(rnafm.BASE, layers=3, width=30, heads=5, inner=14, vocabulary=vocabulary.size, positions=50)
+        model = rnafm.RNAFM(shape, vocabulary, "mean").eval()
+        if layout == "official":
+            with torch.no_grad():
+                model.encoder.tokens.weight[24] = 0
+            tensors = {f"encoder.{name}": tensor for name, tensor in renamed(model.state_dict(), BACK_TO_OFFICIAL).items()}
+            tensors["encoder.contact_head.regression.weight"] = torch.zeros(1, 15)
+        else:
+            names = (("encoder.tokens", "model.embeddings.word_embeddings"), ("encoder.positions", "model.position_embeddings"))
+            names = dict(names) | {"encoder.layers.": "model.encoder.layer.", "model.position": "model.embeddings.position"}
+            tensors = renamed(model.state_dict(), names)
+            config = {"model_type": "rnafm", "num_hidden_layers": 3, "hidden_size": 30, "num_attention_heads": 5}
+            config |= {"intermediate_size": 14, "max_position_embeddings": 50, "vocab_size": 28, "hidden_dropout": 0.1}
+            (tmp_path / "config.json").write_text(json.dumps(config))
+        torch.save(tensors, tmp_path / "pytorch_model.bin")
+        again = load("rnafm", tmp_path)
+        assert again.audit.matched == again.audit.expected
+        assert again.shape == shape
+        windows = random_windows(3, (10, 40))
+        with torch.inference_mode():
+            assert torch.equal(again(again.collate(windows)), model(model.collate(windows)))
+
+    @pytest.mark.parametrize(("change", "message"), WRONG_CONFIGS)
+    def test_what_a_config_asks_for_otherwise_is_refused(self, tmp_path, change, message):
+        with pytest.raises(CheckpointMismatch, match=message):
+            load("rnafm", copy_of("rnafm_multimolecule", tmp_path, **change))
+
+    def test_activations_and_epsilon_of_a_config_are_obeyed(self, tmp_path):
+        head = {"transform": "nonlinear", "transform_act": "gelu"}
+        model = load("rnafm", copy_of("rnafm_multimolecule", tmp_path, hidden_act="relu", layer_norm_eps=1e-3, lm_head=head))
+        assert (model.shape.activation, model.lm_head.activation, model.encoder.norm.eps) == ("relu", "gelu", 1e-3)
 
     def test_other_models_are_refused_with_counts(self, tmp_path):
         with pytest.raises(CheckpointMismatch, match="0 of 42 tensors are named as in RNA-FM"):
