@@ -199,9 +199,7 @@ def bert_config(file: Path) -> dict[str, Any]:
     return config
 
 
-def read_shape(
-    published: Shape, tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: Path, heads: int | None = None
-) -> Shape:
+def read_shape(published: Shape, tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: Path, heads: int = 0) -> Shape:
     """``published`` with the sizes of tensors, named as in :class:`Bert`, and with what only a config can tell.
 
     ``heads`` counts for a config without ``num_attention_heads``; by default heads are as wide as published.

@@ -35,14 +35,13 @@ class TrainedSpecies:
         trained = self.species_names
         if trained is None:
             return None
-        missing, extra = Counter(trained) - Counter(names), Counter(names) - Counter(trained)
+        missing, extra = list(Counter(trained) - Counter(names)), list(Counter(names) - Counter(trained))
         if missing or extra:
-            difference = f"has no row of {next(iter(missing))!r}" if missing else f"has a row of {next(iter(extra))!r}"
-            row = 1 + (trained.index(next(iter(missing))) if missing else list(names).index(next(iter(extra))))
-            role = f"row {row} of" if missing else "which is not among"
+            first = f"has no row of {missing[0]!r}" if missing else f"has a row of {extra[0]!r}"
+            role = f"row {1 + trained.index(missing[0])} of" if missing else "which is not among"
             raise BadData(
-                f"{source}: {difference}, {role} the {len(trained)} species that these weights of {self.name} were trained with "
-                f"({missing.total()} missing, {extra.total()} others); --species selects rows by name"
+                f"{source}: {first}, {role} the {len(trained)} species that these weights of {self.name} were trained with "
+                f"({len(missing)} missing, {len(extra)} others); --species selects rows by name"
             )
         row = {name: number for number, name in enumerate(names)}
         return tuple(row[name] for name in trained)

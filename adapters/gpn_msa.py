@@ -21,13 +21,17 @@ from harness.adapter import IGNORED, Adapter, Batch, MaskedModel, Pretrainable
 from harness.card import ModelCard
 from harness.data import Window, letter_table
 from harness.errors import BadData, CheckpointMismatch, UserError
+from harness.files.alignments import SPECIES
 from harness.files.checkpoint import load_tensors, read_config, read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
+from . import _bert
 from ._batches import equal_lengths
 from ._bert import BERT_NAMES
+from ._config import Settings, check_settings, check_sizes, count_layers, stated
 from ._masking import checked_positions, corrupt
 from ._options import of_size
+from ._species import TrainedSpecies, recorded_species
 from ._transformer import Block, MaskHead, Shape, initialise, sinusoids
 
 GAP, MASK = 0, 5
@@ -45,8 +49,15 @@ OFFICIAL_NAMES = (
     (r"^encoder\.layers\.", "layers."),
     (r"^lm_head\.bias$", "lm_head.decoder.bias"),
 )
-# What the released config says; the switches for anything else are not implemented.
-RELEASED = {"hidden_act": "gelu", "rotary_value": False, "vocab_size": SYMBOLS, "aux_features_vocab_size": AUX_SYMBOLS}
+SETTINGS: Settings = {
+    **_bert.SETTINGS,
+    **_bert.POST_NORM,
+    "hidden_act": ("gelu",),
+    "position_embedding_type": ("rotary", "absolute"),  # RoFormer's table of positions is one of angles
+    "rotary_value": (False,),
+    "vocab_size": (SYMBOLS,),
+    "aux_features_vocab_size": (AUX_SYMBOLS,),
+}
 PUBLISHED = Shape(layers=12, width=768, heads=12, inner=3072, vocabulary=SYMBOLS, positions=1536, position="rotary")
 SIZES = {"tiny": replace(PUBLISHED, layers=2, width=512, heads=8, inner=256), "base": PUBLISHED}
 
@@ -56,21 +67,34 @@ def most_species(width: int) -> int:
     return (width - SYMBOLS) // AUX_SYMBOLS
 
 
-def measured(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Shape:
-    """The shape of tensors under our names; without a config, heads are as wide as the table of positions."""
+def read_shape(tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: Path) -> Shape:
+    """The shape of tensors under our names; without a config, heads are as wide as the table of positions.
+
+    Raises:
+        CheckpointMismatch: the config contradicts them.
+    """
     table, up = tensors.get("positions"), tensors.get("layers.0.up.weight")
     if table is None or up is None or table.ndim != 2 or up.ndim != 2:
         return PUBLISHED  # another model's file: load_tensors says how little of it matches
+    (inner, width), (positions, head_width) = up.shape, table.shape
+    found = {
+        "hidden_size": width,
+        "embedding_size": width,
+        "intermediate_size": inner,
+        "max_position_embeddings": positions,
+        "num_attention_heads": max(1, width // head_width),
+    }
+    check_sizes(config, found, file)
     return replace(
         PUBLISHED,
-        layers=config.get("num_hidden_layers") or sum(bool(re.fullmatch(r"layers\.\d+\.up\.weight", name)) for name in tensors),
-        width=up.shape[1],
-        heads=config.get("num_attention_heads") or max(1, up.shape[1] // table.shape[1]),
-        inner=up.shape[0],
-        positions=table.shape[0],
-        epsilon=config.get("layer_norm_eps", PUBLISHED.epsilon),
-        dropout=config.get("hidden_dropout_prob", PUBLISHED.dropout),
-        attention_dropout=config.get("attention_probs_dropout_prob", PUBLISHED.attention_dropout),
+        layers=count_layers(config, "num_hidden_layers", tensors, "layers.", file),
+        width=width,
+        heads=found["num_attention_heads"],
+        inner=inner,
+        positions=positions,
+        epsilon=stated(config, "layer_norm_eps", PUBLISHED.epsilon),
+        dropout=stated(config, "hidden_dropout_prob", PUBLISHED.dropout),
+        attention_dropout=stated(config, "attention_probs_dropout_prob", PUBLISHED.attention_dropout),
     )
 
 
@@ -80,7 +104,7 @@ def other_strand(tokens: Tensor) -> Tensor:
     return torch.where((reverse > GAP) & (reverse < MASK), 5 - reverse, reverse)
 
 
-class GPNMSA(Adapter, MaskedModel, Pretrainable):
+class GPNMSA(TrainedSpecies, Adapter, MaskedModel, Pretrainable):
     """Embedding: the mean of the last hidden states of the window's central 100/128, over both strands (width D).
 
     Upstream averages the middle 100 of 128 positions. Windows of other lengths lose 7/64 at each end likewise, those below 10 nt
@@ -135,12 +159,13 @@ class GPNMSA(Adapter, MaskedModel, Pretrainable):
             return cls(of_size(cls.name, size, SIZES), species or None, rows)
         file = weight_file(checkpoint)
         config = read_config(file, ("GPNRoFormer",))
+        check_settings(config, SETTINGS, file)
         tensors = rename(read_tensors(file), OFFICIAL_NAMES, file)
-        known = _species(config, file)
+        known, names = _species(config, file)
         if known and species not in (0, known):
             raise UserError(f"option species={species}: {file} was trained with {known}; leave the option out")
         number = known or species or PUBLISHED_SPECIES
-        shape = measured(tensors, config)
+        shape = read_shape(tensors, config, file)
         if number > most_species(shape.width) or shape.width % shape.heads:
             raise CheckpointMismatch(
                 f"checkpoint {file}: {number} species and {shape.heads} heads do not fit a width of {shape.width}"
@@ -162,6 +187,7 @@ class GPNMSA(Adapter, MaskedModel, Pretrainable):
         }
         warning = f"no config.json beside {file.name}: {number} species are assumed, as published; --option species=N"
         model.audit = replace(audit, facts=facts, warnings=() if known or species else (warning,))
+        model.species_names = names if known or species else SPECIES[str(PUBLISHED_SPECIES)]
         return model
 
     def collate(self, windows: Sequence[Window]) -> Batch:
@@ -271,21 +297,23 @@ class GPNMSA(Adapter, MaskedModel, Pretrainable):
         return int((tokens == GAP).sum()), int((tokens != ABSENT).sum())
 
 
-def _species(config: Mapping[str, Any], file: Path) -> int:
-    """The number of species according to the config or to the record of `harness pretrain`; 0 without either.
+def _species(config: Mapping[str, Any], file: Path) -> tuple[int, tuple[str, ...] | None]:
+    """The number of species according to the config or to the record of `harness pretrain`, and their names; 0 without either.
+
+    The names of 89 species are those of songlab's alignment, whose stores do not name them either.
 
     Raises:
-        CheckpointMismatch: the config asks for a variant that was never released.
+        CheckpointMismatch: the number of features is no multiple of the symbols.
     """
+    names = recorded_species(file)
     if not config:
-        return read_config(file, ("GPNRoFormer",), "pretrain.json").get("data", {}).get("rows", 1) - 1
-    for name, value in RELEASED.items():
-        if config.get(name, value) != value:
-            raise CheckpointMismatch(f"{file.with_name('config.json')}: {name} {config[name]!r}; implemented is {value!r}")
-    features = config.get("n_aux_features", 0)
+        rows = stated(read_config(file, ("GPNRoFormer",), "pretrain.json"), "data.rows", 1)
+        return (len(names), names) if names else (rows - 1, None)
+    features = stated(config, "n_aux_features", 0)
     if features % AUX_SYMBOLS:
         raise CheckpointMismatch(f"{file.with_name('config.json')}: n_aux_features {features} is no multiple of {AUX_SYMBOLS}")
-    return features // AUX_SYMBOLS
+    number = features // AUX_SYMBOLS
+    return number, names if names and len(names) == number else SPECIES.get(str(number))
 
 
 def _row_numbers(text: str, last: int) -> frozenset[int] | None:

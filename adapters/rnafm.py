@@ -93,11 +93,9 @@ class RNAFM(RNAModel):
         facts = {"layout": layout}
         if layout == "official":
             # The contact head has one weight per attention head and layer; without it, heads are as wide as published.
-            contacts, layers = (
-                tensors.get("contact_head.regression.weight"),
-                count_layers({}, "", tensors, "encoder.layers.", file),
-            )
-            heads = None if contacts is None or not layers or contacts.numel() % layers else contacts.numel() // layers
+            contacts = tensors.get("contact_head.regression.weight")
+            layers = count_layers({}, "", tensors, "encoder.layers.", file)
+            heads = 0 if contacts is None or not layers or contacts.numel() % layers else contacts.numel() // layers
             shape = read_shape(BASE, tensors, {}, file, heads)
             vocabulary = official_vocabulary(file, shape.vocabulary)
         else:

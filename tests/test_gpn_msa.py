@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import random_windows
-from safetensors.torch import load_file, save_file
-from torch import nn
 
 from harness.adapter import IGNORED
 from harness.adapters._transformer import rotate, sinusoids
 from harness.adapters.gpn_msa import GPNMSA, MASK, TOKENS
 from harness.data import Window, reverse_complement
-from harness.errors import BadData, CheckpointMismatch, UserError
+from harness.errors import BadData, UserError
 from harness.files.hub import locate
 
 GOLDEN = Path(__file__).parent / "golden/gpn_msa"
@@ -146,66 +142,6 @@ class TestParity:
         assert (rounded - embed(model, [window])).abs().max() < 0.05
 
 
-class TestFile:
-    def test_audit(self):
-        audit = load().audit
-        assert (audit.matched, audit.expected, audit.unused, audit.warnings) == (39, 39, (), ())
-        assert audit.facts["species"] == 9
-        assert audit.facts["input_channels"] == "6 + 5 x 9 of 64"
-        assert audit.facts["positions"] == "sinusoid"
-
-    def test_without_a_config_the_species_are_said_or_assumed(self, tmp_path):
-        shutil.copy(GOLDEN / "checkpoint/model.safetensors", tmp_path)
-        with pytest.raises(CheckpointMismatch, match="89 species and 4 heads do not fit a width of 64"):
-            load(tmp_path)
-        window = aligned(random_windows(1)[0])
-        assert torch.equal(embed(load(tmp_path, species=9), [window]), embed(load(), [window]))
-        wide = GPNMSA.from_checkpoint(size="tiny")
-        official = {theirs: wide.state_dict()[ours] for ours, theirs in official_names(wide).items()}
-        torch.save(official, tmp_path / "wide.bin")
-        assert load(tmp_path / "wide.bin").audit.warnings == (
-            "no config.json beside wide.bin: 89 species are assumed, as published; --option species=N",
-        )
-
-    def test_other_models_are_refused(self, tmp_path):
-        state = load_file(GOLDEN / "checkpoint/model.safetensors")
-        folder = copy_of_checkpoint(tmp_path / "norm", {**state, "model.encoder.ln_f.weight": torch.ones(64)})
-        with pytest.raises(CheckpointMismatch, match=r"model\.encoder\.ln_f\.weight belong to another architecture"):
-            load(folder)
-        folder = copy_of_checkpoint(tmp_path / "bias", {**state, "cls.predictions.decoder.bias": torch.ones(6)})
-        with pytest.raises(CheckpointMismatch, match="should be tied"):
-            load(folder)
-        part = {name: tensor for name, tensor in state.items() if "layer.1." not in name}
-        with pytest.raises(CheckpointMismatch, match="23 of 39 tensors match"):
-            load(copy_of_checkpoint(tmp_path / "part", part))
-        del state["model.encoder.layer.1.attention.self.key.bias"]
-        with pytest.raises(CheckpointMismatch, match="38 of 39 tensors match"):
-            load(copy_of_checkpoint(tmp_path / "key", state))
-        bert = {"bert.embeddings.word_embeddings.weight": torch.ones(6, 4)}
-        with pytest.raises(CheckpointMismatch, match="0 of 199 tensors match"):
-            load(copy_of_checkpoint(tmp_path / "bert", bert))
-        changes = (
-            ({"model_type": "bert"}, "model_type 'bert'"),
-            ({"rotary_value": True}, "rotary_value True; implemented is False"),
-            ({"n_aux_features": 44}, "n_aux_features 44 is no multiple of 5"),
-            ({"n_aux_features": 100}, "20 species and 4 heads do not fit a width of 64"),
-        )
-        for number, (change, message) in enumerate(changes):
-            with pytest.raises(CheckpointMismatch, match=message):
-                load(copy_of_checkpoint(tmp_path / str(number), None, **change))
-
-    def test_published_size(self):
-        with torch.device("meta"):
-            model = GPNMSA.from_checkpoint()
-        assert len(official_names(model)) + 1 == 200  # the bias of the head has two names
-        numbers = sum(tensor.numel() for tensor in model.state_dict().values())
-        assert math.isclose(4 * numbers, 343_063_273, rel_tol=1e-3)  # bytes of the published file
-        assert GPNMSA.card.max_length == model.max_length
-        assert not any(parameter.requires_grad for parameter in model.lm_head.parameters())
-        linear = [name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-        assert all(linear.count(target) == 12 for target in GPNMSA.lora_targets)
-
-
 class TestAlignment:
     def test_other_numbers_of_rows_are_refused(self):
         model, (one, other) = load(), random_windows(2)
@@ -327,17 +263,6 @@ class TestPretraining:
             ]
         torch.testing.assert_close(found, torch.cat(alone), atol=1e-5, rtol=1e-4)
 
-    def test_the_number_of_species_comes_back_with_the_weights(self, tmp_path):
-        model = GPNMSA.from_checkpoint(size="tiny")
-        save_file(model.state_dict(), tmp_path / "model.safetensors")
-        (tmp_path / "pretrain.json").write_text(json.dumps({"data": {"rows": 10}}))
-        loaded = load(tmp_path)
-        windows = [aligned(window) for window in random_windows(2)]
-        assert not loaded.audit.warnings
-        assert torch.equal(embed(loaded, windows), embed(model.eval(), windows))
-        with pytest.raises(BadData, match="reads 10, the sequence and 9 species"):
-            embed(loaded, [aligned(window, species=4) for window in random_windows(2)])
-
 
 @pytest.mark.weights
 def test_published_weights_give_published_logits():
@@ -354,38 +279,3 @@ def test_published_weights_give_published_logits():
         tokens = model.collate_masked([Window(sequence, alignment=rows)], [76])["tokens"]
         logits = model.lm_head(model.encode(tokens))[0, 76, 1:5]
     np.testing.assert_allclose(logits, [6.0621, -1.5262, -0.6878, -0.5625], atol=2e-2)  # on a GPU upstream runs in fp16
-
-
-def official_names(model: GPNMSA) -> dict[str, str]:
-    """Our names → the official file's."""
-    ours = {
-        ".attention_norm.": ".attention.output.LayerNorm.",
-        ".mlp_norm.": ".output.LayerNorm.",
-        ".out.": ".attention.output.dense.",
-        ".up.": ".intermediate.dense.",
-        ".down.": ".output.dense.",
-        "lm_head.dense.": "cls.predictions.transform.dense.",
-        "lm_head.norm.": "cls.predictions.transform.LayerNorm.",
-        "lm_head.decoder.": "cls.predictions.decoder.",
-        "layers.": "model.encoder.layer.",
-    }
-    ours |= {f".{name}.": f".attention.self.{name}." for name in ("query", "key", "value")}
-    names = {}
-    for name in model.state_dict():
-        theirs = "model.encoder.embed_positions.weight" if name == "positions" else name
-        for part, replacement in ours.items():
-            theirs = theirs if name == "positions" else theirs.replace(part, replacement)
-        names[name] = theirs
-    return names
-
-
-def copy_of_checkpoint(folder: Path, state: dict | None, **config) -> Path:
-    """The golden checkpoint with other tensors, as a torch file, or some values of its config.json replaced."""
-    folder.mkdir()
-    if state is None:
-        shutil.copy(GOLDEN / "checkpoint/model.safetensors", folder)
-    else:
-        torch.save(state, folder / "pytorch_model.bin")
-    settings = json.loads((GOLDEN / "checkpoint/config.json").read_text()) | config
-    (folder / "config.json").write_text(json.dumps(settings))
-    return folder

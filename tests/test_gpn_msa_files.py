@@ -1,0 +1,203 @@
+"""The files of GPN-MSA that are accepted and refused, and what they say of sizes and species."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import random_windows
+from safetensors.torch import load_file, save_file
+from test_gpn_msa import GOLDEN, aligned, embed, load
+from torch import nn
+
+from harness.adapters.gpn_msa import GPNMSA, PUBLISHED
+from harness.errors import BadData, CheckpointMismatch
+from harness.files.alignments import SPECIES
+
+
+class TestFile:
+    def test_audit(self):
+        audit = load().audit
+        assert (audit.matched, audit.expected, audit.unused, audit.warnings) == (39, 39, (), ())
+        assert audit.facts["species"] == 9
+        assert audit.facts["input_channels"] == "6 + 5 x 9 of 64"
+        assert audit.facts["positions"] == "sinusoid"
+
+    def test_without_a_config_the_species_are_said_or_assumed(self, tmp_path):
+        shutil.copy(GOLDEN / "checkpoint/model.safetensors", tmp_path)
+        with pytest.raises(CheckpointMismatch, match="89 species and 4 heads do not fit a width of 64"):
+            load(tmp_path)
+        window = aligned(random_windows(1)[0])
+        assert torch.equal(embed(load(tmp_path, species=9), [window]), embed(load(), [window]))
+        wide = GPNMSA.from_checkpoint(size="tiny")
+        official = {theirs: wide.state_dict()[ours] for ours, theirs in official_names(wide).items()}
+        torch.save(official, tmp_path / "wide.bin")
+        assert load(tmp_path / "wide.bin").audit.warnings == (
+            "no config.json beside wide.bin: 89 species are assumed, as published; --option species=N",
+        )
+
+    def test_other_models_are_refused(self, tmp_path):
+        state = load_file(GOLDEN / "checkpoint/model.safetensors")
+        folder = copy_of_checkpoint(tmp_path / "norm", {**state, "model.encoder.ln_f.weight": torch.ones(64)})
+        with pytest.raises(CheckpointMismatch, match=r"model\.encoder\.ln_f\.weight belong to another architecture"):
+            load(folder)
+        folder = copy_of_checkpoint(tmp_path / "bias", {**state, "cls.predictions.decoder.bias": torch.ones(6)})
+        with pytest.raises(CheckpointMismatch, match="should be tied"):
+            load(folder)
+        part = {name: tensor for name, tensor in state.items() if "layer.1." not in name}
+        with pytest.raises(CheckpointMismatch, match="23 of 39 tensors match"):
+            load(copy_of_checkpoint(tmp_path / "part", part))
+        del state["model.encoder.layer.1.attention.self.key.bias"]
+        with pytest.raises(CheckpointMismatch, match="38 of 39 tensors match"):
+            load(copy_of_checkpoint(tmp_path / "key", state))
+        bert = {"bert.embeddings.word_embeddings.weight": torch.ones(6, 4)}
+        with pytest.raises(CheckpointMismatch, match="0 of 199 tensors match"):
+            load(copy_of_checkpoint(tmp_path / "bert", bert))
+        changes = (
+            ({"model_type": "bert"}, "model_type 'bert'"),
+            ({"rotary_value": True}, "rotary_value True; implemented is False"),
+            ({"n_aux_features": 44}, "n_aux_features 44 is no multiple of 5"),
+            ({"n_aux_features": 100}, "20 species and 4 heads do not fit a width of 64"),
+        )
+        for number, (change, message) in enumerate(changes):
+            with pytest.raises(CheckpointMismatch, match=message):
+                load(copy_of_checkpoint(tmp_path / str(number), None, **change))
+
+    def test_published_size(self):
+        with torch.device("meta"):
+            model = GPNMSA.from_checkpoint()
+        assert len(official_names(model)) + 1 == 200  # the bias of the head has two names
+        numbers = sum(tensor.numel() for tensor in model.state_dict().values())
+        assert math.isclose(4 * numbers, 343_063_273, rel_tol=1e-3)  # bytes of the published file
+        assert GPNMSA.card.max_length == model.max_length
+        assert not any(parameter.requires_grad for parameter in model.lm_head.parameters())
+        linear = [name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+        assert all(linear.count(target) == 12 for target in GPNMSA.lora_targets)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"hidden_act": "relu"}, "hidden_act 'relu'; implemented is 'gelu'"),
+            ({"is_decoder": True}, "is_decoder True; implemented is False"),
+            ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
+            ({"aux_features_vocab_size": 6}, "aux_features_vocab_size 6; implemented is 5"),
+            ({"vocab_size": 7}, "vocab_size 7; implemented is 6"),
+            ({"num_hidden_layers": 1}, "has num_hidden_layers 1, its tensors 2"),
+            ({"num_attention_heads": 8}, "has num_attention_heads 8, its tensors 4"),
+            ({"intermediate_size": 64}, "has intermediate_size 64, its tensors 128"),
+            ({"hidden_size": 32}, "has hidden_size 32, its tensors 64"),
+            ({"embedding_size": 32}, "has embedding_size 32, its tensors 64"),
+            ({"max_position_embeddings": 1536}, "has max_position_embeddings 1536, its tensors 128"),
+        ],
+    )
+    def test_what_a_config_asks_for_otherwise_is_refused(self, tmp_path, change, message):
+        with pytest.raises(CheckpointMismatch, match=message):
+            load(copy_of_checkpoint(tmp_path / "changed", None, **change))
+
+    @pytest.mark.parametrize("stated", [True, False])
+    def test_other_sizes_are_read_back(self, tmp_path, stated):
+        torch.manual_seed(0)
+        shape = replace(PUBLISHED, layers=3, width=36, heads=3, inner=14, positions=50, epsilon=1e-3 if stated else 1e-12)
+        model = GPNMSA(shape, 4).eval()
+        torch.save({theirs: model.state_dict()[ours] for ours, theirs in official_names(model).items()}, tmp_path / "w.bin")
+        if stated:
+            config = {"num_hidden_layers": 3, "hidden_size": 36, "num_attention_heads": 3, "intermediate_size": 14}
+            config |= {"max_position_embeddings": 50, "n_aux_features": 20, "layer_norm_eps": 1e-3}
+            (tmp_path / "config.json").write_text(json.dumps(config))
+        again = load(tmp_path / "w.bin", species=4)
+        assert (again.audit.matched, again.audit.unused) == (again.audit.expected, ())
+        assert again.max_length == 50
+        windows = [aligned(window, 4) for window in random_windows(3, (10, 40))]
+        assert torch.equal(embed(again, windows), embed(model, windows))
+
+
+class TestSpecies:
+    def test_the_number_of_species_comes_back_with_the_weights(self, tmp_path):
+        model = GPNMSA.from_checkpoint(size="tiny")
+        save_file(model.state_dict(), tmp_path / "model.safetensors")
+        (tmp_path / "pretrain.json").write_text(json.dumps({"data": {"rows": 10}}))
+        loaded = load(tmp_path)
+        windows = [aligned(window) for window in random_windows(2)]
+        assert not loaded.audit.warnings
+        assert torch.equal(embed(loaded, windows), embed(model.eval(), windows))
+        with pytest.raises(BadData, match="reads 10, the sequence and 9 species"):
+            embed(loaded, [aligned(window, species=4) for window in random_windows(2)])
+
+    def test_their_order_comes_back_with_the_weights(self, tmp_path):
+        """An alignment with the same species in another order can be put right; one with others is refused."""
+        save_file(GPNMSA.from_checkpoint(size="tiny").state_dict(), tmp_path / "model.safetensors")
+        record = {"settings": {"species": ["hg38", "near", "mid", "far"]}, "data": {"rows": 4}}
+        (tmp_path / "pretrain.json").write_text(json.dumps(record))
+        model = load(tmp_path)
+        assert (model.species, model.species_names) == (3, ("near", "mid", "far"))
+        assert model.species_order(["near", "mid", "far"], "x.maf") == (0, 1, 2)
+        found = ["far", "near", "mid"]
+        order = model.species_order(found, "y.maf")
+        assert tuple(found[row] for row in order) == model.species_names
+        for names, message in (
+            (["near", "mid", "other"], r"y\.maf: has no row of 'far', row 3 of the 3 species .* \(1 missing, 1 others\)"),
+            (["near", "mid"], r"has no row of 'far', .* \(1 missing, 0 others\); --species selects rows by name"),
+            (["near", "mid", "far", "other"], "has a row of 'other', which is not among the 3 species"),
+            (["near", "mid", "far", "far"], "has a row of 'far', which is not among"),
+        ):
+            with pytest.raises(BadData, match=message):
+                model.species_order(names, "y.maf")
+
+    def test_those_of_the_published_weights_are_songlabs(self, tmp_path):
+        wide = replace(PUBLISHED, layers=1, width=456, heads=2, inner=8, positions=16)
+        tensors = GPNMSA(wide).state_dict()
+        save_file(tensors, tmp_path / "model.safetensors")
+        assert load(tmp_path).species_names == SPECIES["89"], "assumed, as the warning says"
+        assert load(tmp_path, species=89).species_names is None, "what the user says is a number alone"
+        (tmp_path / "config.json").write_text(json.dumps({"n_aux_features": 445}))
+        model = load(tmp_path)
+        assert model.species_order(SPECIES["89"], "89.zarr") == tuple(range(89))
+        with pytest.raises(BadData, match="has no row of 'otoGar3', row 1 of the 89 species"):
+            model.species_order(["hg19", *SPECIES["89"][1:]], "mine.maf")
+
+    def test_without_a_record_they_are_unknown(self, tmp_path):
+        assert GPNMSA.from_checkpoint(size="tiny").species_order(["mm10"], "x.maf") is None
+        assert load().species_names is None
+        shutil.copytree(GOLDEN / "checkpoint", tmp_path / "copy")
+        (tmp_path / "copy/pretrain.json").write_text(json.dumps({"settings": {"species": ["hg38", ""]}}))
+        assert load(tmp_path / "copy").species_names is None
+
+
+def official_names(model: GPNMSA) -> dict[str, str]:
+    """Our names → the official file's."""
+    ours = {
+        ".attention_norm.": ".attention.output.LayerNorm.",
+        ".mlp_norm.": ".output.LayerNorm.",
+        ".out.": ".attention.output.dense.",
+        ".up.": ".intermediate.dense.",
+        ".down.": ".output.dense.",
+        "lm_head.dense.": "cls.predictions.transform.dense.",
+        "lm_head.norm.": "cls.predictions.transform.LayerNorm.",
+        "lm_head.decoder.": "cls.predictions.decoder.",
+        "layers.": "model.encoder.layer.",
+    }
+    ours |= {f".{name}.": f".attention.self.{name}." for name in ("query", "key", "value")}
+    names = {}
+    for name in model.state_dict():
+        theirs = "model.encoder.embed_positions.weight" if name == "positions" else name
+        for part, replacement in ours.items():
+            theirs = theirs if name == "positions" else theirs.replace(part, replacement)
+        names[name] = theirs
+    return names
+
+
+def copy_of_checkpoint(folder: Path, state: dict | None, **config) -> Path:
+    """The golden checkpoint with other tensors, as a torch file, or some values of its config.json replaced."""
+    folder.mkdir()
+    if state is None:
+        shutil.copy(GOLDEN / "checkpoint/model.safetensors", folder)
+    else:
+        torch.save(state, folder / "pytorch_model.bin")
+    settings = json.loads((GOLDEN / "checkpoint/config.json").read_text()) | config
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
