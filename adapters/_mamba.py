@@ -47,11 +47,12 @@ class MambaShape:
             CheckpointMismatch: it has others.
         """
         expand, rank = stated(config, "ssm_cfg.expand", 0), stated(config, "ssm_cfg.dt_rank")
+        fits = isinstance(expand, int | float) and math.isfinite(expand) and int(expand * width) == self.inner
         automatic = rank == "auto" and self.rank == math.ceil(width / 16)
         found = {
             "ssm_cfg.d_state": self.state,
             "ssm_cfg.d_conv": self.conv,
-            "ssm_cfg.expand": expand if int(expand * width) == self.inner else self.inner / width,
+            "ssm_cfg.expand": expand if fits else self.inner / width,
             "ssm_cfg.dt_rank": rank if automatic else self.rank,
         }
         check_sizes(config, found, file)

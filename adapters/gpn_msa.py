@@ -308,7 +308,7 @@ def _species(config: Mapping[str, Any], file: Path) -> tuple[int, tuple[str, ...
     names = recorded_species(file)
     if not config:
         rows = stated(read_config(file, ("GPNRoFormer",), "pretrain.json"), "data.rows", 1)
-        return (len(names), names) if names else (rows - 1, None)
+        return (len(names), names) if names else (rows - 1 if isinstance(rows, int) else 0, None)
     features = stated(config, "n_aux_features", 0)
     if features % AUX_SYMBOLS:
         raise CheckpointMismatch(f"{file.with_name('config.json')}: n_aux_features {features} is no multiple of {AUX_SYMBOLS}")

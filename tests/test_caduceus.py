@@ -209,6 +209,7 @@ class TestLoading:
             ({"ssm_cfg": {"d_conv": 3}}, r"has ssm_cfg\.d_conv 3, its tensors 4"),
             ({"ssm_cfg": {"expand": 4}}, r"has ssm_cfg\.expand 4, its tensors 2"),
             ({"ssm_cfg": {"dt_rank": 5}}, r"has ssm_cfg\.dt_rank 5, its tensors 2"),
+            ({"ssm_cfg": {"expand": "x", "d_state": None}}, r"has ssm_cfg\.expand 'x', its tensors 2"),
             ({"d_model": 48}, "has d_model 48, its tensors 32"),
             ({"n_layer": 1}, "has n_layer 1, its tensors 2"),
             ({"n_layer": 3}, "37 of 54 tensors match"),
