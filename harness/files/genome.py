@@ -1,33 +1,31 @@
-"""Reads a genome by locus: FASTA (plain, bgzip or gzip) through pyfaidx, 2bit through py2bit.
+"""Reads a genome by locus: FASTA (plain, bgzip or gzip) or 2bit.
 
 A genome need not be whole: a FASTA record named ``chr17:42424999-43600000`` (0-based, half-open) is that part of the
-chromosome. ``chr17`` and ``17`` name the same chromosome everywhere. Indices are kept in the cache folder, never beside
-the file.
+chromosome. ``chr17`` and ``17`` name the same chromosome everywhere; of a file that holds both, neither is read. Indices
+are kept in the cache folder, never beside the file.
 """
 
 from __future__ import annotations
 
-import gzip
 import re
-import shutil
-import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from harness.data import Locus, bare, normalise, reverse_complement
+from harness.data import ALPHABET, AMBIGUITY_LETTERS, Locus, bare, normalise, reverse_complement
 from harness.errors import BadData
 
-from .atomic import atomic
-from .fingerprint import digest, file_states
-from .sources import cache_home
-from .text import GZIP, gzip_faults, head, optional
+from .indexed_fasta import IndexedFasta
+from .text import GZIP, head
+from .two_bit import SIGNATURES, TwoBit
 
 T = TypeVar("T")
 
-_TWO_BIT = (b"\x1aA'C"[::-1], b"\x1aA'C")  # the format's signature in either byte order
-_PART = re.compile(r"(?P<chromosome>[\w.]+):(?P<start>\d+)-(?P<end>\d+)")
+LETTERS = frozenset(ALPHABET + AMBIGUITY_LETTERS + "U")
+LONGEST_LOCUS = 1 << 28  # nucleotides; the longest human chromosome has 249 million
+
+_PART = re.compile(r"(?P<chromosome>[\w.]+):(?P<start>\d{1,12})-(?P<end>\d{1,12})")
 
 
 class Contig(NamedTuple):
@@ -39,21 +37,26 @@ class Contig(NamedTuple):
 
 
 class Genome:
-    """Sequences by locus. Open it anew in each process: the file handle does not survive a fork.
+    """Sequences by locus.
 
     Raises:
         BadData: the file is missing, damaged, or neither FASTA nor 2bit.
-        UserError: the package that reads it is not installed.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         start = head(self.path, "a genome: FASTA (plain, bgzip or gzip) or 2bit")
-        lengths, self._fetch = _open_two_bit(self.path) if start[:4] in _TWO_BIT else _open_fasta(self.path, start)
+        if start[:4] in SIGNATURES:
+            self._file = TwoBit(self.path)
+        elif start.startswith(GZIP) or start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b">"):
+            self._file = IndexedFasta(self.path)
+        else:
+            raise BadData(f"{self.path}: neither FASTA (its first line does not begin with '>') nor 2bit")
         self._contigs: dict[str, list[Contig]] = {}
-        for name, length in lengths.items():
+        for name, length in self._file.lengths.items():
             chromosome, contig = _place(name, length)
             self._contigs.setdefault(chromosome, []).append(contig)
+        self._clashes = {chromosome: _clash(contigs) for chromosome, contigs in self._contigs.items()}
 
     @property
     def chromosomes(self) -> tuple[str, ...]:
@@ -66,19 +69,42 @@ class Genome:
         Positions outside every contig are N, and are counted in ``changes["outside_genome"]``.
 
         Raises:
-            BadData: no such chromosome, or an empty locus.
+            BadData: no such chromosome or several, an empty locus or one above LONGEST_LOCUS, or letters that are none.
         """
         contigs = at_chromosome(self.path, locus, self._contigs)
+        one_chromosome(self.path, locus.chromosome, self._clashes[bare(locus.chromosome)])
         text, known = "N" * (locus.end - locus.start), 0
         for contig in contigs:
             start, end = max(locus.start, contig.start), min(locus.end, contig.end)
             if start < end:
-                found = normalise(self._fetch(contig.name, start - contig.start, end - contig.start), Counter())
+                found = self._letters(contig.name, start - contig.start, end - contig.start)
                 text = text[: start - locus.start] + found + text[end - locus.start :]
                 known += end - start
         if changes is not None and known < len(text):
             changes["outside_genome"] += len(text) - known
         return reverse_complement(text) if locus.strand == "-" else text
+
+    def _letters(self, name: str, start: int, end: int) -> str:
+        found = self._file.sequence(name, start, end)
+        try:
+            return normalise(found, Counter())
+        except BadData as error:
+            where = f"record {name!r}"
+            if isinstance(self._file, IndexedFasta):
+                bad = next(place for place, letter in enumerate(found) if letter.upper() not in LETTERS)
+                where = f"line {self._file.line(name, start + bad)}, record {name!r}"
+            raise BadData(f"{self.path}, {where}: {error}; mend the line") from None
+
+
+def _clash(contigs: Sequence[Contig]) -> tuple[str, ...]:
+    """The names of two contigs that hold the same positions; none if there are no such two."""
+    ordered = sorted(contigs, key=lambda contig: contig.start)
+    end, name = -1, ""
+    for contig in ordered:
+        if contig.start < end:
+            return name, contig.name
+        end, name = max((end, name), (contig.end, contig.name))
+    return ()
 
 
 def at_chromosome(path: Path, locus: Locus, chromosomes: Mapping[str, T]) -> T:
@@ -93,12 +119,23 @@ def at_chromosome(path: Path, locus: Locus, chromosomes: Mapping[str, T]) -> T:
         raise BadData(f"{path}: no chromosome {locus.chromosome!r}; it holds {some}: is it another part, or another assembly?")
     if locus.end <= locus.start:
         raise BadData(f"locus {locus.chromosome}:{locus.start}-{locus.end} is empty; start must be below end")
+    if locus.end - locus.start > LONGEST_LOCUS:
+        raise BadData(
+            f"locus {locus.chromosome}:{locus.start}-{locus.end} is longer than {LONGEST_LOCUS:,} nt; give a shorter one"
+        )
     return chromosomes[name]
 
 
-def cache_key(path: Path) -> str:
-    """A file name for what is derived from ``path``; another one as soon as the file changes."""
-    return digest(file_states([path]))[:16]
+def one_chromosome(path: Path, chromosome: str, records: Sequence[str]) -> None:
+    """Refuse a chromosome that several records of a file stand for.
+
+    Raises:
+        BadData: there are two or more; ``chr1`` and ``1``, say.
+    """
+    if len(records) > 1:
+        raise BadData(
+            f"{path}: chromosome {chromosome!r} may be {records[0]!r} or {records[1]!r}; leave one of them out, or rename it"
+        )
 
 
 def _place(name: str, length: int) -> tuple[str, Contig]:
@@ -108,40 +145,3 @@ def _place(name: str, length: int) -> tuple[str, Contig]:
         if end - start == length:
             return bare(found["chromosome"]), Contig(name, start, end)
     return bare(name), Contig(name, 0, length)
-
-
-Opened = tuple[dict[str, int], Callable[[str, int, int], str]]  # lengths by record; letters of (record, start, end)
-
-
-def _open_two_bit(path: Path) -> Opened:
-    try:
-        file = optional("py2bit", "a 2bit genome").open(str(path))
-        return dict(file.chroms()), file.sequence
-    except RuntimeError:
-        raise BadData(f"{path}: the 2bit file is cut or damaged; download it again") from None
-
-
-def _open_fasta(path: Path, start: bytes) -> Opened:
-    pyfaidx = optional("pyfaidx", "a FASTA genome")
-    folder = cache_home() / "genomes"
-    folder.mkdir(parents=True, exist_ok=True)
-    index = folder / f"{cache_key(path)}.fai"
-    file = path
-    if start.startswith(GZIP):
-        if start[12:14] != b"BC":  # bgzip has random access, plain gzip has not
-            file = index.with_suffix(".fa")
-            if not file.is_file():
-                _decompress(path, file)
-    elif not start.lstrip().startswith(b">"):
-        raise BadData(f"{path}: neither FASTA (its first line does not begin with '>') nor 2bit")
-    try:
-        fasta = pyfaidx.Fasta(str(file), indexname=str(index), gzi_indexname=str(index.with_suffix(".gzi")), as_raw=True)
-    except (pyfaidx.FastaIndexingError, pyfaidx.UnsupportedCompressionFormat, ValueError, EOFError, zlib.error) as error:
-        raise BadData(f"{path}: not a FASTA file that can be indexed ({str(error).splitlines()[0]})") from None
-    lengths = {name: len(fasta[name]) for name in fasta.keys()}  # noqa: SIM118 (iterating gives records)
-    return lengths, lambda name, start, end: fasta[name][start:end]
-
-
-def _decompress(path: Path, target: Path) -> None:
-    with atomic(target) as temporary, gzip_faults(path), gzip.open(path) as packed, temporary.open("wb") as unpacked:
-        shutil.copyfileobj(packed, unpacked, 1 << 20)

@@ -11,7 +11,7 @@ import numpy as np
 from harness.data import bare
 from harness.errors import BadData
 
-from ..genome import cache_key
+from ..workspace import cache_key
 from ..sources import cache_home
 from ..text import text_lines
 from .columns import COMPLEMENT, EXPECTED, GAP, Alignment, Block, Extents, clean, widen

@@ -1,0 +1,57 @@
+"""Folders for what is being made: gone when it is done, and swept by the next one if the process that made it was killed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .fingerprint import digest, file_states
+
+MAX_AGE = 86_400  # seconds, of the folder of a process on another machine
+
+_HOST = re.sub(r"\W", "_", platform.node())
+
+
+@contextmanager
+def workspace(parent: Path, what: str) -> Iterator[Path]:
+    """An empty folder ``.{what}-…`` in ``parent``, which is made if needed; removed at the end.
+
+    Those that killed processes left behind in ``parent`` are removed first.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    for folder in parent.glob(f".{what}-*"):
+        if _abandoned(folder, what):
+            shutil.rmtree(folder, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(dir=parent, prefix=f".{what}-{_HOST}-{os.getpid()}-"))
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def cache_key(path: Path) -> str:
+    """A file name for what is derived from ``path``; another one as soon as the file changes."""
+    return digest(file_states([path]))[:16]
+
+
+def _abandoned(folder: Path, what: str) -> bool:
+    found = re.fullmatch(rf"\.{what}-(?P<host>\w*)-(?P<process>\d+)-\w+", folder.name)
+    if found and found["host"] == _HOST and os.name == "posix":
+        try:
+            os.kill(int(found["process"]), 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            pass  # another user's process
+        return False
+    try:
+        return time.time() - folder.stat().st_mtime > MAX_AGE
+    except OSError:
+        return False  # removed meanwhile
