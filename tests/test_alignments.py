@@ -261,7 +261,8 @@ def test_a_maf_cut_in_the_middle(cut, message, maf, tmp_path):
         ("A--G", "A--*", r"line 8: '\*' are not letters of an alignment"),
         ("s hg38.chr1    7", "s mm10.chr1    7", "blocks begin with hg38 and with mm10; expected one target first"),
         ("9 2 + 80  A--G", "9 2 + 80  AG", "line 8: a row of another length than its block's"),
-        ("hg38.chr1    2 3", "hg38 2 3", r"line 4: 's hg38 2 3 .*' is not 's species\.chromosome"),
+        ("hg38.chr1    2 3", "hg38 2 3", r"line 4: the target's name 'hg38' has no chromosome; write it as species\.chromosome"),
+        ("hg38.chr1    2 3 +", "hg38.chr1 2 +", r"line 4: 's hg38\.chr1 2 \+ .*' is not 's species\.chromosome"),
     ],
 )
 def test_a_maf_that_is_wrong(old, new, message, maf):
@@ -307,7 +308,7 @@ def test_things_that_are_no_alignment(tmp_path):
 
 def test_a_damaged_store(maf, tmp_path):
     store = build_store(maf, tmp_path / "store")
-    (store / "X.npy").write_bytes((store / "X.npy").read_bytes()[:150])
+    (store / "1.npy").write_bytes((store / "1.npy").read_bytes()[:150])
     with pytest.raises(BadData, match=r"store: a damaged store .*; build it again"):
         open_alignment(store)
     (store / "store.json").write_text("{")

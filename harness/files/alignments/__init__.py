@@ -23,11 +23,11 @@ from ..text import text_lines
 from .columns import EXPECTED, GAP, Alignment
 from .fasta import open_fasta
 from .maf import Maf, open_maf
-from .species import MULTIZ, SPECIES, names_of_rows, select, species_names
+from .species import MULTIZ, SPECIES, check_order, names_of_rows, select, species_names
 from .store import HEADER, AlignmentBlocks, open_store, write_store
 from .zarr import open_zarr
 
-__all__ = ["GAP", "MULTIZ", "SPECIES", "Alignment", "build_store", "open_alignment"]
+__all__ = ["GAP", "MULTIZ", "SPECIES", "Alignment", "build_store", "check_order", "open_alignment"]
 
 
 def open_alignment(path: Path, species: str = "") -> Alignment:

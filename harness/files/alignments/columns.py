@@ -16,6 +16,7 @@ from harness.errors import BadData
 from ..genome import at_chromosome
 
 GAP = ord("-")
+MAX_BYTES = 1 << 31  # of the columns of one locus
 EXPECTED = "an alignment: a store, zarr (folder or zip), MAF or aligned FASTA"
 
 Extents = dict[str, tuple[int, int]]  # by chromosome: start and end, 0-based and half-open
@@ -56,9 +57,14 @@ class Alignment:
         Columns in which nothing aligns to the target are counted in ``changes["columns_without_species"]``.
 
         Raises:
-            BadData: no such chromosome, an empty locus, or a damaged store.
+            BadData: no such chromosome, an empty locus, one with more than MAX_BYTES of columns, or a damaged store.
         """
         first, last = at_chromosome(self.path, locus, self.extents)
+        if len(self.species) * (locus.end - locus.start) > MAX_BYTES:
+            raise BadData(
+                f"{self.path}: {len(self.species)} rows of {locus.end - locus.start:,} columns at once are more than 2 GiB; "
+                "choose a shorter context, or fewer species"
+            )
         rows = np.full((len(self.species), locus.end - locus.start), GAP, np.uint8)
         start, end = max(locus.start, first), min(locus.end, last)
         if start < end:

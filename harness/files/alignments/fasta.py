@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from harness.errors import BadData
 from ..text import fasta_records, text_lines
 from .columns import EXPECTED, GAP, Alignment, clean
 
-_ANCHOR = re.compile(r"(?P<chromosome>chr[A-Za-z0-9]+|(?<![\w.])[\w.]+(?=:))[:_](?P<start>\d+)[-_](?P<end>\d+)")
+_ANCHOR = re.compile(r"(?P<chromosome>chr[A-Za-z0-9]+|(?<![\w.])[\w.]+(?=:))[:_](?P<start>\d{1,12})[-_](?P<end>\d{1,12})(?!\d)")
 
 
 def open_fasta(path: Path) -> Alignment:
@@ -24,12 +25,15 @@ def open_fasta(path: Path) -> Alignment:
     """
     titles, sequences = zip(*fasta_records(text_lines(path, EXPECTED)), strict=True)
     names = [(title.split() or [""])[0] for title in titles]
+    counts = Counter(names)
     for name, sequence in zip(names, sequences, strict=True):
         if len(sequence) != len(sequences[0]):
             raise BadData(
                 f"{path}: row {name!r} has {len(sequence):,} columns, the first {len(sequences[0]):,}; expected one width"
             )
-        if names.count(name) > 1 or not name:
+        if not sequence.isascii():
+            raise BadData(f"{path}: row {name!r} has letters that are none of an alignment (ACGTN and -)")
+        if counts[name] > 1 or not name:
             raise BadData(f"{path}: several rows are named {name!r}; give every row its own name")
     letters = clean(np.array([np.frombuffer(sequence.encode(), np.uint8) for sequence in sequences]), path)
     letters = np.ascontiguousarray(letters[:, letters[0] != GAP].T)  # (length, rows), without the target's gaps

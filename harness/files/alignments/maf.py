@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,26 +14,44 @@ import numpy as np
 from harness.data import bare
 from harness.errors import BadData
 
-from ..workspace import cache_key
 from ..sources import cache_home
 from ..text import text_lines
+from ..workspace import cache_key
 from .columns import COMPLEMENT, EXPECTED, GAP, Alignment, Block, Extents, clean, widen
+from .names import Names
 from .species import MULTIZ
 from .store import open_store, write_store
 
 _FIELDS = {"i": 6, "e": 7, "q": 3}  # number of fields of the lines that hold no letters
+_OTHER_LINES = ("a", "i", "e", "q", "r", "track", "browser")
+_RULES = 2  # number of the rules by which a file becomes a store; the first split names at the first dot
 _CUT = "the file is cut or damaged"
 
 
 def open_maf(path: Path) -> Alignment:
     """A MAF file, read through the store that is written in the cache folder the first time.
 
+    A damaged store there is written again; where the cache cannot be written, it is one in a temporary folder.
+
     Raises:
         BadData: the file is damaged or cut.
     """
-    store = cache_home() / "alignments" / f"{path.name.partition('.')[0]}-{cache_key(path)}"
-    if not store.is_dir():
-        write_store([Maf(path)], store, ())
+    folder = cache_home() / "alignments"
+    store = folder / f"{path.name.partition('.')[0][:60]}-{cache_key(path)}-{_RULES}"
+    if store.is_dir():
+        try:
+            return replace(open_store(store), path=path)
+        except BadData:
+            shutil.rmtree(store, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:
+        with tempfile.TemporaryDirectory(prefix="gfm-harness-") as temporary:
+            write_store([Maf(path)], Path(temporary) / "store", ())
+            return replace(open_store(Path(temporary) / "store"), path=path)  # mapped, it outlives its name
+    write_store([Maf(path)], store, ())
     return replace(open_store(store), path=path)
 
 
@@ -39,15 +60,18 @@ class Maf:
 
     The target is the first row of every block. Columns where it has a gap are dropped, so that columns are its positions.
     If a block has several rows of one species, the first counts. The file is read once here, for species and extents, and
-    again by :meth:`blocks`.
+    again by :meth:`blocks`. How names are split into species and chromosome is told in :mod:`.names`.
 
     Raises:
-        BadData: the file is damaged or cut, has no blocks, or has blocks of different targets.
+        BadData: the file is damaged or cut, has no blocks, has blocks of different targets, or names that can be split in
+            several ways.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.extents: Extents = {}
+        self._names = Names(path)
+        self._sizes: dict[str, int] = {}  # of chromosomes, by their names in the file
         seen: dict[str, None] = {}
         for rows in self._rows():
             seen.update(dict.fromkeys(row.species for row in rows))
@@ -55,10 +79,23 @@ class Maf:
                 raise BadData(
                     f"{path}: blocks begin with {next(iter(seen))} and with {rows[0].species}; expected one target first"
                 )
+            if not rows[0].chromosome:
+                raise BadData(
+                    f"{path}, line {rows[0].line}: the target's name {rows[0].species!r} has no chromosome; write it as "
+                    "species.chromosome, like hg38.chr1"
+                )
+            self._names.see(row.source for row in rows)
+            for row in rows:
+                if self._sizes.setdefault(row.source, row.chromosome_size) != row.chromosome_size:
+                    raise BadData(
+                        f"{path}, line {row.line}: {row.source} has {row.chromosome_size:,} nt, and had "
+                        f"{self._sizes[row.source]:,} above; {_CUT}"
+                    )
             chromosome, start, end = rows[0].interval()
             widen(self.extents, chromosome, start, end)
         if not seen:
             raise BadData(f"{path}: a MAF file without blocks")
+        self._names.check()
         target, *others = seen
         # The order in which species first occur depends on the region; UCSC's own order does not.
         self.species: Sequence[str] = [target, *(MULTIZ if target == "hg38" and set(others) <= set(MULTIZ) else others)]
@@ -84,16 +121,33 @@ class Maf:
             )
         return letters
 
+    def _row(self, number: int, line: str) -> _Row:
+        fields = line.split()
+        if len(fields) != 7 or fields[4] not in ("+", "-") or not all(re.fullmatch(r"\d{1,15}", fields[i]) for i in (2, 3, 5)):
+            raise BadData(
+                f"{self.path}, line {number}: {line[:40]!r} is not 's species.chromosome start size strand length letters'; "
+                f"{_CUT}"
+            )
+        _, source, start, size, strand, total, text = fields
+        if int(start) + int(size) > int(total):
+            raise BadData(f"{self.path}, line {number}: {source} ends at {int(start) + int(size):,} of {int(total):,} nt; {_CUT}")
+        name = self._names[source]
+        return _Row(number, source, name.species, name.chromosome, int(start), int(size), strand, int(total), text)
+
     def _rows(self) -> Iterator[list[_Row]]:
         """The ``s`` lines of each block."""
         rows: list[_Row] = []
         number, line = 0, ""
         for number, line in enumerate(text_lines(self.path, EXPECTED), start=1):
-            if line.startswith("s") and line[1:2].isspace():
-                rows.append(_row(f"{self.path}, line {number}", number, line))
-            elif rows and (not line.strip() or line[0] == "a"):
-                yield rows
+            kind = line.split(maxsplit=1)[0] if line.strip() else ""
+            if kind == "s":
+                rows.append(self._row(number, line))
+            elif kind in ("", "a"):
+                if rows:
+                    yield rows
                 rows = []
+            elif kind not in _OTHER_LINES and kind[0] != "#":
+                raise BadData(f"{self.path}, line {number}: begins with {kind[:20]!r}, which no line of MAF does; {_CUT}")
         if rows:  # the file ends inside a block, maybe inside a line
             fields = line.split()
             if len(fields) != _FIELDS.get(fields[0], len(fields)):
@@ -104,8 +158,9 @@ class Maf:
 @dataclass(frozen=True, slots=True)
 class _Row:
     line: int
+    source: str
     species: str
-    chromosome: str
+    chromosome: str  # empty if the name has none
     start: int  # 0-based, on the row's own strand
     size: int
     strand: str
@@ -116,14 +171,3 @@ class _Row:
         """Chromosome, start and end on the plus strand."""
         start = self.start if self.strand == "+" else self.chromosome_size - self.start - self.size
         return bare(self.chromosome), start, start + self.size
-
-
-def _row(where: str, number: int, line: str) -> _Row:
-    try:
-        _, source, start, size, strand, total, text = line.split()
-        species, dot, chromosome = source.partition(".")
-        if not dot or strand not in "+-":
-            raise ValueError
-        return _Row(number, species, chromosome, int(start), int(size), strand, int(total), text)
-    except ValueError:
-        raise BadData(f"{where}: {line[:40]!r} is not 's species.chromosome start size strand length letters'; {_CUT}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -26,13 +27,22 @@ _MULTIZ = """
     oryLat2 xipMac1 gasAcu1 gadMor1 danRer10 astMex1 lepOcu1 petMar2
 """
 MULTIZ = tuple(_MULTIZ.split())
+MAX_NAMED = 12  # species that a message lists
 SPECIES = {"99": MULTIZ, "89": MULTIZ[10:]}  # GPN-MSA leaves out the ten closest primates
 
 
 def species_names(species: str) -> tuple[str, ...]:
-    """The names that ``species`` stands for: ``99``, ``89``, a file with one name a line, or names separated by commas."""
+    """The names that ``species`` stands for.
+
+    ``99``, ``89``, a file with one name a line, the ``pretrain.json`` of a model, or names separated by commas.
+
+    Raises:
+        UserError: the file cannot be read, or names no species.
+    """
     if species in SPECIES or not species:
         return SPECIES.get(species, ())
+    if species.endswith(".json") and os.path.isfile(species):
+        return _trained(Path(species))
     if os.path.isfile(species):  # Path.is_file raises for a list longer than any file name
         return tuple(name for line in text_lines(Path(species), "species, one a line") if (name := line.strip()))
     return tuple(name.strip() for name in species.split(","))
@@ -54,6 +64,38 @@ def select(alignment: Alignment, names: Sequence[str]) -> Alignment:
     if len(set(names)) < len(names):
         raise UserError(f"species {Counter(names).most_common(1)[0][0]!r} is named twice")
     return replace(alignment, species=(target, *names), order=np.array([0, *(rows[name] for name in names)]))
+
+
+def check_order(path: Path, given: Sequence[str], trained: Sequence[str], model: str) -> None:
+    """Hold an alignment to the species that a model was trained on: the same, in the same order.
+
+    ``given`` are the alignment's species with the target, as in :attr:`Alignment.species`; ``trained`` those of the model,
+    without the target. A model that reads any rows in any order has none, and takes every alignment.
+
+    Raises:
+        UserError: they differ.
+    """
+    rows = given[1:]
+    if not trained or tuple(rows) == tuple(trained):
+        return
+    remedy = f"--species {','.join(trained)}" if len(trained) <= MAX_NAMED else "--species with the model's own list"
+    remedy = "--species 89" if tuple(trained) == SPECIES["89"] else remedy
+    if len(rows) != len(trained):
+        raise UserError(
+            f"{path}: {len(rows)} rows after the target, and {model} was trained on {len(trained)}, in a fixed order; "
+            f"give {remedy}"
+        )
+    row = next(row for row, (have, want) in enumerate(zip(rows, trained, strict=True), start=1) if have != want)
+    raise UserError(f"{path}: row {row} is {rows[row - 1]!r}, where {model} was trained with {trained[row - 1]!r}; give {remedy}")
+
+
+def _trained(path: Path) -> tuple[str, ...]:
+    """The species after the target in the record of `harness pretrain`."""
+    try:
+        _, *species = json.loads(path.read_text(encoding="utf-8"))["data"]["species"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"species {str(path)!r}: not the pretrain.json of a model that names its species") from None
+    return tuple(str(name) for name in species)
 
 
 def names_of_rows(path: Path, count: int, names: Sequence[str]) -> Sequence[str]:
