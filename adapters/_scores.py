@@ -22,13 +22,13 @@ from harness.adapter import Adapter, Batch, LoadAudit
 from harness.data import Window, bare, reverse_complement
 from harness.errors import BadData, DataMissing, UserError
 from harness.files import sources
+from harness.files.bigwig import SIGNATURES, BigWigFile
+from harness.files.genome import one_chromosome
 from harness.files.table import VARIANT_COLUMNS, Table, whole
-from harness.files.text import optional
 from harness.recipe import Recipe
 
 EXPECTED = "scores: a bigWig, or a CSV, TSV (plain or gzipped) or parquet table with chrom, pos (1-based), ref, alt and a score"
 ABSENT = ("", ".", "-", "na", "nan", "none", "null", "<na>")
-BIG_WIG = (b"\x26\xfc\x8f\x88", b"\x88\x8f\xfc\x26")  # the format's signature in either byte order
 HASHED_BYTES = 1 << 20  # of a bigWig
 
 
@@ -112,7 +112,7 @@ class Scores(Adapter, ABC):
                 signature = file.read(4)
         except OSError as error:
             raise BadData(f"{path}: cannot be read ({error.strerror}); expected {EXPECTED}") from None
-        if signature not in BIG_WIG:
+        if signature not in SIGNATURES:
             return ScoreTable(path, column, cls.columns, cls.of_alleles)
         if cls.of_alleles:
             raise UserError(f"{path}: a bigWig has one score a position; {cls.name} needs a table, with one an allele")
@@ -162,9 +162,8 @@ class Scores(Adapter, ABC):
 class BigWig:
     """One score per position.
 
-    Only the first mebibyte is hashed, since hashing the 9 GB of a genome would take most of a run. It includes the header,
-    with the number, sum and sum of squares of all values. ``mean`` is computed from the header, of which pyBigWig gives the
-    sum as a whole number.
+    Only the first mebibyte is hashed, since hashing the 9 GB of a genome would take most of a run. ``mean`` is computed from
+    the file's own totals.
     """
 
     column = ""
@@ -172,13 +171,11 @@ class BigWig:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._file = optional("pyBigWig", "a bigWig file").open(str(path))
-        except RuntimeError:
-            raise BadData(f"{path}: the bigWig file is cut or damaged; download it again") from None
-        self._chromosomes = {bare(name): (name, length) for name, length in self._file.chroms().items()}
-        header = self._file.header()
-        self.mean = header["sumData"] / max(header["nBasesCovered"], 1)
+        self._file = BigWigFile(path)
+        self._names: dict[str, list[str]] = {}
+        for name in self._file.lengths:
+            self._names.setdefault(bare(name), []).append(name)
+        self.mean = self._file.mean
         with path.open("rb") as file:
             self.fingerprint = hashlib.sha256(str(path.stat().st_size).encode() + file.read(HASHED_BYTES)).hexdigest()
 
@@ -186,13 +183,11 @@ class BigWig:
         return BigWig, (self.path,)
 
     def score(self, chromosome: str, position: int, letter: str) -> float:
-        name, length = self._chromosomes.get(chromosome, ("", 0))
-        if not 1 <= position <= length:
+        names = self._names.get(chromosome, [])
+        one_chromosome(self.path, chromosome, names)
+        if not names or not 1 <= position <= self._file.lengths[names[0]]:
             raise BadData(f"{self.path}: holds no {chromosome}:{position}; is it of another assembly?")
-        try:
-            return self._file.values(name, position - 1, position)[0]
-        except RuntimeError:
-            raise BadData(f"{self.path}: cannot be read at {name}:{position}; the file is damaged, download it again") from None
+        return self._file.value(names[0], position - 1)
 
 
 class ScoreTable:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -20,7 +21,8 @@ class Binary:
     """
 
     def __init__(self, path: Path, kind: str) -> None:
-        self.path, self.kind, self.order = path, kind, "<"
+        self.path, self.kind = path, kind
+        self.order: Literal["<", ">"] = "<"
         try:
             self._file = path.open("rb")
             self.size = os.fstat(self._file.fileno()).st_size
