@@ -10,7 +10,8 @@ import hashlib
 import math
 import re
 from abc import ABC
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
 
@@ -24,10 +25,15 @@ from harness.errors import BadData, DataMissing, UserError
 from harness.files import sources
 from harness.files.bigwig import SIGNATURES, BigWigFile
 from harness.files.genome import one_chromosome
-from harness.files.table import VARIANT_COLUMNS, Table, whole
+from harness.files.table import VARIANT_COLUMNS, Table, is_parquet, whole
+from harness.files.text import text_lines
 from harness.recipe import Recipe
 
-EXPECTED = "scores: a bigWig, or a CSV, TSV (plain or gzipped) or parquet table with chrom, pos (1-based), ref, alt and a score"
+EXPECTED = (
+    "scores: a bigWig, or a CSV, TSV (plain or gzipped) or parquet table with chrom, pos (1-based), ref, alt and a score, "
+    "or a bedGraph"
+)
+BED_GRAPH = re.compile(r"(?P<chromosome>\S+)\s+(?P<start>\d{1,12})\s+(?P<end>\d{1,12})\s+(?P<score>\S+)\s*")
 ABSENT = ("", ".", "-", "na", "nan", "none", "null", "<na>")
 HASHED_BYTES = 1 << 20  # of a bigWig
 
@@ -57,7 +63,7 @@ class Lookup(Protocol):
 class Scores(Adapter, ABC):
     """One number per window, shape (B, 1), for models whose ``card.reads`` is ``score``.
 
-    Options: ``scores``, a bigWig or a table (default: the model's bigWig in the data folder); ``column`` of a table
+    Options: ``scores``, a bigWig, a bedGraph or a table (default: the model's bigWig in the data folder); ``column`` of a table
     (default: the first of ``columns`` that it has); ``missing``. A position that the file does not cover stops the run. A
     position without a score does so too, unless ``missing=mean``: then it gets the mean of the file, and such windows
     are counted as unknown tokens.
@@ -112,13 +118,15 @@ class Scores(Adapter, ABC):
                 signature = file.read(4)
         except OSError as error:
             raise BadData(f"{path}: cannot be read ({error.strerror}); expected {EXPECTED}") from None
-        if signature not in SIGNATURES:
+        is_big_wig = signature in SIGNATURES
+        if not is_big_wig and not is_bed_graph(path):
             return ScoreTable(path, column, cls.columns, cls.of_alleles)
+        kind = "bigWig" if is_big_wig else "bedGraph"
         if cls.of_alleles:
-            raise UserError(f"{path}: a bigWig has one score a position; {cls.name} needs a table, with one an allele")
+            raise UserError(f"{path}: a {kind} has one score a position; {cls.name} needs a table, with one an allele")
         if column:
-            raise UserError(f"option column={column!r}: {path} is a bigWig, which has no columns; leave it out")
-        return BigWig(path)
+            raise UserError(f"option column={column!r}: {path} is a {kind}, which has no columns; leave it out")
+        return BigWig(path) if is_big_wig else BedGraph(path)
 
     def collate(self, windows: Sequence[Window]) -> Batch:
         places = [self._place(window) for window in windows]
@@ -190,6 +198,58 @@ class BigWig:
         return self._file.value(names[0], position - 1)
 
 
+def is_bed_graph(path: Path) -> bool:
+    """Whether the first line of a text file that is no remark has a bedGraph's four fields."""
+    if is_parquet(path):
+        return False
+    return any(BED_GRAPH.fullmatch(line) for _, line in islice(_bed_graph_lines(path), 1))
+
+
+def _bed_graph_lines(path: Path) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(text_lines(path, EXPECTED), start=1):
+        if line.strip() and not re.match(r"#|(track|browser)\b", line):
+            yield number, line
+
+
+class BedGraph:
+    """One score per position, from a bedGraph (chromosome, start, end, score; 0-based, half-open), held in memory.
+
+    Raises:
+        BadData: a line is of another form, its score is not a number, or two lines hold one position.
+    """
+
+    column = ""
+    hashed = "the file"
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.fingerprint = path, sources.sha256(path)
+        lines: dict[str, list[tuple[int, int, float]]] = {}
+        spellings: dict[str, str] = {}
+        for number, line in _bed_graph_lines(path):
+            where = f"{path}, line {number}"
+            found = BED_GRAPH.fullmatch(line)
+            if found is None or int(found["start"]) >= int(found["end"]):
+                raise BadData(f"{where}: {line[:60]!r} is not 'chromosome start end score' with start below end")
+            name = bare(found["chromosome"])
+            one_chromosome(path, name, sorted({spellings.setdefault(name, found["chromosome"]), found["chromosome"]}))
+            stretch = (int(found["start"]), int(found["end"]), _number(where, "the score", found["score"]))
+            lines.setdefault(name, []).append(stretch)
+        self._stretches = {name: np.array(sorted(stretches)) for name, stretches in lines.items()}
+        for name, stretches in self._stretches.items():
+            if len(both := np.flatnonzero(stretches[1:, 0] < stretches[:-1, 1])):
+                raise BadData(f"{path}: two lines hold {name}:{int(stretches[both[0] + 1, 0]) + 1}; leave one of them out")
+        whole = np.concatenate(list(self._stretches.values()))
+        whole = whole[~np.isnan(whole[:, 2])]
+        self.mean = float(np.average(whole[:, 2], weights=whole[:, 1] - whole[:, 0])) if len(whole) else math.nan
+
+    def score(self, chromosome: str, position: int, letter: str) -> float:
+        if chromosome not in self._stretches:
+            raise BadData(f"{self.path}: holds no {chromosome}:{position}; is it of another assembly?")
+        stretches = self._stretches[chromosome]
+        place = int(np.searchsorted(stretches[:, 0], position - 1, "right")) - 1
+        return float(stretches[place, 2]) if place >= 0 and position <= stretches[place, 1] else math.nan
+
+
 class ScoreTable:
     """The scores of single-nucleotide variants in a table, all held in memory; other variants in it are skipped.
 
@@ -213,8 +273,8 @@ class ScoreTable:
             if not re.fullmatch("[ACGTacgt]{2}", reference + alternate):
                 continue
             position = whole(position)
-            if not re.fullmatch(r"[1-9]\d*", position):
-                raise BadData(f"{where}: position {position!r}; expected a whole number, 1-based")
+            if not re.fullmatch(r"[1-9][0-9]{,14}", position):
+                raise BadData(f"{where}: position {position[:40]!r}; expected a whole number, 1-based")
             values.append(_number(where, self.column, score))
             self._add(where, (bare(chromosome), int(position), alternate.upper()), reference.upper(), values[-1])
         if np.isnan(values).all():
@@ -242,13 +302,17 @@ class ScoreTable:
 
 
 def _number(where: str, column: str, text: str) -> float:
-    """A table's score; nan if there is none."""
-    if text.lower() in ABSENT:
-        return math.nan
+    """A table's score; nan if there is none. A list of scores, one a transcript, must hold one value."""
+    items = [item.strip() for item in text.split(";")]
+    texts = [item for item in items if item.lower() not in ABSENT]
     try:
-        value = float(text)
+        values = {float(item) for item in texts if "_" not in item}  # which Python allows within numbers
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise BadData(f"{where}: {column} {text!r} is no finite number; leave it empty where there is no score")
-    return value
+        values = set()
+    if texts and not (values and all(map(math.isfinite, values))):
+        raise BadData(f"{where}: {column} {text[:60]!r} is no finite number; leave it empty where there is no score")
+    if len(values) > 1:
+        raise BadData(
+            f"{where}: {column} {text[:60]!r} lists several scores; write one, such as the highest, into a column of its own"
+        )
+    return values.pop() if values else math.nan

@@ -153,10 +153,14 @@ def test_a_large_file_cut_or_overwritten_in_the_middle(share, tmp_path, monkeypa
         BigWigFile(tmp_path / "cut.bw")
     (tmp_path / "bad.bw").write_bytes(content[:place] + bytes(2000) + content[place + 2000 :])
     whole = BigWigFile(tmp_path / "w.bw")
-    with pytest.raises(BadData, match=r"bad\.bw: the bigWig file is cut or damaged"):
+
+    def compare() -> None:
         bad = BigWigFile(tmp_path / "bad.bw")
         for position in range(0, 1_300_000, 50):
             assert bad.value("chr1", position) == pytest.approx(whole.value("chr1", position), nan_ok=True)
+
+    with pytest.raises(BadData, match=r"bad\.bw: the bigWig file is cut or damaged"):
+        compare()
 
 
 def test_values_that_contradict_the_files_own_totals_are_refused(tmp_path):

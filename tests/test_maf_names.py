@@ -156,9 +156,9 @@ def test_an_alignment_in_another_order_than_the_models_is_refused():
 def test_species_from_the_record_of_a_pretrained_model(tmp_path):
     path = write_maf(tmp_path / "y.maf", {"t.chr1": "ACGT", "far": "CCCC", "mid": "GGGG", "near": "TTTT"})
     record = tmp_path / "pretrain.json"
-    record.write_text(json.dumps({"data": {"rows": 4, "species": ["t", "near", "mid", "far"]}}))
+    record.write_text(json.dumps({"settings": {"context": 64, "species": ["t", "near", "mid", "far"]}}))
     assert open_alignment(path, str(record)).species == ("t", "near", "mid", "far")
-    for content in ("{}", "[", '{"data": {"species": 7}}', '{"data": {"species": []}}'):
+    for content in ("{}", "[", '{"settings": {"species": 7}}', '{"settings": {"species": []}}'):
         record.write_text(content)
         with pytest.raises(UserError, match=r"pretrain\.json': not the pretrain\.json of a model that names its species"):
             open_alignment(path, str(record))

@@ -92,7 +92,7 @@ def check_order(path: Path, given: Sequence[str], trained: Sequence[str], model:
 def _trained(path: Path) -> tuple[str, ...]:
     """The species after the target in the record of `harness pretrain`."""
     try:
-        _, *species = json.loads(path.read_text(encoding="utf-8"))["data"]["species"]
+        _, *species = json.loads(path.read_text(encoding="utf-8"))["settings"]["species"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UserError(f"species {str(path)!r}: not the pretrain.json of a model that names its species") from None
     return tuple(str(name) for name in species)
