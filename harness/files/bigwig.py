@@ -11,6 +11,7 @@ import math
 import zlib
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -144,9 +145,14 @@ class BigWigFile:
                 found["place"].tolist(), found["offset"].tolist(), sizes, strict=True
             )
         ]
-        for entry, following in zip(entries, [*entries[1:], None], strict=True):
-            if entry.start >= entry.end or (following and following.start < entry.start) or (leaf and not entry.size):
-                raise file.damaged(f"an index out of order at byte {offset:,}")
+        if any(following.start < entry.start for entry, following in pairwise(entries)):
+            raise file.damaged(f"an index out of order at byte {offset:,}")
+        for entry in entries:
+            if entry.start >= entry.end or (leaf and not entry.size):
+                raise file.damaged(f"an empty part of an index at byte {offset:,}")
+            known = [self._chromosomes.get(number) for number in (entry.start[0], entry.end[0])]
+            if None in known or entry.end[1] > known[1][1]:  # type: ignore[index]
+                raise file.damaged(f"an index of chromosomes that it lacks at byte {offset:,}")
             file.read(entry.offset + entry.size, 0)
         return entries
 

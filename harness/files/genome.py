@@ -89,10 +89,10 @@ class Genome:
         try:
             return normalise(found, Counter())
         except BadData as error:
-            where = f"record {name!r}"
+            where = f"record {name!r:.80}"
             if isinstance(self._file, IndexedFasta):
                 bad = next(place for place, letter in enumerate(found) if letter.upper() not in LETTERS)
-                where = f"line {self._file.line(name, start + bad)}, record {name!r}"
+                where = f"line {self._file.line(name, start + bad)}, record {name!r:.80}"
             raise BadData(f"{self.path}, {where}: {error}; mend the line") from None
 
 
@@ -115,8 +115,10 @@ def at_chromosome(path: Path, locus: Locus, chromosomes: Mapping[str, T]) -> T:
     """
     name = bare(locus.chromosome)
     if name not in chromosomes:
-        some = ", ".join(list(chromosomes)[:6]) + (", …" if len(chromosomes) > 6 else "")
-        raise BadData(f"{path}: no chromosome {locus.chromosome!r}; it holds {some}: is it another part, or another assembly?")
+        some = ", ".join(name[:40] for name in list(chromosomes)[:6]) + (", …" if len(chromosomes) > 6 else "")
+        raise BadData(
+            f"{path}: no chromosome {locus.chromosome!r:.80}; it holds {some}: is it another part, or another assembly?"
+        )
     if locus.end <= locus.start:
         raise BadData(f"locus {locus.chromosome}:{locus.start}-{locus.end} is empty; start must be below end")
     if locus.end - locus.start > LONGEST_LOCUS:
@@ -134,7 +136,8 @@ def one_chromosome(path: Path, chromosome: str, records: Sequence[str]) -> None:
     """
     if len(records) > 1:
         raise BadData(
-            f"{path}: chromosome {chromosome!r} may be {records[0]!r} or {records[1]!r}; leave one of them out, or rename it"
+            f"{path}: chromosome {chromosome!r:.80} may be {records[0]!r:.80} or {records[1]!r:.80}; "
+            "leave one of them out, or rename it"
         )
 
 

@@ -77,7 +77,7 @@ class IndexedFasta:
         first, last = self._place(record, start), self._place(record, end - 1)
         letters = self._bytes.read(first, last + 1 - first).translate(None, _BLANKS)
         if len(letters) != end - start:
-            raise BadData(f"{self.path}: record {name!r} is no longer as it was when it was opened; run again")
+            raise BadData(f"{self.path}: record {name!r:.80} is no longer as it was when it was opened; run again")
         return letters.decode("ascii", "replace")
 
     def line(self, name: str, position: int) -> int:
@@ -187,7 +187,7 @@ class _Reading:
                 self.line, self.offset = number + first, int(offsets[first])
                 self.letters, self.width = int(letters[first]), int(widths[first])
             elif self._ended or first:
-                raise ValueError(f"line {number + first}: letters after a short or blank line of record {self.name!r}")
+                raise ValueError(f"line {number + first}: letters after a short or blank line of record {self.name!r:.80}")
             uneven = (letters[first:last] != self.letters) | (widths[first:last] != self.width)
             if uneven.any() or letters[last] > self.letters:
                 place = first + int(uneven.argmax()) if uneven.any() else last
@@ -264,7 +264,9 @@ def _add_lines(records: dict[str, _Reading], text: bytes, offset: int, number: i
     for line, following in pairwise(edges):
         name = (text[starts[line] + 1 : stops[line]].decode("utf-8", "replace").split() or [""])[0]
         if not name or name in records or not name.isprintable():
-            raise ValueError(f"line {number + line}: {f'a second record {name!r}' if name in records else f'no name: {name!r}'}")
+            raise ValueError(
+                f"line {number + line}: {f'a second record {name!r:.80}' if name in records else f'no name: {name!r:.80}'}"
+            )
         records[name] = _Reading(name, number + line + 1)
         part = slice(line + 1, following)
         records[name].add(letters[part], widths[part], number + line + 1, starts[part] + offset)

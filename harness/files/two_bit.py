@@ -43,14 +43,14 @@ class TwoBit:
             size = file.read(at, 1)[0]
             name = file.read(at + 1, size).decode("latin-1")
             if not name.isprintable() or not name or name in offsets:
-                raise file.damaged(f"a record named {name!r}, no name or one that occurs twice")
+                raise file.damaged(f"a record named {name!r:.80}, no name or one that occurs twice")
             offsets[name] = int(file.numbers(at + 1 + size, kind)[0])
             at += 1 + size + width
         self._records: dict[str, _Record] = {}
         end = at
         for name, offset in sorted(offsets.items(), key=lambda item: item[1]):
             if offset < end:
-                raise file.damaged(f"record {name!r} begins within another one")
+                raise file.damaged(f"record {name!r:.80} begins within another one")
             self._records[name] = record = self._record(name, offset)
             end = record.letters + -(-record.length // 4)
             file.read(end, 0)
@@ -73,6 +73,6 @@ class TwoBit:
         starts, sizes = file.numbers(at + 8, "u4", 2 * count).reshape(2, -1)
         unknown = np.stack([starts, starts + sizes], axis=1)
         if (np.diff(unknown.reshape(-1)) < 0).any() or (count and unknown[-1, 1] > length):
-            raise file.damaged(f"record {name!r} has stretches of N that overlap, or lie outside of it")
+            raise file.damaged(f"record {name!r:.80} has stretches of N that overlap, or lie outside of it")
         masked = int(file.numbers(at + 8 + 8 * count, "u4")[0])
         return _Record(length, unknown, at + 16 + 8 * (count + masked))

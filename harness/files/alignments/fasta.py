@@ -29,12 +29,14 @@ def open_fasta(path: Path) -> Alignment:
     for name, sequence in zip(names, sequences, strict=True):
         if len(sequence) != len(sequences[0]):
             raise BadData(
-                f"{path}: row {name!r} has {len(sequence):,} columns, the first {len(sequences[0]):,}; expected one width"
+                f"{path}: row {name!r:.80} has {len(sequence):,} columns, the first {len(sequences[0]):,}; expected one width"
             )
         if not sequence.isascii():
-            raise BadData(f"{path}: row {name!r} has letters that are none of an alignment (ACGTN and -)")
+            raise BadData(f"{path}: row {name!r:.80} has letters that are none of an alignment (ACGTN and -)")
+        if not name.isprintable():
+            raise BadData(f"{path}: row {name!r:.80} has control characters in its name")
         if counts[name] > 1 or not name:
-            raise BadData(f"{path}: several rows are named {name!r}; give every row its own name")
+            raise BadData(f"{path}: several rows are named {name!r:.80}; give every row its own name")
     letters = clean(np.array([np.frombuffer(sequence.encode(), np.uint8) for sequence in sequences]), path)
     letters = np.ascontiguousarray(letters[:, letters[0] != GAP].T)  # (length, rows), without the target's gaps
     chromosome, start = _anchor(path, titles[0], names[0], len(letters))
@@ -52,5 +54,5 @@ def _anchor(path: Path, title: str, target: str, length: int) -> tuple[str, int]
     start, end = int(found["start"]), int(found["end"])
     if end - start != length:
         hint = "1-based? write start - 1" if end - start == length - 1 else "the target's row must come first"
-        raise BadData(f"{path}: {found[0]} spans {end - start:,} nt, but the first row ({target}) has {length:,}: {hint}")
+        raise BadData(f"{path}: {found[0]:.80} spans {end - start:,} nt, but the first row ({target:.80}) has {length:,}: {hint}")
     return bare(found["chromosome"]), start

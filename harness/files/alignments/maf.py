@@ -77,18 +77,18 @@ class Maf:
             seen.update(dict.fromkeys(row.species for row in rows))
             if rows[0].species != next(iter(seen)):
                 raise BadData(
-                    f"{path}: blocks begin with {next(iter(seen))} and with {rows[0].species}; expected one target first"
+                    f"{path}: blocks begin with {next(iter(seen)):.80} and with {rows[0].species:.80}; expected one target first"
                 )
             if not rows[0].chromosome:
                 raise BadData(
-                    f"{path}, line {rows[0].line}: the target's name {rows[0].species!r} has no chromosome; write it as "
+                    f"{path}, line {rows[0].line}: the target's name {rows[0].species!r:.80} has no chromosome; write it as "
                     "species.chromosome, like hg38.chr1"
                 )
             self._names.see(row.source for row in rows)
             for row in rows:
                 if self._sizes.setdefault(row.source, row.chromosome_size) != row.chromosome_size:
                     raise BadData(
-                        f"{path}, line {row.line}: {row.source} has {row.chromosome_size:,} nt, and had "
+                        f"{path}, line {row.line}: {row.source:.80} has {row.chromosome_size:,} nt, and had "
                         f"{self._sizes[row.source]:,} above; {_CUT}"
                     )
             chromosome, start, end = rows[0].interval()
@@ -123,14 +123,21 @@ class Maf:
 
     def _row(self, number: int, line: str) -> _Row:
         fields = line.split()
-        if len(fields) != 7 or fields[4] not in ("+", "-") or not all(re.fullmatch(r"\d{1,15}", fields[i]) for i in (2, 3, 5)):
+        if (
+            len(fields) != 7
+            or not line.strip().replace("\t", " ").isprintable()
+            or fields[4] not in ("+", "-")
+            or not all(re.fullmatch(r"\d{1,15}", fields[i]) for i in (2, 3, 5))
+        ):
             raise BadData(
                 f"{self.path}, line {number}: {line[:40]!r} is not 's species.chromosome start size strand length letters'; "
                 f"{_CUT}"
             )
         _, source, start, size, strand, total, text = fields
         if int(start) + int(size) > int(total):
-            raise BadData(f"{self.path}, line {number}: {source} ends at {int(start) + int(size):,} of {int(total):,} nt; {_CUT}")
+            raise BadData(
+                f"{self.path}, line {number}: {source:.80} ends at {int(start) + int(size):,} of {int(total):,} nt; {_CUT}"
+            )
         name = self._names[source]
         return _Row(number, source, name.species, name.chromosome, int(start), int(size), strand, int(total), text)
 

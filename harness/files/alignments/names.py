@@ -77,7 +77,7 @@ class Names:
         chromosome = self[target].chromosome
         if self._targets.setdefault(bare(chromosome), chromosome) != chromosome:
             raise BadData(
-                f"{self._path}: chromosomes {self._targets[bare(chromosome)]!r} and {chromosome!r} of the target are one "
+                f"{self._path}: chromosomes {self._targets[bare(chromosome)]!r:.80} and {chromosome!r:.80} of the target are one "
                 "without 'chr'; rename or leave out one"
             )
         guessed = sorted({name.species for source in (target, *others) if (name := self[source]).guessed})
@@ -103,7 +103,7 @@ class Names:
 
     def _ambiguous(self, first: str, second: str) -> BadData:
         return BadData(
-            f"{self._path}: are {self._sources[first]!r} and {self._sources[second]!r} of one species or of two? "
+            f"{self._path}: are {self._sources[first]!r:.80} and {self._sources[second]!r:.80} of one species or of two? "
             "Write the names as species.chromosome, without dots in the species"
         )
 

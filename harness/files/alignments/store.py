@@ -48,7 +48,11 @@ def open_store(path: Path) -> Alignment:
         if header["format"] not in (_FORMAT, _FIRST_FORMAT):
             raise BadData(f"{path}: format {header['format']!r:.80}, expected {_FORMAT!r}; build the store again")
         species, extents = tuple(header["species"]), _extents(header["chromosomes"])
-        if not all(isinstance(name, str) and name for name in species) or len(set(species)) < len(species) or not species:
+        if (
+            not all(isinstance(name, str) and name and name.isprintable() for name in species)
+            or len(set(species)) < len(species)
+            or not species
+        ):
             raise ValueError("its species are not different names")
         arrays = {
             name: _open_array(
@@ -77,7 +81,7 @@ def _extents(chromosomes: Any) -> Extents:
     """
     extents = {}
     for name, (start, end) in chromosomes.items():
-        if not name or type(start) is not int or type(end) is not int or not 0 <= start < end < 1 << 48:
+        if not name or not name.isprintable() or type(start) is not int or type(end) is not int or not 0 <= start < end < 1 << 48:
             raise ValueError(f"chromosome {name!r:.40} from {start!r:.40} to {end!r:.40}")
         extents[name] = (start, end)
     if not extents:
