@@ -19,8 +19,6 @@ from harness.task import Reference
 from harness.tasks import _aligned
 from harness.tasks.files import from_files
 
-pytest.importorskip("pyfaidx", reason="needs the extra `variants`")
-
 LENGTH = 2000
 RNG = np.random.default_rng(0)
 CHROMOSOME = "".join(RNG.choice(list("ACGT"), LENGTH))

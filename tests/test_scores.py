@@ -302,7 +302,6 @@ def test_check_adapter_says_what_it_cannot_ask():
 
 def test_scores_run_beside_models(tmp_path):
     """A score that separates the classes does so in a record, whose id depends on the file's content, not on its name."""
-    pytest.importorskip("pyfaidx", reason="needs the extra `variants`")
     rng = np.random.default_rng(0)
     genome = {str(number): "".join(rng.choice(list("ACGT"), 2000)) for number in range(1, 8)}
     (tmp_path / "genome.fa").write_text("".join(f">chr{name}\n{letters}\n" for name, letters in genome.items()))
