@@ -18,7 +18,7 @@ from test_alignments import MAF, ROWS, text
 from harness.data import Locus
 from harness.errors import BadData, UserError
 from harness.files.alignments import build_store, open_alignment
-from harness.files.workspace import MAX_AGE, workspace
+from harness.files.workspace import MAX_AGE, reserved, workspace
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -145,7 +145,7 @@ def test_the_places_that_write_are_these():
         lines = [line.split("#")[0] for line in path.read_text().splitlines()]
         if count := sum(sign in line for line in lines for sign in signs):
             found[path.name] = count
-    assert found == {"maf.py": 2, "store.py": 4, "indexed_fasta.py": 3, "workspace.py": 2}
+    assert found == {"maf.py": 2, "store.py": 4, "indexed_fasta.py": 3, "workspace.py": 3}
 
 
 # --- the two formats ----------------------------------------------------------------------------------------------------
@@ -201,6 +201,8 @@ def test_names_of_the_first_format_that_lead_out_of_the_store_are_refused(name, 
         {"chromosomes": {"1": [2, 10]}},
         {"chromosomes": {"1": [True, 8]}},
         {"chromosomes": {"X": [0, 4], "1": [2, 9]}},
+        {"notes": 3},
+        {"notes": ["\x1b[31m"]},
     ],
 )
 def test_headers_that_do_not_fit_are_refused(change, maf, tmp_path):
@@ -359,3 +361,33 @@ def test_a_full_disk_is_an_error_and_not_a_signal(tmp_path):
     (tmp_path / "0.npy").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         array.put(0, [0, 1], np.full((10, 2), 65, np.uint8))
+
+
+def test_reserved_room_is_allocated_or_refused(tmp_path, monkeypatch):
+    array = reserved(1 << 16)
+    array[:] = 7
+    assert array.sum() == 7 << 16
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"gfm-harness: no room for 2,097,152 bytes \(File too large\); free some"):
+            reserved(1 << 21)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"no room for 9 bytes \(Not a directory\)"):
+        reserved(9)
+
+
+def test_what_is_left_out_is_noted(maf, tmp_path):
+    alignment = open_alignment(maf)
+    repeated = "two.maf: 1 rows are left out, each of a species that its block has already"
+    assert alignment.notes == (repeated,)
+    path = tmp_path / "o.maf"
+    path.write_text("a\ns t.chr1 0 3 + 9 AAA\ns o.chr1 0 3 + 9 CCC\n\na\ns t.chr1 2 2 + 9 AG\ns o.chr1 5 2 + 9 TT\n")
+    overlap = "1 columns are left out, each of a position that an earlier block has already"
+    assert open_alignment(path).notes == (overlap,)
+    assert open_alignment(build_store(path, tmp_path / "one")).notes == (overlap,)
+    assert open_alignment(build_store(maf, tmp_path / "two", SPECIES), "rn6").notes == (repeated,)
+    assert open_alignment(build_store(tmp_path / "two", tmp_path / "again")).notes == (repeated,)

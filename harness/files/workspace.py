@@ -11,8 +11,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import UserError
 
 from .fingerprint import digest, file_states
+from .sources import cache_home
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MAX_AGE = 86_400  # seconds, of the folder of a process on another machine
 
@@ -34,6 +41,29 @@ def workspace(parent: Path, what: str) -> Iterator[Path]:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def reserved(size: int) -> np.ndarray:
+    """An uninitialised uint8 array (size,) in a nameless file of the cache folder, whose room on the disk is allocated.
+
+    To write where a disk has no room left would end the process.
+
+    Raises:
+        UserError: there is no room, or the folder cannot be written.
+    """
+    import numpy as np
+
+    folder = cache_home()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, np.uint8, "r+" if hasattr(os, "posix_fallocate") else "w+", shape=(size,))
+    except OSError as error:
+        raise UserError(
+            f"{folder}: no room for {size:,} bytes ({error.strerror}); free some, or name another folder by XDG_CACHE_HOME"
+        ) from None
 
 
 def cache_key(path: Path) -> str:

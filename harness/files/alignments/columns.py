@@ -41,7 +41,7 @@ class Alignment:
     ``species`` names the rows, the target first. ``extents`` maps each chromosome (without ``chr``) to the (start, end),
     0-based and half-open, that its columns span. ``read(chromosome, start, end)`` gives the stored columns of an interval
     inside it: uint8 (columns, stored rows) of ``ACGTN-``, or 0 where nothing is stored. ``order`` holds the indices of the
-    stored rows that are shown; None shows all.
+    stored rows that are shown; None shows all. ``notes`` are sentences about what of the file was left out.
     """
 
     path: Path
@@ -49,6 +49,7 @@ class Alignment:
     extents: Extents
     read: Callable[[str, int, int], np.ndarray]
     order: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
 
     def columns(self, locus: Locus, changes: Counter[str] | None = None) -> np.ndarray:
         """The alignment at a locus: (rows, length) uint8 of ASCII letters ``ACGTN-``, row 0 the target.
@@ -85,6 +86,11 @@ class Blocks(Protocol):
     path: Path
     species: Sequence[str]
     extents: Extents
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Sentences about what of the source is left out."""
+        ...
 
     def blocks(self) -> Iterator[Block]:
         """Every stretch, letters ``ACGTN-`` on the plus strand."""

@@ -59,8 +59,9 @@ class Maf:
     """The blocks of a MAF file.
 
     The target is the first row of every block. Columns where it has a gap are dropped, so that columns are its positions.
-    If a block has several rows of one species, the first counts. The file is read once here, for species and extents, and
-    again by :meth:`blocks`. How names are split into species and chromosome is told in :mod:`.names`.
+    If a block has several rows of one species, the first counts, and ``notes`` tells how many did not. The file is read once
+    here, for species and extents, and again by :meth:`blocks`. How names are split into species and chromosome is told in
+    :mod:`.names`.
 
     Raises:
         BadData: the file is damaged or cut, has no blocks, has blocks of different targets, or names that can be split in
@@ -73,7 +74,9 @@ class Maf:
         self._names = Names(path)
         self._sizes: dict[str, int] = {}  # of chromosomes, by their names in the file
         seen: dict[str, None] = {}
+        repeats = 0
         for rows in self._rows():
+            repeats += len(rows) - len({row.species for row in rows})
             seen.update(dict.fromkeys(row.species for row in rows))
             if rows[0].species != next(iter(seen)):
                 raise BadData(
@@ -96,6 +99,8 @@ class Maf:
         if not seen:
             raise BadData(f"{path}: a MAF file without blocks")
         self._names.check()
+        repeated = f"{path.name}: {repeats:,} rows are left out, each of a species that its block has already"
+        self.notes: Sequence[str] = [repeated] if repeats else []
         target, *others = seen
         # The order in which species first occur depends on the region; UCSC's own order does not.
         self.species: Sequence[str] = [target, *(MULTIZ if target == "hg38" and set(others) <= set(MULTIZ) else others)]

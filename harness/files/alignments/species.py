@@ -78,7 +78,9 @@ def check_order(path: Path, given: Sequence[str], trained: Sequence[str], model:
     rows = given[1:]
     if not trained or tuple(rows) == tuple(trained):
         return
-    remedy = f"--species {','.join(trained)}" if len(trained) <= MAX_NAMED else "--species with the model's own list"
+    remedy = (
+        f"--species {','.join(trained)}" if len(trained) <= MAX_NAMED else "--species with the path of the model's pretrain.json"
+    )
     remedy = "--species 89" if tuple(trained) == SPECIES["89"] else remedy
     if len(rows) != len(trained):
         raise UserError(

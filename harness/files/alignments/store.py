@@ -54,6 +54,9 @@ def open_store(path: Path) -> Alignment:
             or not species
         ):
             raise ValueError("its species are not different names")
+        notes = tuple(header.get("notes", ()))
+        if not all(isinstance(note, str) and note.isprintable() for note in notes):
+            raise ValueError("its notes are no sentences")
         arrays = {
             name: _open_array(
                 path / (f"{number}.npy" if header["format"] == _FORMAT else _plain(name)), end - start, len(species)
@@ -70,7 +73,7 @@ def open_store(path: Path) -> Alignment:
             raise BadData(f"{path}: a damaged store (chromosome {chromosome} has bytes that are no letters); build it again")
         return found
 
-    return Alignment(path, species, extents, read)
+    return Alignment(path, species, extents, read, notes=notes)
 
 
 def _extents(chromosomes: Any) -> Extents:
@@ -127,8 +130,8 @@ class _Array:
             self._start = file.tell()
             file.truncate(self._start + length * rows)
 
-    def put(self, first: int, places: Sequence[int], letters: np.ndarray) -> None:
-        """Fill columns (length, rows) from ``first`` on; where blocks overlap, the first one counts."""
+    def put(self, first: int, places: Sequence[int], letters: np.ndarray) -> int:
+        """Fill columns (length, rows) from ``first`` on, except those that are filled; return how many these are."""
         kept = [row for row, place in enumerate(places) if place >= 0]
         with self._path.open("r+b") as file:
             file.seek(self._start + first * self._rows)
@@ -137,6 +140,7 @@ class _Array:
             stored[np.ix_(free, [places[row] for row in kept])] = letters[np.ix_(free, kept)]
             file.seek(self._start + first * self._rows)
             file.write(stored.tobytes())
+        return int((letters[~free, 0] != 0).sum())
 
     def flush(self) -> None:
         with self._path.open("rb") as file:
@@ -147,7 +151,7 @@ class AlignmentBlocks:
     """The columns of an opened alignment as blocks of a limited length."""
 
     def __init__(self, alignment: Alignment) -> None:
-        self.path, self.extents = alignment.path, alignment.extents
+        self.path, self.extents, self.notes = alignment.path, alignment.extents, alignment.notes
         self.species: Sequence[str] = alignment.species
         self._read = alignment.read
 
@@ -177,19 +181,24 @@ def write_store(parts: Sequence[Blocks], path: Path, names: Sequence[str], progr
                 name: _Array(temporary / f"{number}.npy", end - start, len(species))
                 for number, (name, (start, end)) in enumerate(extents.items())
             }
-            done, total = 0, sum(end - start for start, end in extents.values()) * len(species)
+            overlaps, done, total = 0, 0, sum(end - start for start, end in extents.values()) * len(species)
             for part in parts:
                 for chromosome, start, rows, letters in part.blocks():
-                    arrays[chromosome].put(start - extents[chromosome][0], [places.get(row, -1) for row in rows], letters)
+                    first = start - extents[chromosome][0]
+                    overlaps += arrays[chromosome].put(first, [places.get(row, -1) for row in rows], letters)
                     done += len(letters) * len(species)
                     if progress is not None:
                         progress(done, total)
             for array in arrays.values():
                 array.flush()
+            notes = [note for part in parts for note in part.notes]
+            if overlaps:
+                notes.append(f"{overlaps:,} columns are left out, each of a position that an earlier block has already")
             header = {
                 "format": _FORMAT,
                 "species": species,
                 "chromosomes": extents,
+                "notes": notes,
                 "sources": [part.path.name for part in parts],
             }
             (temporary / HEADER).write_text(json.dumps(header, indent=1), encoding="utf-8")
