@@ -299,6 +299,8 @@ def test_fasta_is_anchored_by_its_header_or_name(tmp_path):
 def test_things_that_are_no_alignment(tmp_path):
     with pytest.raises(BadData, match=r"none: no such file; expected an alignment: a store"):
         open_alignment(tmp_path / "none")
+    with pytest.raises(BadData, match=r"cannot be read \(File name too long\); expected an alignment"):
+        open_alignment(Path("x" * 300))
     with pytest.raises(BadData, match=r"a folder with neither store\.json nor zarr's metadata"):
         open_alignment(tmp_path)
     (tmp_path / "t.csv").write_text("chrom,pos\n")

@@ -11,6 +11,7 @@ Only the columns of a window are read, so the alignment of a whole genome need n
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from pathlib import Path
 from harness.errors import BadData, UserError
 
 from ..sources import Transferred
-from ..text import text_lines
+from ..text import head, text_lines
 from .columns import EXPECTED, GAP, Alignment
 from .fasta import open_fasta
 from .maf import Maf, open_maf
@@ -34,7 +35,8 @@ def open_alignment(path: Path, species: str = "") -> Alignment:
     """The alignment in a file or folder, recognised by its content.
 
     ``species`` selects and orders the rows after the target: ``99`` (the other species of UCSC's 100-way alignment of
-    hg38), ``89`` (the same without the ten closest primates), names separated by commas, or a file with one name a line.
+    hg38), ``89`` (the same without the ten closest primates), names separated by commas, a file with one name a line, or the
+    ``pretrain.json`` of a model.
     Zarr stores do not name their species: 90 rows are taken for the target and ``89``, 100 rows for the target and
     ``99``; of other stores, ``species`` must name all rows after the target.
 
@@ -70,16 +72,14 @@ def build_store(sources: Path | Sequence[Path], path: Path, species: str = "", p
 
 
 def _recognise(path: Path) -> Callable[[Path], Alignment]:
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises for a name that is too long
         if (path / HEADER).is_file():
             return open_store
         if any((path / name).is_file() for name in (".zgroup", "zarr.json")):
             return open_zarr
         raise BadData(f"{path}: a folder with neither {HEADER} nor zarr's metadata; expected {EXPECTED}")
-    if path.is_file():
-        with path.open("rb") as file:
-            if file.read(4) == b"PK\x03\x04":
-                return open_zarr
+    if head(path, EXPECTED).startswith(b"PK\x03\x04"):
+        return open_zarr
     first = next(line for line in text_lines(path, EXPECTED) if line.strip())
     if first.startswith(">"):
         return open_fasta
