@@ -89,6 +89,8 @@ def normalise(sequence: str, changes: Counter[str]) -> str:
     """
     upper = sequence.upper()
     clean = upper.translate(_TO_DNA)
+    if not sequence.isascii():  # upper() makes S, an IUPAC code, of some letters of other alphabets
+        clean = "".join(letter for letter in sequence if not letter.isascii())
     if clean.strip(ALPHABET):
         bad = sorted(set(clean) - set(ALPHABET))
         raise BadData(f"letters {''.join(bad)[:20]!r} are not IUPAC nucleotide codes")

@@ -30,7 +30,8 @@ class Splits:
     sha256 of what was drawn); ``changes`` counts the letters that normalisation changed, and repeated windows in a
     user's own files; ``best_accuracy`` is the expected accuracy of the Bayes rule on ``test``, known only where the
     project itself drew the data. ``block`` maps an example's id to its block: examples of one
-    block depend on each other, and intervals go by blocks. None where examples are independent.
+    block depend on each other, and intervals go by blocks. None where examples are independent. ``notes`` are
+    sentences about how the files were read (the labels' grammar, columns that are not used), to be shown with the counts.
     """
 
     train: Sequence[Example]
@@ -40,6 +41,7 @@ class Splits:
     changes: Mapping[str, int] = field(default_factory=dict)
     best_accuracy: float | None = None
     block: Callable[[str], str] | None = None
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ class Task:
     citation: str = ""
     bind: Callable[[Reference], Task] | None = None
     inputs: Callable[[], Sequence[Path]] | None = None
+
+    @property
+    def positive(self) -> str | None:
+        """The class that f1, precision, recall, AUROC and AUPRC are about; None if there are more than two."""
+        return self.classes[1] if len(self.classes) == 2 else None
 
     @property
     def label(self) -> str:

@@ -1,32 +1,34 @@
 """Reads delimited tables, CSV or TSV (plain, gzip or bgzip) and parquet, row by row.
 
 The rules are the same for every kind of table that the project reads: the separator is a tab if the header has one, else a
-comma; fields may be quoted; blank lines, and lines beginning with ``##`` above the header, are skipped; columns are found
-by name, whatever the case. A row must have as many fields as the header.
+comma; fields may be quoted; blank lines, and remarks above the header (lines beginning with ``##``, or with ``# `` if they
+have no tab), are skipped; columns are found by name, whatever the case. A row must have as many fields as the header.
 """
 
 from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from harness.errors import BadData
 
-from .text import head, optional, text_lines
+from .text import head, optional, printable, text_lines
 
 # Accepted names of the columns that describe a variant, by priority.
 VARIANT_COLUMNS = (
-    ("chrom", "#chrom", "chromosome", "chr"),
-    ("pos", "position"),
-    ("ref", "reference"),
-    ("alt", "alternate"),
+    ("chrom", "#chrom", "chromosome", "chr", "#chr"),
+    ("pos", "position", "positionvcf", "pos(1-based)"),
+    ("ref", "reference", "referenceallelevcf"),
+    ("alt", "alternate", "alternateallelevcf"),
 )
 FIELD_LIMIT = 2**31 - 1  # characters; the csv module's own limit of 131,072 is less than a long window
 
 _TABLE = re.compile(r"\.((csv|tsv|txt|tab)(\.b?gz)?|parquet|pq)$", re.IGNORECASE)
 _WHOLE = re.compile(r"^(-?\d+)\.0+$")
+_REMARK = re.compile(r"##|# [^\t]*$")
+_LETTERS = re.compile(r"[ACGTUN]{10,}", re.IGNORECASE)
 _PARQUET = re.compile(r"\.(parquet|pq)$", re.IGNORECASE)
 
 Row = tuple[str, Sequence[str]]  # where it is in the file, for messages; its fields
@@ -52,13 +54,32 @@ class Table:
         """The index of the column with the first of the ``accepted`` names that the header has.
 
         Raises:
-            BadData: it has none of them; ``remedy`` is the end of the message.
+            BadData: it has none of them, or two columns of that name; ``remedy`` is the end of the message.
         """
+        column = self.optional_column(accepted)
+        if column is not None:
+            return column
+        if any(map(_LETTERS.fullmatch, self.header)):
+            remedy = "; the first line must name the columns"
+        elif len(self.header) == 1 and ";" in self.header[0]:
+            remedy = "; separate the fields by commas or tabs"
+        found = printable(", ".join(self.header))[:200]
+        raise BadData(f"{self.path}: no column named {' or '.join(accepted)}; found {found}{remedy}")
+
+    def optional_column(self, accepted: Sequence[str]) -> int | None:
+        """As :meth:`column`, but None if the header has none of the names."""
         names = [name.lower() for name in self.header]
-        for name in accepted:
-            if name.lower() in names:
-                return names.index(name.lower())
-        raise BadData(f"{self.path}: no column named {' or '.join(accepted)}; found {', '.join(self.header)[:200]}{remedy}")
+        for name in map(str.lower, accepted):
+            if names.count(name) > 1:
+                raise BadData(f"{self.path}: {names.count(name)} columns are named {name!r}; rename or delete all but one")
+            if name in names:
+                return names.index(name)
+        return None
+
+    def unused(self, columns: Iterable[int | None]) -> list[str]:
+        """The names of the other columns, fit to be shown."""
+        used = set(columns)
+        return [printable(name) for index, name in enumerate(self.header) if index not in used and name]
 
     def rows(self, columns: Sequence[int]) -> Iterator[Row]:
         """For each row its place (``FILE, line 7`` or ``FILE, row 6``) and the stripped fields of these columns.
@@ -91,7 +112,7 @@ def _text_rows(path: Path, expected: str) -> Iterator[Row]:
     """The header, then the rows."""
     lines, skipped = text_lines(path, expected), 0
     header = next(lines)
-    while not header.strip() or header.startswith("##"):
+    while not header.strip() or _REMARK.match(header):
         header, skipped = next(lines, None), skipped + 1
         if header is None:
             raise BadData(f"{path}: remarks and no header; expected {expected}")
@@ -101,18 +122,23 @@ def _text_rows(path: Path, expected: str) -> Iterator[Row]:
     def all_lines() -> Iterator[str]:
         nonlocal at_end
         yield header
-        yield from lines
+        for line in lines:
+            yield line + "\n"  # so that a quoted field keeps its line ends
         at_end = True
 
     csv.field_size_limit(FIELD_LIMIT)
-    reader = csv.reader(all_lines(), delimiter=separator)
+    reader = csv.reader(all_lines(), delimiter=separator, strict=True)
     width, first = 0, skipped
-    for row in reader:
-        first, last = first + 1, reader.line_num + skipped
-        if at_end:  # the reader asks for another line after the last one only inside a quoted field
-            raise BadData(
-                f"{path}: not a table (a quote in line {first} is never closed); quote fields that hold a {separator!r}"
-            )
+    while True:
+        first = first + 1
+        try:
+            row = next(reader, None)
+        except csv.Error:  # with `strict`, a quote that ends within a field, or never
+            where = f"a quote in line {first} is never closed" if at_end else f"line {first}: a quote within a field"
+            raise BadData(f"{path}: not a table ({where}); quote fields that hold a {separator!r}") from None
+        if row is None:
+            return
+        last = reader.line_num + skipped
         if not width:
             width = len(row)
             yield str(path), row
@@ -125,9 +151,18 @@ def _text_rows(path: Path, expected: str) -> Iterator[Row]:
             )
         elif len(row) < width:
             raise BadData(f"{path}, line {last}: {len(row)} fields, fewer than the header names; complete or delete the line")
+        elif last > first and _swallows_rows(row, separator):
+            raise BadData(
+                f"{path}: not a table (a quote in line {first} is closed in line {last}, with rows between); delete lone quotes"
+            )
         else:
             yield f"{path}, line {last}", row
         first = last
+
+
+def _swallows_rows(row: Sequence[str], separator: str) -> bool:
+    """Whether a quoted field goes on over line ends and holds what looks like rows, since a quote was left open."""
+    return any(line.count(separator) >= len(row) - 1 for field in row for line in field.split("\n")[1:])
 
 
 def _parquet_rows(path: Path, expected: str) -> Iterator[Row]:
