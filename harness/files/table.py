@@ -19,9 +19,9 @@ from .text import head, optional, printable, text_lines
 # Accepted names of the columns that describe a variant, by priority.
 VARIANT_COLUMNS = (
     ("chrom", "#chrom", "chromosome", "chr", "#chr"),
-    ("pos", "position", "positionvcf", "pos(1-based)"),
-    ("ref", "reference", "referenceallelevcf"),
-    ("alt", "alternate", "alternateallelevcf"),
+    ("pos", "position"),
+    ("ref", "reference"),
+    ("alt", "alternate"),
 )
 FIELD_LIMIT = 2**31 - 1  # characters; the csv module's own limit of 131,072 is less than a long window
 
