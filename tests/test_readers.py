@@ -33,7 +33,7 @@ def plain(records: list[Record]) -> list[tuple[str, str, str | None]]:
         (">a\nACGTN\n>b\nGGGTT\n", {}),
         ("\ufeff>a some words\nACGTN\n>b\nGGGTT", {}),
         ("\n>a\r\nACG\r\nTN\r\n>b\r\nGGGTT\r\n", {}),
-        (">a\nACG\n\nTN\n>b\nGGG TT\n", {}),
+        (">a\nACG\n\nTN\n>b\nGGG \n TT\n", {}),
         (">a\nacGUN\n>b\nGGGUU\n", {"lower_case": 2, "u_to_t": 3}),
         (">a\nACGTR\n>b\nGGGTT\n", {"ambiguity_to_n": 1, "u_to_t": 0}),
     ],

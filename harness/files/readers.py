@@ -34,8 +34,9 @@ MAX_CLASSES = 50  # more distinct numbers than this are taken for measurements
 MAX_DIGITS = 15  # of whole numbers: labels and positions
 
 _CLASS = re.compile(r"(?:^|[\s;|,])(?:class|label)[:=]\s*((?:[-+.\d]+[,;|/]\s*)*[-+.\d]+(?=[\s,;|]|$)|[^\s;|,]+)", re.IGNORECASE)
+_PIPED_CLASS = re.compile(r"\|(\w+)\|(?:training|testing)\s*$")  # iLearn: >name|1|training
 _PART = re.compile(r"(?:^|[\s;|,])(?:split|set|subset|partition|fold)[:=]\s*(\w+)|\|(\w+)\s*$", re.IGNORECASE)
-_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE | re.ASCII)
 _LIST = re.compile(r"[\[({].*[\])}]|.*[,;|].*|[-+]?\d+([ _/:&+][-+]?\d+)+")
 _LOCUS = (
     re.compile(r"(?:.*::)?(?P<chromosome>[\w.]+):(?P<start>\d+)-(?P<end>\d+)(?:\((?P<strand>[+-])\))?"),  # bedtools getfasta
@@ -44,11 +45,16 @@ _LOCUS = (
 
 
 class Record(NamedTuple):
-    """A window as the file has it. ``label`` is the file's own word, None in FASTA files without one."""
+    """A window as the file has it. ``label`` is the file's own word, None in FASTA files without one.
+
+    ``place`` is the interval that the file gives it, even where that is not as long as the sequence (1-based, say), and so
+    is no locus: it shows which windows overlap.
+    """
 
     id: str
     window: Window
     label: str | None
+    place: Locus | None = None
 
 
 def read(path: Path, changes: Counter[str], notes: list[str] | None = None) -> list[Record]:
@@ -105,12 +111,13 @@ def _fasta(path: Path, lines: Iterable[str], changes: Counter[str], notes: list[
         where = f"{path}: record {name[:80]!r}"
         if not name.isprintable():
             raise BadData(f"{where}: control characters in the name; remove them")
-        window = letters.window(where, text, _locus(name))
-        labels = set(_CLASS.findall(title))
+        place = _place(name)
+        window = letters.window(where, text, place)
+        labels = {*_CLASS.findall(title), *_PIPED_CLASS.findall(title)}
         if len(labels) > 1:
             raise BadData(f"{where}: the header has the classes {' and '.join(map(repr, sorted(labels)))}; keep one")
         label = next(iter(labels), None)
-        records.append(Record(name, window, None if label is None else _label(where, label)))
+        records.append(Record(name, window, None if label is None else _label(where, label), place))
         parts += [PARTS.get((one or other).lower(), "") for one, other in _PART.findall(title)][:1]
     for name, count in Counter(record.id for record in records).items():
         if count > 1:
@@ -129,16 +136,18 @@ def _table(path: Path, changes: Counter[str], notes: list[str]) -> list[Record]:
     for number, (where, fields) in enumerate(table.rows(columns), start=1):
         rest = iter(fields[2:])
         name, part, *interval = (None if column is None else next(rest) for column in optional)
-        locus = _locus(name) if name else None
+        place = _place(name) if name else None
         if None not in interval[:3]:
-            locus = _locus("{}:{}-{}".format(*interval[:3]) + (f"({interval[3]})" if interval[3] in ("+", "-") else ""))
-        found.append((name, part, Record(str(number), letters.window(where, fields[0], locus), _label(where, fields[1]))))
+            chromosome, start, end, strand = (whole(field or "") for field in interval)
+            place = _place(f"{chromosome}:{start}-{end}" + (f"({strand})" if strand in ("+", "-") else ""))
+        window = letters.window(where, fields[0], place)
+        found.append((name, part, Record(str(number), window, _label(where, fields[1]), place)))
     if not found:
         raise BadData(f"{path}: a header and no rows; expected one window a line")
     names = [name for name, _, _ in found]
     records = [record for _, _, record in found]
     used = list(needed)
-    if any(record.window.locus for record in records):
+    if any(record.place for record in records):
         used += [column for column in optional[2:] if column is not None]
     if optional[0] is not None:
         used.append(optional[0])
@@ -181,10 +190,12 @@ class _Letters:
         self.path, self.changes = path, changes
         self.written: Counter[int] = Counter()  # windows by the length of their k-mers; 0 for those in one piece
 
-    def window(self, where: str, letters: str, locus: Locus | None) -> Window:
+    def window(self, where: str, letters: str, place: Locus | None) -> Window:
         words = letters.split()
-        if not words or letters.strip().lower() in MISSING:
-            raise BadData(f"{where}: no sequence ({letters.strip()!r}); delete the record or complete it")
+        if not words:
+            raise BadData(f"{where}: no sequence; delete the record or complete it")
+        if words[0].lower() in MISSING:
+            raise BadData(f"{where}: no sequence, but {words[0]!r}; delete the record or complete it")
         if len(words) > 1:
             if any(len(word) != len(words[0]) or last[1:] != word[:-1] for last, word in pairwise(words)):
                 raise BadData(f"{where}: blanks within the sequence, which is not of overlapping k-mers; remove them")
@@ -195,12 +206,11 @@ class _Letters:
             sequence = normalise(text, self.changes)
         except BadData as error:
             raise BadData(f"{where}: {error}; expected DNA or RNA without gaps") from None
-        ambiguous = sum(map(text.upper().count, AMBIGUITY_LETTERS[:-1]))
-        if 2 * ambiguous > len(text):
+        if "N" in sequence and 2 * sum(map(text.upper().count, AMBIGUITY_LETTERS[:-1])) > len(text):
             raise BadData(f"{where}: most letters are ambiguity codes, neither {ALPHABET} nor U; is this a protein?")
         if len(text) > 1 and sequence.count(sequence[0]) == len(sequence):
             self.changes["without_letters" if sequence[0] == "N" else "one_letter"] += 1
-        return Window(sequence, locus if locus is not None and locus.end - locus.start == len(sequence) else None)
+        return Window(sequence, place if place is not None and place.end - place.start == len(sequence) else None)
 
     def check(self, notes: list[str]) -> None:
         """Refuse a file in which not all windows are written alike."""
@@ -210,16 +220,14 @@ class _Letters:
             raise BadData(f"{self.path}: some sequences are written as k-mers, some otherwise; write all of them in one piece")
         ((length, count),) = self.written.items()
         self.changes["kmers_undone"] += count
-        notes.append(
-            f"{self.path.name}: sequences are written as overlapping {length}-mers, and read as what these were cut from"
-        )
+        notes.append(f"{self.path.name}: sequences of overlapping {length}-mers are read as the windows that these were cut from")
 
 
-def _locus(name: str) -> Locus | None:
+def _place(name: str) -> Locus | None:
     """The interval in a record's name: ``chr1:100-200(+)`` (+ if no strand is given) or ``chr1,+,100,200``.
 
-    It is read as 0-based and half-open. The reader keeps it only if its length is the sequence's: a 1-based interval is one
-    short, and nothing tells which end to move.
+    It is read as 0-based and half-open, and becomes the window's locus only if its length is the sequence's: a 1-based
+    interval is one short, and nothing tells which end to move.
     """
     for pattern in _LOCUS:
         if (found := pattern.fullmatch(name)) and max(len(found["start"]), len(found["end"])) <= MAX_DIGITS:
