@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from harness.files.genome import Genome
 
 EXPECTED = "BED: chromosome, start (0-based), end, and optionally name, score and strand"
+LONGEST_INTERVAL = 10_000_000  # nucleotides
+_BOUND = re.compile(r"[0-9]{1,15}")
+_BLOCKS = re.compile(r"[0-9,]{1,1000000}")
+_NAMES = {4: "name", 5: "score"}
 MAX_OUTSIDE_SHARE = 0.01  # of the nucleotides of all intervals
 
 
@@ -24,28 +28,49 @@ def is_bed(path: Path) -> bool:
     return re.search(r"\.(bed|narrowPeak|broadPeak)(\.gz)?$", path.name, re.IGNORECASE) is not None
 
 
-def read(path: Path) -> list[Locus]:
+def read(path: Path, notes: list[str] | None = None) -> list[Locus]:
     """The intervals of a BED file, plain or gzipped; those without a strand, or with ``.``, are on the plus strand.
 
+    ``notes`` gains a sentence that names the columns which are not used.
+
     Raises:
-        BadData: the file is missing, empty or cut, a line is not an interval, or an interval occurs twice.
+        BadData: the file is missing, empty or cut, a line is not an interval, an interval occurs twice or is longer than
+            LONGEST_INTERVAL, a strand stands in another column than the sixth, or an interval has several blocks.
     """
     lines: dict[Locus, int] = {}
+    unused: dict[str, None] = {}
     for number, line in enumerate(text_lines(path, EXPECTED), start=1):
         if not line.strip() or re.match(r"#|track\b|browser\b", line):
             continue
-        fields = line.split("\t") if "\t" in line else line.split()
+        where = f"{path}, line {number}"
+        fields = [field.strip() for field in (line.split("\t") if "\t" in line else line.split())]
         strand = fields[5] if len(fields) > 5 else "."
-        if len(fields) < 3 or not (fields[1] + fields[2]).isdecimal() or strand not in ("+", "-", "."):
-            raise BadData(f"{path}, line {number}: {line[:40]!r} is no interval; expected {EXPECTED}")
+        elsewhere = next((index for index, field in enumerate(fields) if field in ("+", "-") and index != 5), None)
+        if strand not in ("+", "-") and elsewhere is not None:
+            raise BadData(
+                f"{where}: the strand {fields[elsewhere]!r} stands in column {elsewhere + 1}; BED has it in column 6, after "
+                "name and score (write 0 for a score)"
+            )
+        bounds = fields[1:3]
+        if len(bounds) < 2 or not all(map(_BOUND.fullmatch, bounds)) or strand not in ("+", "-", ".") or not fields[0]:
+            raise BadData(f"{where}: {line[:40]!r} is no interval; expected {EXPECTED}")
         locus = Locus(fields[0], int(fields[1]), int(fields[2]), "-" if strand == "-" else "+")
         if locus.end <= locus.start:
-            raise BadData(f"{path}, line {number}: {name(locus)} is empty; start must be below end")
+            raise BadData(f"{where}: {name(locus)} is empty; start must be below end")
+        if locus.end - locus.start > LONGEST_INTERVAL:
+            raise BadData(f"{where}: {name(locus)} has more than {LONGEST_INTERVAL:,} nucleotides; expected windows of a genome")
         if locus in lines:
-            raise BadData(f"{path}, line {number}: {name(locus)} stands in line {lines[locus]} too; keep one of them")
+            raise BadData(f"{where}: {name(locus)} stands in line {lines[locus]} too; keep one of them")
+        if len(fields) >= 12 and all(map(_BLOCKS.fullmatch, fields[9:12])) and fields[9] not in ("0", "1"):
+            raise BadData(
+                f"{where}: {fields[9]} blocks (BED12), with introns between; give each its own line: bedtools bed12tobed6"
+            )
         lines[locus] = number
+        unused |= dict.fromkeys(_NAMES.get(column, f"column {column}") for column in range(4, len(fields) + 1) if column != 6)
     if not lines:
         raise BadData(f"{path}: no intervals; expected {EXPECTED}")
+    if unused and notes is not None:
+        notes.append(f"{path.name}: columns not used: {', '.join(unused)}")
     return list(lines)
 
 

@@ -1,13 +1,15 @@
-"""The seeded, stratified split that several families of tasks share."""
+"""The seeded, stratified split that several families of tasks share, and which windows it may not part."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from harness.errors import UnknownName
+from harness.data import Locus, bare, reverse_complement
+from harness.errors import BadData, UnknownName
 
 SEED = 42
+SHARES = (0.6, 0.2, 0.2)  # of train, validation and test
 MIN_STRATIFIED = 10  # examples of the rarest class; with fewer, scikit-learn may leave a part without that class
 
 
@@ -40,6 +42,87 @@ def _by_class(groups: list[list[int]]) -> tuple[list[int], list[int], list[int]]
         validation += group[fifth : 2 * fifth]
         train += group[2 * fifth :]
     return train, validation, test
+
+
+def stratified_groups(name: str, labels: Sequence[int], groups: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+    """As :func:`stratified`, with the examples of each group (a number for each example) in one part.
+
+    The groups are dealt out from the largest to the smallest, each to the part that it brings nearest to its share of every
+    class (the least chi-square); groups of one size are in the order of the same shuffle. Without groups of more than one
+    example, this is :func:`stratified` itself. ``name`` is the data's, for messages.
+
+    Raises:
+        BadData: the groups are so large that a part lacks a class.
+    """
+    if len(set(groups)) == len(groups):
+        return stratified(labels)
+    import pandas as pd
+
+    members: dict[int, list[int]] = defaultdict(list)
+    for position in pd.Series(range(len(labels))).sample(frac=1, random_state=SEED).tolist():
+        members[groups[position]].append(position)
+    totals = Counter(labels)
+    held = [Counter[int]() for _ in SHARES]
+    parts: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for group in sorted(members.values(), key=len, reverse=True):
+        counts = Counter(labels[position] for position in group)
+        costs = []
+        for share, have in zip(SHARES, held, strict=True):
+            lacks = {label: share * totals[label] - have[label] for label in counts}
+            cost = sum(n * (n - 2 * lacks[label]) / (share * totals[label]) for label, n in counts.items())
+            costs.append((round(cost, 9), sum(have[label] for label in counts) / share))
+        chosen = costs.index(min(costs))
+        held[chosen] += counts
+        parts[chosen].extend(group)
+    for part, have in zip(("train", "validation", "test"), held, strict=True):
+        if len(have) < len(totals):
+            raise BadData(
+                f"{name}: windows that overlap or repeat each other must stay in one part, and {part} would lack a class; "
+                f"the largest of {len(members):,} such groups has {max(map(len, members.values())):,} of {len(labels):,} windows"
+            )
+    return parts
+
+
+def dependent(sequences: Sequence[str], places: Sequence[Locus | None], changes: Counter[str]) -> list[int]:
+    """A group for each window: windows that share letters, directly or through others, are in one.
+
+    Those are windows of one sequence or of its reverse complement, and windows whose places overlap by a nucleotide or more,
+    on either strand. Counted in ``changes``: ``duplicates`` (windows whose sequence occurred before),
+    ``reverse_complements`` (sequences whose reverse complement occurred before) and ``overlapping_windows`` (windows that
+    overlap another one of another sequence).
+    """
+    parents = list(range(len(sequences)))
+
+    def root(window: int) -> int:
+        while parents[window] != window:
+            parents[window] = window = parents[parents[window]]
+        return window
+
+    same: dict[str, int] = {}
+    for number, sequence in enumerate(sequences):
+        if sequence in same:
+            changes["duplicates"] += 1
+            parents[number] = same[sequence]
+            continue
+        same[sequence] = number
+        opposite = same.get(reverse_complement(sequence), number)
+        if opposite != number:
+            changes["reverse_complements"] += 1
+            parents[number] = root(opposite)
+    order = sorted(
+        (bare(place.chromosome), place.start, place.end, number) for number, place in enumerate(places) if place is not None
+    )
+    overlapping: set[int] = set()
+    reach = ("", 0, 0)  # chromosome, the furthest end so far, and its window
+    for chromosome, start, end, number in order:
+        if chromosome == reach[0] and start < reach[1]:
+            if sequences[number] != sequences[reach[2]]:
+                overlapping |= {number, reach[2]}
+            parents[root(number)] = root(reach[2])
+        if chromosome != reach[0] or end > reach[1]:
+            reach = (chromosome, end, number)
+    changes["overlapping_windows"] += len(overlapping)
+    return [root(number) for number in range(len(sequences))]
 
 
 def check_rule(rule: str, rules: Sequence[str]) -> None:

@@ -1,27 +1,56 @@
 """Reads labelled single-nucleotide variants from VCF, CSV, TSV (plain or gzipped) and parquet files.
 
-Positions are 1-based. Every error is one line that names the file, the line, and what was expected.
+Positions are 1-based. Every error is one line that names the file, the line, and what was expected. Labels have one grammar
+a file: :func:`_grammar` looks at all of them before the first is read.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
 from harness.data import bare
 from harness.errors import BadData
+from harness.files.readers import MISSING, PART_COLUMNS, PARTS
 from harness.files.table import VARIANT_COLUMNS, Table, is_table, whole
-from harness.files.text import text_lines
+from harness.files.text import printable, text_lines
 
 EXPECTED = "a VCF, CSV, TSV or parquet file with chrom, pos (1-based), ref, alt, label"
-LABEL_COLUMNS = ("label", "clinvar_label", "clnsig", "class")
-LABELS: dict[str, int] = {
-    **dict.fromkeys(("0", "false", "benign", "likely_benign", "benign/likely_benign", "common"), 0),
-    **dict.fromkeys(("1", "true", "pathogenic", "likely_pathogenic", "pathogenic/likely_pathogenic"), 1),
+EXPECTED_LABELS = "expected 0 or 1, false or true, benign or pathogenic"
+# Names of the columns in dbNSFP and in ClinVar's variant_summary.txt, after the usual ones.
+COLUMNS = tuple(zip(VARIANT_COLUMNS, ((), ("pos(1-based)", "positionvcf"), ("referenceallelevcf",), ("alternateallelevcf",))))
+LABEL_COLUMNS = ("label", "clinvar_label", "clnsig", "clinicalsignificance", "class")
+CODED = ("clnsig", "clinicalsignificance")  # the fields in which ClinVar's and dbSNP's files to 2017 have codes
+ASSEMBLY_COLUMNS = ("assembly", "genome_build", "build")
+
+BENIGN, PATHOGENIC = 0, 1
+NUMBERS = {"0": BENIGN, "1": PATHOGENIC, "false": BENIGN, "true": PATHOGENIC}
+WORDS = {
+    **dict.fromkeys(("benign", "likely_benign", "common"), BENIGN),
+    **dict.fromkeys(("pathogenic", "likely_pathogenic"), PATHOGENIC),
 }
+# What ClinVar says besides: these say nothing of the class, and those say that it is open.
+BESIDES = (
+    *("risk_factor", "drug_response", "association", "association_not_found", "protective", "affects", "other", "not_provided"),
+    *("low_penetrance", "confers_sensitivity", "established_risk_allele", "likely_risk_allele"),
+)
+OPEN = (
+    *("uncertain_significance", "vus", "uncertain", "uncertain_risk_allele", "unknown", "untested", "conflicting"),
+    *("conflicting_interpretations_of_pathogenicity", "conflicting_classifications_of_pathogenicity"),
+    *("conflicting_data_from_submitters", "no_classifications_from_unflagged_records"),
+    *("no_classification_for_the_single_variant", "no_interpretation_for_the_single_variant"),
+)
+CODES = {"2": BENIGN, "3": BENIGN, "4": PATHOGENIC, "5": PATHOGENIC}
+CODES_BESIDES = ("1", "6", "7", "255")  # not provided, drug response, histocompatibility, other; 0 is uncertain
+MAX_POSITION = 10**11
+
+_VCF = re.compile(r"\.vcf(\.b?gz)?$", re.IGNORECASE)
+_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
+_NAMED = re.compile(rf"({'|'.join(sorted((*WORDS, *OPEN), key=len, reverse=True))})(?=_|$)", re.IGNORECASE)
 
 
 class Variant(NamedTuple):
@@ -39,30 +68,53 @@ class Variant(NamedTuple):
         return f"{self.chromosome}:{self.position}:{self.reference}:{self.alternate}"
 
 
-Fields = tuple[str, str, str, str, str, str | None]  # place in the file; chromosome, position, reference, alternate, label
+class _Line(NamedTuple):
+    """A record as the file has it: its place in the file, the variant, and the words that may be its label, by field."""
+
+    where: str
+    chromosome: str
+    position: str
+    reference: str
+    alternate: str
+    labels: dict[str, str]
 
 
-def read(path: Path, changes: Counter[str]) -> Iterator[Variant]:
-    """The single-nucleotide variants of a file; what is skipped is counted in ``changes``.
+def read(path: Path, changes: Counter[str], notes: list[str] | None = None) -> Iterator[Variant]:
+    """The single-nucleotide variants of a file, which is read twice; what is skipped is counted in ``changes``.
+
+    ``notes`` gains sentences: how the labels were read, which columns were not, and which chromosomes have two names.
 
     Raises:
-        BadData: the file cannot be read, or a line is not a variant or has an unknown label.
+        BadData: the file cannot be read, a line is not a variant, the labels mix grammars or most of them are unknown, or
+            two names of a chromosome, or two assemblies, contradict each other.
         UserError: the package that reads parquet is not installed.
     """
-    for where, chromosome, position, reference, alternate, label in _fields(path):
-        reference, alternate = reference.upper(), alternate.upper()
-        if not re.fullmatch(r"[1-9]\d*", position) or not chromosome or not re.fullmatch(r"[A-Z]+", reference):
-            raise BadData(f"{where}: {chromosome!r} {position!r} {reference!r} {alternate!r} is no variant; expected {EXPECTED}")
+    notes = [] if notes is None else notes
+    lines = _lines(path)
+    label_of = _grammar(path, lines(notes), notes)
+    names: dict[str, set[str]] = defaultdict(set)
+    for line in lines([]):
+        reference, alternate = line.reference.upper(), line.alternate.upper()
+        if not line.chromosome or not line.chromosome.isprintable() or not reference or not alternate:
+            raise _no_variant(line)
+        if not re.fullmatch(r"[A-Z]+", reference):
+            if reference not in ("-", ".", "NA"):
+                raise _no_variant(line)
+            changes["not_snv"] += 1
+            continue
+        if not re.fullmatch(r"[1-9][0-9]{0,11}", line.position) or int(line.position) > MAX_POSITION:
+            raise _no_variant(line)
+        label = label_of(line)
         if label is None:
             changes["unlabelled"] += 1
         elif "," in alternate:
             changes["multi_allelic"] += 1
-        elif not re.fullmatch("[ACGT]{2}", reference + alternate) or reference == alternate:
+        elif not re.fullmatch("[ACGT]", reference) or not re.fullmatch("[ACGT]", alternate) or reference == alternate:
             changes["not_snv"] += 1
-        elif label.lower() not in LABELS:
-            raise BadData(f"{where}: label {label!r}; expected 0 or 1, false or true, benign or pathogenic")
         else:
-            yield Variant(bare(chromosome), int(position), reference, alternate, LABELS[label.lower()])
+            names[bare(line.chromosome)].add(line.chromosome)
+            yield Variant(bare(line.chromosome), int(line.position), reference, alternate, label)
+    _check_chromosomes(path, names, lines, notes)
 
 
 def unique(variants: Iterable[Variant], changes: Counter[str]) -> list[Variant]:
@@ -78,15 +130,130 @@ def unique(variants: Iterable[Variant], changes: Counter[str]) -> list[Variant]:
     return [key._replace(label=min(seen)) for key, seen in labels.items() if len(seen) == 1]
 
 
-def _fields(path: Path) -> Iterator[Fields]:
-    if re.search(r"\.vcf(\.b?gz)?$", path.name, re.IGNORECASE):
-        return _vcf(path)
+def _no_variant(line: _Line) -> BadData:
+    found = " ".join(repr(field[:40]) for field in line[1:5])
+    return BadData(f"{line.where}: {found} is no variant; expected {EXPECTED}")
+
+
+# --- labels -------------------------------------------------------------------------------------------------------------
+
+
+def _grammar(path: Path, lines: Iterable[_Line], notes: list[str]) -> Callable[[_Line], int | None]:
+    """How this file says benign and pathogenic: the label of a line, None if it is neither.
+
+    One field holds the labels of the whole file (of a VCF: LABEL, else CLNSIG, else a word at the beginning of every ID), and
+    all of them are in one grammar: 0 and 1 (or false and true), words, or ClinVar's codes. These are understood where the
+    header declares them, or where CLNSIG holds some from 2 to 5 and neither 0 nor 1.
+    """
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    first: dict[tuple[str, str], str] = {}  # where a field has a word first
+    total = 0
+    for line in lines:
+        total += 1
+        for field, text in line.labels.items():
+            word = _plain(text)
+            found[field][word] += 1
+            first.setdefault((field, word), line.where)
+    if not found:
+        return lambda line: None
+    field = min(found, key=lambda name: ("LABEL", "CLNSIG", "ID").index(name) if len(found) > 1 else 0)
+    counts = found[field]
+    if field == "ID" and counts.total() < total:
+        raise BadData(
+            f"{path}: {counts.total():,} of {total:,} IDs begin with a class, the others do not; write LABEL=… into INFO instead"
+        )
+    parts = {part: word for word in counts for part in _split(word)}
+    may_be_coded = field.lower() in CODED and parts.keys() <= {*CODES, *CODES_BESIDES, "0", "", ".", *MISSING}
+    coded = may_be_coded and (_declares_codes(path) or (not parts.keys().isdisjoint(CODES) and parts.keys().isdisjoint(NUMBERS)))
+    strange = next((part for part in parts if _NUMBER.fullmatch(part) and part not in NUMBERS), None)
+    if strange is not None and not coded:
+        hint = "; ClinVar's codes are read where the VCF header declares them, or without 0 and 1" if may_be_coded else ""
+        raise BadData(f"{first[field, parts[strange]]}: label {strange[:40]!r}; {EXPECTED_LABELS}{hint}")
+    number, word = (next((part for part in parts if part in known), None) for known in (NUMBERS, WORDS))
+    if number and word:
+        raise BadData(f"{path}: labels mix {number!r} and {word!r}; write all of them in one way")
+    odd = {word for word in counts if not coded and not any(map(_known, _split(word)))}
+    if 2 * sum(counts[word] for word in odd) > total:
+        word = max(odd, key=lambda word: counts[word])
+        raise BadData(f"{first[field, word]}: label {word[:40]!r}, and most are unknown; {EXPECTED_LABELS}")
+    kind = "ClinVar's codes (2 and 3 benign, 4 and 5 pathogenic)" if coded else "numbers" if number else "words"
+    unknown = f"; not understood: {', '.join(map(repr, sorted(odd)))[:100]}" if odd else ""
+    notes.append(f"labels: {kind} in {printable(field)}{unknown}")
+    classes = {word: _coded_class(word) if coded else _class(word) for word in counts}
+    return lambda line: classes.get(_plain(line.labels.get(field, "")))
+
+
+def _declares_codes(path: Path) -> bool:
+    """Whether a VCF's header explains CLNSIG as numbers: 5 - Pathogenic."""
+    if not _VCF.search(path.name):
+        return False
+    header = takewhile(lambda line: line.startswith("#"), text_lines(path, EXPECTED))
+    return any(re.match(r"##INFO=<ID=CLNSIG,.*\b5\W+pathogenic", line, re.IGNORECASE) for line in header)
+
+
+def _plain(text: str) -> str:
+    """A label in lower case, with ``_`` for blanks and hyphens, and 1 for 1.0."""
+    return whole(re.sub(r"(?<=\w)[\s-]+(?=\w)", "_", text.strip().lower()))
+
+
+def _split(word: str) -> list[str]:
+    return [part.strip("_ ") for part in re.split(r"[|,/;&]", word)]
+
+
+def _known(part: str) -> bool:
+    return part in NUMBERS or part in WORDS or part in BESIDES or part in OPEN or part in ("", ".", *MISSING)
+
+
+def _class(word: str) -> int | None:
+    """The class of a label such as ``pathogenic/likely_pathogenic|risk_factor``, whose first word must name it."""
+    parts = _split(word)
+    known = NUMBERS | WORDS
+    classes = {known[part] for part in parts if part in known}
+    return known[parts[0]] if parts[0] in known and len(classes) == 1 and not any(part in OPEN for part in parts) else None
+
+
+def _coded_class(word: str) -> int | None:
+    """The class of codes such as ``5|5|255``: all that say something must agree."""
+    classes = {CODES.get(part) for part in _split(word) if part not in CODES_BESIDES}
+    return classes.pop() if len(classes) == 1 else None
+
+
+def _check_chromosomes(
+    path: Path, names: dict[str, set[str]], lines: Callable[[list[str]], Iterator[_Line]], notes: list[str]
+) -> None:
+    """Say which chromosomes have two names (``chr1`` and ``1``), and refuse those that are not one and the same."""
+    twice = {name: sorted(spelled) for name, spelled in names.items() if len(spelled) > 1}
+    if not twice:
+        return
+    if {spelled.upper().removeprefix("CHR") for spelled in names.get("M", ())} == {"M", "MT"}:
+        raise BadData(f"{path}: {' and '.join(twice['M'])} in one file: these differ in hg19; keep one of them")
+    references: dict[tuple[str, str], tuple[str, str]] = {}
+    for line in lines([]):
+        name, letter = bare(line.chromosome), line.reference.upper()
+        if name in twice and len(letter) == 1:
+            spelled, earlier = references.setdefault((name, line.position), (line.chromosome, letter))
+            if earlier != letter and spelled != line.chromosome:
+                raise BadData(
+                    f"{line.where}: the reference allele is {letter} at {line.chromosome}:{line.position}, and {earlier} at "
+                    f"{spelled}:{line.position}; variants of two assemblies?"
+                )
+    some = "; ".join(" and ".join(spelled) for spelled in twice.values())
+    notes.append(f"chromosomes with two names, each read as one: {printable(some)[:100]}")
+
+
+# --- files --------------------------------------------------------------------------------------------------------------
+
+
+def _lines(path: Path) -> Callable[[list[str]], Iterator[_Line]]:
+    """Reads the file's records, each time anew; sentences about it go to the list that is given."""
+    if _VCF.search(path.name):
+        return lambda notes: _vcf(path)
     if is_table(path):
-        return _table(path)
+        return lambda notes: _table(path, notes)
     raise BadData(f"{path}: expected {EXPECTED}, with the usual ending (.vcf, .csv, .tsv, .parquet)")
 
 
-def _vcf(path: Path) -> Iterator[Fields]:
+def _vcf(path: Path) -> Iterator[_Line]:
     for number, line in enumerate(text_lines(path, EXPECTED), start=1):
         if line.startswith("#") or not line.strip():
             continue
@@ -94,21 +261,34 @@ def _vcf(path: Path) -> Iterator[Fields]:
         if len(fields) < 5:
             raise BadData(f"{path}, line {number}: {line[:40]!r} is no VCF record: CHROM POS ID REF ALT …, separated by tabs")
         chromosome, position, name, reference, alternate, *more = fields
-        label = _vcf_label(name, more[2] if len(more) > 2 else "")
-        yield f"{path}, line {number}", chromosome, position, reference, alternate, label
+        labels = {}
+        for item in more[2].split(";") if len(more) > 2 else ():
+            key, _, value = item.partition("=")
+            if key in ("LABEL", "CLNSIG"):
+                labels[key] = value if labels.get(key, value) == value else f"{labels[key]}|{value}"
+        if word := _NAMED.match(name):
+            labels["ID"] = word.group()
+        yield _Line(f"{path}, line {number}", chromosome, position, reference, alternate, labels)
 
 
-def _vcf_label(name: str, info: str) -> str | None:
-    """A record's label; None if it is neither benign nor pathogenic (uncertain, conflicting, a risk factor)."""
-    facts = dict(item.split("=", 1) for item in info.split(";") if "=" in item)
-    for word in (facts.get("LABEL"), facts.get("CLNSIG"), name.partition("_")[0]):
-        if word is not None and (first := re.split(r"[|,]", word)[0]).lower() in LABELS:
-            return first
-    return None
-
-
-def _table(path: Path) -> Iterator[Fields]:
+def _table(path: Path, notes: list[str]) -> Iterator[_Line]:
     table = Table(path, EXPECTED)
-    columns = [table.column(accepted) for accepted in (*VARIANT_COLUMNS, LABEL_COLUMNS)]
-    for where, (chromosome, position, reference, alternate, label) in table.rows(columns):
-        yield where, chromosome, whole(position), reference, alternate, whole(label)
+    columns = [table.column((*usual, *more)) for usual, more in COLUMNS] + [table.column(LABEL_COLUMNS)]
+    field = table.header[columns[-1]]
+    parts, assemblies = table.optional_column(PART_COLUMNS), table.optional_column(ASSEMBLY_COLUMNS)
+    if unused := table.unused(columns):
+        notes.append(f"columns not used: {', '.join(unused)[:200]}")
+    seen: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+    facts = [column for column in (parts, assemblies) if column is not None]
+    for where, (chromosome, position, reference, alternate, label, *more) in table.rows([*columns, *facts]):
+        for counter, column in zip(seen, (parts, assemblies), strict=True):
+            if column is not None:
+                counter[more[facts.index(column)]] += 1
+        yield _Line(where, whole(chromosome), whole(position), reference, alternate, {field: label})
+    found = {word for word in seen[1] if word and word.lower() not in MISSING}
+    if len(found) > 1:
+        raise BadData(f"{path}: variants of {' and '.join(sorted(found))[:100]}; keep those of one assembly")
+    given = Counter({word: count for word, count in seen[0].items() if word.lower() in PARTS})
+    if given and parts is not None:
+        said = ", ".join(f"{count:,} {word}" for word, count in given.items())
+        notes.append(f"column {table.header[parts]!r} says {said}; this split is not used, for the harness draws its own")

@@ -25,7 +25,7 @@ POSITIONS = (POSITION, *(f"{POSITION}-{fold}" for fold in range(2, PARTS + 1)))
 
 def block(example_id: str, length: int = BLOCK) -> str:
     """The block of ``length`` positions that an example lies in, by its id."""
-    chromosome, position, *_ = example_id.split(":")
+    chromosome, position, *_ = example_id.rsplit(":", 3)  # the name of an HLA contig has colons too
     return f"{chromosome}:{int(position) // length}"
 
 

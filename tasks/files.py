@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from harness.files.readers import Record
 from harness.task import Reference, Splits, Task
 
 from . import _aligned, _bed
-from ._splits import check_rule, stratified
+from ._names import check_name, pair_notes, task_name
+from ._splits import check_rule, dependent, stratified_groups
 
 PAIR = ("negative", "positive")
 MIN_WINDOWS = 3  # of each class: one for each part
@@ -28,54 +28,62 @@ ACCEPTED = (
 SPLIT_RULES = ("stratified",)
 
 
+@dataclass(frozen=True)
+class _Own:
+    """What is known about a task of the user's own files, besides its windows."""
+
+    name: str
+    paths: tuple[Path, ...]
+    classes: tuple[str, ...]
+    changes: Mapping[str, int]
+    notes: tuple[str, ...]
+
+
 def tasks() -> tuple[Task, ...]:
     """No task: these exist only for given files, see :func:`from_files`."""
     return ()
 
 
-def from_files(paths: Sequence[Path]) -> Task:
-    """The task that the user's files make. The files are read and checked here.
+def from_files(paths: Sequence[Path], name: str | None = None) -> Task:
+    """The task that the user's files make. The files are read and checked here. ``name`` replaces the one after the files.
 
     The classes are ("negative", "positive") for two files; otherwise the file's own labels, in numerical order if they
-    are whole numbers, else in alphabetical order. The split is 60/20/20 by class, seed 42. Besides changed letters,
-    ``Splits.changes`` counts ``duplicates`` (windows whose sequence occurred before) and ``in_both_classes`` (sequences
-    with more than one label); neither is removed.
+    are whole numbers, else in alphabetical order. The split is 60/20/20 by class, seed 42, with windows that overlap or
+    repeat each other in one part (see :func:`harness.tasks._splits.dependent`, also for what is counted). Besides these and
+    changed letters, ``Splits.changes`` counts ``in_both_classes`` (sequences with more than one label); none is removed.
+    ``Splits.notes`` says which class is the positive one, which columns are not used, and what the files' names contradict.
 
     ``bind`` gives windows the columns of an alignment, if every FASTA header holds a locus (``chr1:100-200(-)``, 0-based
     and half-open). The intervals of BED files need a genome, which ``bind`` gives too.
 
     Raises:
         BadData: a file cannot be used (see :func:`harness.files.readers.read`), its labels are measurements, there is only
-            one class, or a class has fewer than MIN_WINDOWS windows.
-        UserError: another number or mixture of files, or a package that reads them is not installed.
+            one class, a class has fewer than MIN_WINDOWS windows, or headers contradict the order of the files.
+        UserError: another number or mixture of files, a name that cannot be used, or a package that reads the files is not
+            installed.
     """
-    paths = [Path(path) for path in paths]
-    if any(map(_bed.is_bed, paths)):
-        return _intervals_task(paths, _intervals(paths), Reference())
+    paths = tuple(Path(path) for path in paths)
+    name = task_name(paths) if name is None else check_name(name)
     changes: Counter[str] = Counter()
+    notes = pair_notes(paths) if len(paths) == 2 else []
+    if any(map(_bed.is_bed, paths)):
+        intervals = _intervals(paths, notes)
+        return _intervals_task(_Own(name, paths, PAIR, {}, tuple(notes)), intervals, Reference())
     if len(paths) == 2:
-        classes, records = PAIR, _pair(paths, changes)
+        classes, records = PAIR, _pair(paths, changes, notes)
     elif len(paths) == 1:
-        classes, records = _single(paths[0], changes)
+        classes, records = _single(paths[0], changes, notes)
     else:
-        raise UserError(f"{len(paths)} files given: expected {ACCEPTED}")
+        raise UserError(f"{len(paths)} files given: expected {ACCEPTED}; a split of your own in several files is not read")
     _check_classes(_joined(paths), classes, [str(record.label) for record in records])
     examples = [Example(record.id, (record.window,), classes.index(str(record.label))) for record in records]
-    return _windows_task(paths, classes, examples, +changes, Reference())
+    own = _Own(name, paths, classes, +changes, tuple(notes))
+    return _windows_task(own, examples, [record.place for record in records], Reference())
 
 
-def task_name(paths: Sequence[Path]) -> str:
-    """``pos+neg`` for two files. A single file keeps its ending (``QKI.csv``), which no task of the project has in its name."""
-    names = [path.name.removesuffix(".gz") for path in paths]
-    if len(names) > 1:
-        names = [Path(name).stem for name in names]
-    return "+".join(re.sub(r"[^A-Za-z0-9._-]", "_", name) for name in names)
-
-
-def _windows_task(
-    paths: Sequence[Path], classes: Sequence[str], examples: Sequence[Example], changes: Mapping[str, int], reference: Reference
-) -> Task:
+def _windows_task(own: _Own, examples: Sequence[Example], places: Sequence[Locus | None], reference: Reference) -> Task:
     """The task of windows whose letters the files hold."""
+    paths = own.paths
     _check_reference(paths, reference)
     if reference.genome is not None:
         raise UserError(f"{_joined(paths)}: the windows have letters of their own; leave --genome out")
@@ -85,36 +93,28 @@ def _windows_task(
             f"{_joined(paths)}: --msa needs the locus of every window, and {without.id!r} has none; write it into FASTA headers "
             "as chr1:100-200(+), 0-based, half-open and as long as the window"
         )
-    load = partial(_load, paths, examples, changes, reference)
-    bind = partial(_windows_task, paths, classes, examples, changes)
-    return _task(paths, tuple(classes), len(examples), load, bind, reference)
+    load = partial(_load, own, examples, places, reference)
+    return _task(own, len(examples), load, partial(_windows_task, own, examples, places), reference)
 
 
-def _intervals_task(paths: Sequence[Path], intervals: Sequence[tuple[Locus, str]], reference: Reference) -> Task:
+def _intervals_task(own: _Own, intervals: Sequence[tuple[Locus, str]], reference: Reference) -> Task:
     """The task of labelled intervals, whose letters are read from a genome."""
-    _check_reference(paths, reference)
-    load = partial(_load_intervals, paths, intervals, reference)
-    return _task(paths, PAIR, len(intervals), load, partial(_intervals_task, paths, intervals), reference)
+    _check_reference(own.paths, reference)
+    load = partial(_load_intervals, own, intervals, reference)
+    return _task(own, len(intervals), load, partial(_intervals_task, own, intervals), reference)
 
 
-def _task(
-    paths: Sequence[Path],
-    classes: tuple[str, ...],
-    count: int,
-    load: Callable[[str], Splits],
-    bind: Callable[[Reference], Task],
-    reference: Reference,
-) -> Task:
+def _task(own: _Own, count: int, load: Callable[[str], Splits], bind: Callable[[Reference], Task], reference: Reference) -> Task:
     return Task(
-        name=task_name(paths),
+        name=own.name,
         family="files",
-        summary=f"{count:,} windows of your own: {_joined(paths)}",
-        classes=classes,
+        summary=f"{count:,} windows of your own: {_joined(own.paths)}",
+        classes=own.classes,
         load=load,
         split_rules=SPLIT_RULES,
         licence="yours",
         bind=bind,
-        inputs=partial(_inputs, paths, reference),
+        inputs=partial(_inputs, own.paths, reference),
     )
 
 
@@ -133,28 +133,50 @@ def _check_reference(paths: Sequence[Path], reference: Reference) -> None:
         raise UserError(f"species {reference.species!r}: they select rows of an alignment; give it with --msa")
 
 
-def _pair(paths: Sequence[Path], changes: Counter[str]) -> list[Record]:
-    records = []
+def _pair(paths: Sequence[Path], changes: Counter[str], notes: list[str]) -> list[Record]:
+    records, said = [], []
     for label, path in zip(reversed(PAIR), paths, strict=True):
         if not readers.is_fasta(path):
             raise UserError(f"{path}: not FASTA; expected {ACCEPTED}")
-        records += [Record(f"{label}:{record.id}", record.window, label) for record in readers.read(path, changes)]
+        found = readers.read(path, changes, notes)
+        said.append({record.label.lower() for record in found if record.label is not None})
+        records += [record._replace(id=f"{label}:{record.id}", label=label) for record in found]
+    if any(said):
+        _check_headers(paths, said)
     return records
 
 
-def _intervals(paths: Sequence[Path]) -> list[tuple[Locus, str]]:
+def _check_headers(paths: Sequence[Path], said: Sequence[set[str]]) -> None:
+    """Refuse classes in headers that are not those of the files: the first holds positives, the second negatives."""
+    positives, negatives = said
+    words = ", ".join(map(repr, sorted(positives | negatives)[:5]))
+    if len(positives) > 1 or len(negatives) > 1 or positives == negatives:
+        raise BadData(
+            f"{_joined(paths)}: the headers name classes ({words}), but two files are positives and negatives; "
+            "give one of them alone, or join them into one FASTA file"
+        )
+    if positives & {"0", "-1", "negative", "neg", "unbound"} or negatives & {"1", "positive", "pos", "bound"}:
+        raise BadData(f"{_joined(paths)}: the headers name the classes the other way round; the file of positives comes first")
+
+
+def _intervals(paths: Sequence[Path], notes: list[str]) -> list[tuple[Locus, str]]:
     if len(paths) != 2 or not all(map(_bed.is_bed, paths)):
         raise UserError(f"{_joined(paths)}: BED files come in twos, positives first, negatives second")
-    intervals = [(locus, label) for label, path in zip(reversed(PAIR), paths, strict=True) for locus in _bed.read(path)]
+    intervals = [(locus, label) for label, path in zip(reversed(PAIR), paths, strict=True) for locus in _bed.read(path, notes)]
     _check_classes(_joined(paths), PAIR, [label for _, label in intervals])
     return intervals
 
 
-def _single(path: Path, changes: Counter[str]) -> tuple[tuple[str, ...], list[Record]]:
-    records = readers.read(path, changes)
+def _single(path: Path, changes: Counter[str], notes: list[str]) -> tuple[tuple[str, ...], list[Record]]:
+    records = readers.read(path, changes, notes)
     if unlabelled := next((record for record in records if record.label is None), None):
         raise BadData(f"{path}: record {unlabelled.id!r} has no class in its header; expected {ACCEPTED}")
-    return readers.class_names(path, [str(record.label) for record in records]), records
+    classes = readers.class_names(path, [str(record.label) for record in records])
+    if len(classes) == 2:
+        notes.append(f"the positive class is {classes[1]!r}, the second: f1, precision, recall, auroc and auprc are about it")
+    else:
+        notes.append(f"{len(classes)} classes: {', '.join(classes[:10])}{', …' if len(classes) > 10 else ''}")
+    return classes, records
 
 
 def _check_classes(names: str, classes: Sequence[str], labels: Sequence[str]) -> None:
@@ -166,41 +188,42 @@ def _check_classes(names: str, classes: Sequence[str], labels: Sequence[str]) ->
             raise BadData(f"{names}: class {label!r} has {counts[label]} windows; it needs {MIN_WINDOWS}, one for each split")
 
 
-def _count_repeats(examples: Sequence[Example], changes: Counter[str]) -> None:
-    labels: dict[str, set[int]] = {}
-    for example in examples:
-        labels.setdefault(example.windows[0].sequence, set()).add(example.label)
-    changes["duplicates"] = len(examples) - len(labels)
-    changes["in_both_classes"] = sum(len(seen) > 1 for seen in labels.values())
-
-
-def _load(
-    paths: Sequence[Path], examples: Sequence[Example], changes: Mapping[str, int], reference: Reference, rule: str
-) -> Splits:
+def _load(own: _Own, examples: Sequence[Example], places: Sequence[Locus | None], reference: Reference, rule: str) -> Splits:
     check_rule(rule, SPLIT_RULES)
-    counted = Counter(changes)
-    _count_repeats(examples, counted)
-    files = {str(path): sources.sha256(path) for path in paths}
+    changes = Counter(own.changes)
+    sequences, labels = [example.windows[0].sequence for example in examples], [example.label for example in examples]
+    groups = dependent(sequences, places, changes)
+    changes["in_both_classes"] = sum(
+        count > 1 for count in Counter(sequence for sequence, _ in set(zip(sequences, labels))).values()
+    )
+    if changes["in_both_classes"] == len(set(sequences)):
+        raise BadData(f"{_joined(own.paths)}: every window is in more than one class; are these copies of one file?")
+    files = {str(path): sources.sha256(path) for path in own.paths}
     if reference.alignment is not None:
-        examples, columns = _align(examples, reference, counted)
+        examples, columns = _align(examples, reference, changes)
         files |= columns
-    parts = stratified([example.label for example in examples])
+    notes, block = own.notes, None
+    if (kept := len(groups) - len(set(groups))) > 0:
+        notes = (*notes, f"{kept:,} windows share letters with others, and are kept in one part of the split with these")
+        block = {example.id: str(group) for example, group in zip(examples, groups, strict=True)}.__getitem__
+    parts = stratified_groups(_joined(own.paths), labels, groups)
     train, validation, test = ([examples[position] for position in part] for part in parts)
-    return Splits(train, validation, test, files=files, changes=+counted)
+    return Splits(train, validation, test, files=files, changes=+changes, block=block, notes=notes)
 
 
-def _load_intervals(paths: Sequence[Path], intervals: Sequence[tuple[Locus, str]], reference: Reference, rule: str) -> Splits:
+def _load_intervals(own: _Own, intervals: Sequence[tuple[Locus, str]], reference: Reference, rule: str) -> Splits:
     from harness.files.genome import Genome
 
     if reference.genome is None:
-        raise UserError(f"{_joined(paths)}: intervals have no letters; give their genome with --genome, FASTA or 2bit")
+        raise UserError(f"{_joined(own.paths)}: intervals have no letters; give their genome with --genome, FASTA or 2bit")
     genome, changes = Genome(reference.genome), Counter()
-    sequences = _bed.sequences(genome, [locus for locus, _ in intervals], changes)
+    loci = [locus for locus, _ in intervals]
+    sequences = _bed.sequences(genome, loci, changes)
     examples = [
         Example(f"{label}:{_bed.name(locus)}", (Window(sequence, locus),), PAIR.index(label))
         for (locus, label), sequence in zip(intervals, sequences, strict=True)
     ]
-    splits = _load(paths, examples, changes, reference, rule)
+    splits = _load(replace(own, changes=+changes), examples, loci, reference, rule)
     letters = hashlib.sha256("\n".join(sequences).encode()).hexdigest()
     return replace(splits, files={**splits.files, f"windows of genome {genome.path.name}": letters})
 

@@ -7,7 +7,7 @@ An example is two windows, reference and alternate, of ``context`` nucleotides o
 
 * ``multi_allelic``: rows with several alternates, which share one label; dropped;
 * ``not_snv``: insertions, deletions and longer substitutions; dropped;
-* ``unlabelled``: VCF records that are neither benign nor pathogenic; dropped;
+* ``unlabelled``: variants that are neither benign nor pathogenic, or whose label is not understood; dropped;
 * ``duplicates``: repetitions of a variant; dropped;
 * ``conflicting``: variants that occur with both labels; every copy is dropped;
 * ``off_genome``: variants at a position where the genome has no letter; dropped;
@@ -23,9 +23,9 @@ Until the public files are downloaded, a simulated sample is used in their place
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -37,6 +37,7 @@ from harness.task import Reference, Source, Splits, Task, task_label
 from . import _evolve
 from ._aligned import reference_files
 from ._evolve import Evolution
+from ._names import check_name, task_name
 from ._splits import check_rule
 from ._variant_files import Variant, read, unique
 from ._variant_splits import BLOCK, CHROMOSOME, CLASSES, GENE, PARTS, POSITIONS, block, parts
@@ -76,43 +77,52 @@ def tasks() -> tuple[Task, ...]:
     return tuple(_task(name, Reference()) for name in SETS)
 
 
-def from_variants(path: Path) -> Task:
+def from_variants(path: Path, name: str | None = None) -> Task:
     """The task that the user's own file of variants makes: VCF, CSV, TSV (plain or gzipped) or parquet.
 
     A table has the columns chrom, pos, ref, alt and label (0/1, true/false, benign/pathogenic). The label of a VCF record
-    is ``LABEL`` or ``CLNSIG`` in INFO, or the word before ``_`` in its ID (``Pathogenic_17``). ``bind`` gives the task a
-    genome, an alignment or both; without them, hg38 from the data folder is used. Chromosomes are held out if there are at
-    least five, otherwise blocks of positions.
+    is ``LABEL`` or ``CLNSIG`` in INFO, or the word at the beginning of its ID (``Pathogenic_17``), if every ID has one.
+    ``bind`` gives the task a genome, an alignment or both; without them, hg38 from the data folder is used. Chromosomes are
+    held out if there are at least five, otherwise blocks of positions. ``name`` replaces the file's. ``Splits.notes`` says
+    how the labels were read, and what else the file says and is not used.
 
     Raises:
         BadData: the file cannot be read, or lacks variants of one class.
-        UserError: a package that reads the file is not installed.
+        UserError: the name cannot be used, or a package that reads the file is not installed.
     """
     path = Path(path)
+    name = task_name([path]) if name is None else check_name(name)
     changes: Counter[str] = Counter()
-    variants = unique(read(path, changes), changes)
+    notes: list[str] = []
+    variants = unique(read(path, changes, notes), changes)
     rules = (CHROMOSOME, *POSITIONS) if len({variant.chromosome for variant in variants}) >= PARTS else POSITIONS
     if {variant.label for variant in variants} != {0, 1}:
         found = CLASSES[variants[0].label] if variants else "nothing"
         raise BadData(f"{path}: the variants that could be used are {found} only; both {' and '.join(CLASSES)} are needed")
-    return _own(path, variants, +changes, rules, Reference())
+    return _own(name, path, variants, +changes, tuple(notes), rules, Reference())
 
 
 def _own(
-    path: Path, variants: Sequence[Variant], changes: Mapping[str, int], rules: tuple[str, ...], reference: Reference
+    name: str,
+    path: Path,
+    variants: Sequence[Variant],
+    changes: Mapping[str, int],
+    notes: Sequence[str],
+    rules: tuple[str, ...],
+    reference: Reference,
 ) -> Task:
     _check_context(reference)
     return Task(
-        name=re.sub(r"[^A-Za-z0-9._-]", "_", path.name.removesuffix(".gz")),
+        name=name,
         family=FAMILY,
         summary=f"{len(variants):,} single-nucleotide variants of your own: {path}",
         classes=CLASSES,
-        load=partial(_load_own, path, variants, changes, rules, reference),
+        load=partial(_load_own, path, variants, changes, notes, rules, reference),
         split_rules=rules,
         context=reference.context,
         main_metric="auroc",
         licence="yours",
-        bind=partial(_own, path, variants, changes, rules),
+        bind=partial(_own, name, path, variants, changes, notes, rules),
         inputs=partial(_inputs, path, reference),
     )
 
@@ -190,10 +200,16 @@ def _load_public(name: str, reference: Reference, rule: str) -> Splits:
 
 
 def _load_own(
-    path: Path, variants: Sequence[Variant], changes: Mapping[str, int], rules: Sequence[str], reference: Reference, rule: str
+    path: Path,
+    variants: Sequence[Variant],
+    changes: Mapping[str, int],
+    notes: Sequence[str],
+    rules: Sequence[str],
+    reference: Reference,
+    rule: str,
 ) -> Splits:
     check_rule(rule, rules)
-    return _splits(str(path), path, variants, reference, rule, Counter(changes))
+    return replace(_splits(str(path), path, variants, reference, rule, Counter(changes)), notes=notes)
 
 
 def _splits(

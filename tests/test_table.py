@@ -163,7 +163,7 @@ BAD = {
     "header's quote": (text().replace("sequence,", '"sequence,'), r"not a table \(a quote in line 1 is never closed\)"),
     "names": (
         text().replace("sequence", "s").replace("ref", "r"),
-        r"t\.csv: no column named (sequence or seq|ref or reference); found s",
+        r"t\.csv: no column named (sequence or seq|ref or reference|ref or reference or referenceallelevcf); found s",
     ),
     "empty": ("", r"t\.csv: the file is empty; expected "),
     "blank": ("\n \n\n", r"t\.csv: the file is empty; expected "),
