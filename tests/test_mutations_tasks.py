@@ -75,6 +75,14 @@ def read(kind: str, path: Path) -> list:
     return list(_variant_files.read(path, Counter()))
 
 
+def read_or_refuse(kind: str, path: Path) -> list | str:
+    """The values, or the message of our own error; any other exception is the reader's fault, and passes."""
+    try:
+        return read(kind, path)
+    except UserError as error:
+        return str(error)
+
+
 EDITS = st.tuples(
     st.sampled_from(["flip", "delete", "insert", "double", "drop", "swap", "cut"]),
     st.integers(0, 10**6),
@@ -116,12 +124,11 @@ def test_a_damaged_file_is_refused_or_only_its_damaged_records_differ(kind: str)
         content = mutated(text.encode(), edits)
         path = FOLDER / (f"{name}.gz" if packed else name)
         path.write_bytes(gzip.compress(content, 1) if packed else content)
-        try:
-            found = Counter(read(kind, path))
-        except UserError as error:
-            assert "\n" not in str(error)
-            assert str(error).isprintable(), repr(str(error))
+        outcome = read_or_refuse(kind, path)
+        if isinstance(outcome, str):
+            assert outcome.isprintable(), repr(outcome)
             return
+        found = Counter(outcome)
         cut = any(edit[0] == "cut" for edit in edits)
         touched = 2 * len(edits)  # an edit at a line end, or a swap, touches two records
         assert (found - whole).total() <= touched
@@ -142,10 +149,8 @@ def test_a_damaged_gzip_stream_is_refused_or_read_the_same(kind: str) -> None:
     @given(EDITS.filter(lambda edit: edit[0] in ("flip", "delete", "insert", "cut")))  # a stream twice is two files in one
     def check(edit: tuple[str, int, int]) -> None:
         path.write_bytes(mutated(packed, [edit]))
-        try:
-            assert read(kind, path) == whole  # the checksum of the stream sees to it
-        except UserError as error:
-            assert "\n" not in str(error)
+        outcome = read_or_refuse(kind, path)
+        assert outcome == whole or (isinstance(outcome, str) and outcome.isprintable())  # the stream has a checksum
 
     check()
 
@@ -156,6 +161,5 @@ def test_the_mutations_find_a_reader_that_guesses() -> None:
     text = FILES["table"][1].encode()
     dropped = mutated(text, [("drop", 0, 0)])
     assert len(guess(dropped)) == RECORDS - 1  # it lost a record that was not touched
-    with pytest.raises(UserError):
-        (FOLDER / "w.csv").write_bytes(dropped)
-        read("table", FOLDER / "w.csv")
+    (FOLDER / "w.csv").write_bytes(dropped)
+    assert "no column named sequence" in read_or_refuse("table", FOLDER / "w.csv")
