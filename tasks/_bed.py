@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.data import Locus
+from harness.data import Locus, bare
 from harness.errors import BadData
 from harness.files.text import text_lines
 
@@ -37,7 +37,8 @@ def read(path: Path, notes: list[str] | None = None) -> list[Locus]:
         BadData: the file is missing, empty or cut, a line is not an interval, an interval occurs twice or is longer than
             LONGEST_INTERVAL, a strand stands in another column than the sixth, or an interval has several blocks.
     """
-    lines: dict[Locus, int] = {}
+    loci: list[Locus] = []
+    lines: dict[tuple[str, int, int, str], int] = {}
     unused: dict[str, None] = {}
     for number, line in enumerate(text_lines(path, EXPECTED), start=1):
         if not line.strip() or re.match(r"#|track\b|browser\b", line):
@@ -59,19 +60,20 @@ def read(path: Path, notes: list[str] | None = None) -> list[Locus]:
             raise BadData(f"{where}: {name(locus)} is empty; start must be below end")
         if locus.end - locus.start > LONGEST_INTERVAL:
             raise BadData(f"{where}: {name(locus)} has more than {LONGEST_INTERVAL:,} nucleotides; expected windows of a genome")
-        if locus in lines:
-            raise BadData(f"{where}: {name(locus)} stands in line {lines[locus]} too; keep one of them")
+        first = lines.setdefault((bare(locus.chromosome), locus.start, locus.end, locus.strand), number)
+        if first != number:
+            raise BadData(f"{where}: {name(locus)} stands in line {first} too; keep one of them")
         if len(fields) >= 12 and all(map(_BLOCKS.fullmatch, fields[9:12])) and fields[9] not in ("0", "1"):
             raise BadData(
                 f"{where}: {fields[9]} blocks (BED12), with introns between; give each its own line: bedtools bed12tobed6"
             )
-        lines[locus] = number
+        loci.append(locus)
         unused |= dict.fromkeys(_NAMES.get(column, f"column {column}") for column in range(4, len(fields) + 1) if column != 6)
-    if not lines:
+    if not loci:
         raise BadData(f"{path}: no intervals; expected {EXPECTED}")
     if unused and notes is not None:
         notes.append(f"{path.name}: columns not used: {', '.join(unused)}")
-    return list(lines)
+    return loci
 
 
 def name(locus: Locus) -> str:

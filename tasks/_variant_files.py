@@ -46,7 +46,8 @@ OPEN = (
 )
 CODES = {"2": BENIGN, "3": BENIGN, "4": PATHOGENIC, "5": PATHOGENIC}
 CODES_BESIDES = ("1", "6", "7", "255")  # not provided, drug response, histocompatibility, other; 0 is uncertain
-MAX_POSITION = 10**11
+NO_ALLELE = ("-", ".", "NA")  # of insertions and deletions, and of records without alleles
+MAX_DIGITS = 11  # of a position
 
 _VCF = re.compile(r"\.vcf(\.b?gz)?$", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
@@ -97,12 +98,10 @@ def read(path: Path, changes: Counter[str], notes: list[str] | None = None) -> I
         reference, alternate = line.reference.upper(), line.alternate.upper()
         if not line.chromosome or not line.chromosome.isprintable() or not reference or not alternate:
             raise _no_variant(line)
-        if not re.fullmatch(r"[A-Z]+", reference):
-            if reference not in ("-", ".", "NA"):
-                raise _no_variant(line)
+        if not {reference, alternate}.isdisjoint(NO_ALLELE):
             changes["not_snv"] += 1
             continue
-        if not re.fullmatch(r"[1-9][0-9]{0,11}", line.position) or int(line.position) > MAX_POSITION:
+        if not re.fullmatch(r"[A-Z]+", reference) or not re.fullmatch(rf"[1-9][0-9]{{0,{MAX_DIGITS - 1}}}", line.position):
             raise _no_variant(line)
         label = label_of(line)
         if label is None:
@@ -276,7 +275,7 @@ def _table(path: Path, notes: list[str]) -> Iterator[_Line]:
     columns = [table.column((*usual, *more)) for usual, more in COLUMNS] + [table.column(LABEL_COLUMNS)]
     field = table.header[columns[-1]]
     parts, assemblies = table.optional_column(PART_COLUMNS), table.optional_column(ASSEMBLY_COLUMNS)
-    if unused := table.unused(columns):
+    if unused := table.unused([*columns, parts, assemblies]):
         notes.append(f"columns not used: {', '.join(unused)[:200]}")
     seen: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
     facts = [column for column in (parts, assemblies) if column is not None]
@@ -289,6 +288,8 @@ def _table(path: Path, notes: list[str]) -> Iterator[_Line]:
     if len(found) > 1:
         raise BadData(f"{path}: variants of {' and '.join(sorted(found))[:100]}; keep those of one assembly")
     given = Counter({word: count for word, count in seen[0].items() if word.lower() in PARTS})
-    if given and parts is not None:
+    if parts is not None and not given:
+        notes.append(f"column not used: {printable(table.header[parts])}")
+    elif parts is not None:
         said = ", ".join(f"{count:,} {word}" for word, count in given.items())
         notes.append(f"column {table.header[parts]!r} says {said}; this split is not used, for the harness draws its own")

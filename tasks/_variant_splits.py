@@ -58,3 +58,21 @@ def parts(path: Path, variants: Sequence[Variant], rule: str) -> tuple[np.ndarra
             only = CLASSES[labels[part][0]]
             raise BadData(f"{path}: split {rule!r} leaves {name} with {only} variants only ({kind} {held}); {remedy}")
     return train, validation, test
+
+
+def near_others(variants: Sequence[Variant], split: tuple[np.ndarray, np.ndarray, np.ndarray], context: int) -> int:
+    """How many test variants have a window, of ``context`` nucleotides, that overlaps with one of train or validation."""
+    import numpy as np
+
+    train, validation, test = split
+    places: dict[str, list[int]] = {}
+    for index in np.concatenate([train, validation]):
+        places.setdefault(variants[index].chromosome, []).append(variants[index].position)
+    arrays = {chromosome: np.sort(positions) for chromosome, positions in places.items()}
+    count = 0
+    for index in test:
+        position, others = variants[index].position, arrays.get(variants[index].chromosome)
+        if others is not None:
+            near = np.searchsorted(others, [position - context + 1, position + context])
+            count += int(near[0] < near[1])
+    return count

@@ -204,7 +204,7 @@ def _load(own: _Own, examples: Sequence[Example], places: Sequence[Locus | None]
         files |= columns
     notes, block = own.notes, None
     if (kept := len(groups) - len(set(groups))) > 0:
-        notes = (*notes, f"{kept:,} windows share letters with others, and are kept in one part of the split with these")
+        notes = (*notes, f"{kept:,} windows overlap or repeat others, and are kept in one part of the split with them")
         block = {example.id: str(group) for example, group in zip(examples, groups, strict=True)}.__getitem__
     parts = stratified_groups(_joined(own.paths), labels, groups)
     train, validation, test = ([examples[position] for position in part] for part in parts)

@@ -40,7 +40,7 @@ from ._evolve import Evolution
 from ._names import check_name, task_name
 from ._splits import check_rule
 from ._variant_files import Variant, read, unique
-from ._variant_splits import BLOCK, CHROMOSOME, CLASSES, GENE, PARTS, POSITIONS, block, parts
+from ._variant_splits import BLOCK, CHROMOSOME, CLASSES, GENE, PARTS, POSITIONS, block, near_others, parts
 from ._variant_windows import HG38, Windows, cut_windows
 
 FAMILY = "variants"
@@ -98,7 +98,8 @@ def from_variants(path: Path, name: str | None = None) -> Task:
     rules = (CHROMOSOME, *POSITIONS) if len({variant.chromosome for variant in variants}) >= PARTS else POSITIONS
     if {variant.label for variant in variants} != {0, 1}:
         found = CLASSES[variants[0].label] if variants else "nothing"
-        raise BadData(f"{path}: the variants that could be used are {found} only; both {' and '.join(CLASSES)} are needed")
+        how = f" ({notes[-1]})" if notes else ""
+        raise BadData(f"{path}: the variants that could be used are {found} only; both {' and '.join(CLASSES)} are needed{how}")
     return _own(name, path, variants, +changes, tuple(notes), rules, Reference())
 
 
@@ -209,14 +210,17 @@ def _load_own(
     rule: str,
 ) -> Splits:
     check_rule(rule, rules)
-    return replace(_splits(str(path), path, variants, reference, rule, Counter(changes)), notes=notes)
+    splits = _splits(str(path), path, variants, reference, rule, Counter(changes))
+    return replace(splits, notes=[*notes, *splits.notes])
 
 
 def _splits(
     label: str, path: Path, variants: Sequence[Variant], reference: Reference, rule: str, changes: Counter[str]
 ) -> Splits:
     variants, windows, files = cut_windows(path, variants, reference, changes)
-    train, validation, test = (windows.take(part) for part in parts(path, variants, rule))
+    split = parts(path, variants, rule)
+    near = 0 if rule == CHROMOSOME else near_others(variants, split, reference.context)
+    train, validation, test = (windows.take(part) for part in split)
     # A test split has four or five chromosomes, too few to resample: intervals resample stretches of them.
     return Splits(
         train,
@@ -225,6 +229,7 @@ def _splits(
         files={label: sources.sha256(path)} | files,
         changes=+changes,
         block=partial(block, length=GENE) if rule == CHROMOSOME else block,
+        notes=[f"{near:,} test windows overlap with one of another part, at the borders of blocks"] if near else [],
     )
 
 

@@ -5,6 +5,7 @@ Letters are normalised once, here. Every error is one line that names the file, 
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -31,6 +32,7 @@ PARTS = {  # how people call the parts of a split
 }
 MISSING = ("nan", "na", "n/a", "#n/a", "<na>", "null")
 MAX_CLASSES = 50  # more distinct numbers than this are taken for measurements
+MIN_UNLIKE = 10  # with more distinct labels than this, of which most windows have their own, they are no classes
 MAX_DIGITS = 15  # of whole numbers: labels and positions
 
 _CLASS = re.compile(r"(?:^|[\s;|,])(?:class|label)[:=]\s*((?:[-+.\d]+[,;|/]\s*)*[-+.\d]+(?=[\s,;|]|$)|[^\s;|,]+)", re.IGNORECASE)
@@ -96,7 +98,7 @@ def is_fasta(path: Path) -> bool:
 
 def _opened(path: Path) -> tuple[str, Iterable[str]]:
     """The first line that is not blank, and the lines that follow it."""
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises for names that are too long
         raise BadData(f"{path}: no such file; check the name and the folder")
     lines = text_lines(path, EXPECTED)
     return next(stripped for line in lines if (stripped := line.lstrip())), lines
@@ -122,7 +124,7 @@ def _fasta(path: Path, lines: Iterable[str], changes: Counter[str], notes: list[
     for name, count in Counter(record.id for record in records).items():
         if count > 1:
             raise BadData(f"{path}: {count} records are named {name!r}; give every record its own name")
-    _tell_parts(path, "headers", parts, changes, notes)
+    _tell_parts(path, "headers say", parts, changes, notes)
     letters.check(notes)
     return records
 
@@ -156,7 +158,7 @@ def _table(path: Path, changes: Counter[str], notes: list[str]) -> list[Record]:
         else:
             notes.append(f"column {table.header[optional[0]]!r} has gaps or repeats: windows are numbered instead")
     parts = [PARTS.get((part or "").lower(), "") for _, part, _ in found]
-    if _tell_parts(path, f"column {table.header[optional[1] or 0]!r}", parts, changes, notes):
+    if _tell_parts(path, f"column {table.header[optional[1] or 0]!r} says", parts, changes, notes):
         used.append(optional[1] or 0)
     if unused := table.unused(used):
         notes.append(f"columns not used: {', '.join(unused)[:200]}")
@@ -170,7 +172,7 @@ def _tell_parts(path: Path, where: str, parts: Sequence[str], changes: Counter[s
     if not counts:
         return False
     said = ", ".join(f"{count:,} {part}" for part, count in counts.items())
-    notes.append(f"{path.name}: {where} say {said}; this split is not used, for the harness draws its own")
+    notes.append(f"{path.name}: {where} {said}; this split is not used, for the harness draws its own")
     changes["given_splits_not_used"] += counts.total()
     return True
 
@@ -246,7 +248,8 @@ def class_names(path: Path, labels: Iterable[str]) -> tuple[str, ...]:
     names = sorted(counts)
     whole = [re.fullmatch(r"[-+]?\d+", name, re.ASCII) is not None for name in names]
     decimal = next((name for name, integer in zip(names, whole, strict=True) if not integer and _NUMBER.fullmatch(name)), None)
-    if decimal is not None or (len(names) > MAX_CLASSES and all(whole)):
+    unlike = len(names) > MIN_UNLIKE and 2 * len(names) > counts.total()
+    if decimal is not None or ((len(names) > MAX_CLASSES or unlike) and all(whole)):
         found = f"label {decimal[:40]!r}" if decimal is not None else f"{len(names)} different labels"
         raise BadData(f"{path}: {found} looks like a regression target; labels are 0, 1, … or the names of classes")
     bits = len(names) > 1 and all(re.fullmatch("[01]{2,}", name) and len(name) == len(names[0]) for name in names)
@@ -262,6 +265,6 @@ def class_names(path: Path, labels: Iterable[str]) -> tuple[str, ...]:
         other = spellings.setdefault(str(int(name)) if integer else re.sub(r"[\W_]+", " ", name.casefold()).strip() or name, name)
         if other != name:
             raise BadData(f"{path}: {other[:40]!r} and {name[:40]!r} are spellings of one label; write it in one way")
-    if len(names) > MAX_CLASSES and 2 * len(names) > counts.total():
+    if unlike:
         raise BadData(f"{path}: {len(names):,} different labels of {counts.total():,} windows: are these ids? Name the classes")
     return tuple(sorted(names, key=int) if all(whole) else names)
