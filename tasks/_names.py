@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,9 +50,11 @@ def pair_notes(paths: Sequence[Path]) -> list[str]:
     Raises:
         BadData: the names say that one file is for training and the other for validation or test, or both are one file.
     """
-    first, second = (_words(path) for path in paths)
     if paths[0].resolve() == paths[1].resolve():
         raise BadData(f"{paths[0]}: the same file twice; expected positives and negatives")
+    absolute = [path.absolute() for path in paths]
+    shared = len(Path(os.path.commonpath(absolute)).parts)
+    first, second = (_words(path.parts[shared:]) for path in absolute)
     first, second = first - second, second - first
     parts = [{PARTS[word] for word in words if word in PARTS} for words in (first, second)]
     if parts[0] and parts[1] and parts[0] != parts[1]:
@@ -65,5 +68,5 @@ def pair_notes(paths: Sequence[Path]) -> list[str]:
     return []
 
 
-def _words(path: Path) -> set[str]:
-    return set(re.findall(r"[a-z]+", " ".join(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", part) for part in path.parts).lower()))
+def _words(names: Sequence[str]) -> set[str]:
+    return set(re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", " ".join(names)).lower()))
