@@ -1,7 +1,7 @@
 """Reads labelled single-nucleotide variants from VCF, CSV, TSV (plain or gzipped) and parquet files.
 
 Positions are 1-based. Every error is one line that names the file, the line, and what was expected. Labels have one grammar
-a file: :func:`_grammar` looks at all of them before the first is read.
+a file (see :mod:`harness.tasks._variant_labels`), so a file is read twice.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -19,38 +20,18 @@ from harness.files.readers import MISSING, PART_COLUMNS, PARTS
 from harness.files.table import VARIANT_COLUMNS, Table, is_table, whole
 from harness.files.text import printable, text_lines
 
+from ._variant_labels import OPEN, WORDS, plain, understand
+
 EXPECTED = "a VCF, CSV, TSV or parquet file with chrom, pos (1-based), ref, alt, label"
-EXPECTED_LABELS = "expected 0 or 1, false or true, benign or pathogenic"
 # Names of the columns in dbNSFP and in ClinVar's variant_summary.txt, after the usual ones.
 COLUMNS = tuple(zip(VARIANT_COLUMNS, ((), ("pos(1-based)", "positionvcf"), ("referenceallelevcf",), ("alternateallelevcf",))))
 LABEL_COLUMNS = ("label", "clinvar_label", "clnsig", "clinicalsignificance", "class")
-CODED = ("clnsig", "clinicalsignificance")  # the fields in which ClinVar's and dbSNP's files to 2017 have codes
 ASSEMBLY_COLUMNS = ("assembly", "genome_build", "build")
 
-BENIGN, PATHOGENIC = 0, 1
-NUMBERS = {"0": BENIGN, "1": PATHOGENIC, "false": BENIGN, "true": PATHOGENIC}
-WORDS = {
-    **dict.fromkeys(("benign", "likely_benign", "common"), BENIGN),
-    **dict.fromkeys(("pathogenic", "likely_pathogenic"), PATHOGENIC),
-}
-# What ClinVar says besides: these say nothing of the class, and those say that it is open.
-BESIDES = (
-    *("risk_factor", "drug_response", "association", "association_not_found", "protective", "affects", "other", "not_provided"),
-    *("low_penetrance", "confers_sensitivity", "established_risk_allele", "likely_risk_allele"),
-)
-OPEN = (
-    *("uncertain_significance", "vus", "uncertain", "uncertain_risk_allele", "unknown", "untested", "conflicting"),
-    *("conflicting_interpretations_of_pathogenicity", "conflicting_classifications_of_pathogenicity"),
-    *("conflicting_data_from_submitters", "no_classifications_from_unflagged_records"),
-    *("no_classification_for_the_single_variant", "no_interpretation_for_the_single_variant"),
-)
-CODES = {"2": BENIGN, "3": BENIGN, "4": PATHOGENIC, "5": PATHOGENIC}
-CODES_BESIDES = ("1", "6", "7", "255")  # not provided, drug response, histocompatibility, other; 0 is uncertain
 NO_ALLELE = ("-", ".", "NA")  # of insertions and deletions, and of records without alleles
 MAX_DIGITS = 11  # of a position
 
 _VCF = re.compile(r"\.vcf(\.b?gz)?$", re.IGNORECASE)
-_NUMBER = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?")
 _NAMED = re.compile(rf"({'|'.join(sorted((*WORDS, *OPEN), key=len, reverse=True))})(?=_|$)", re.IGNORECASE)
 
 
@@ -140,9 +121,7 @@ def _no_variant(line: _Line) -> BadData:
 def _grammar(path: Path, lines: Iterable[_Line], notes: list[str]) -> Callable[[_Line], int | None]:
     """How this file says benign and pathogenic: the label of a line, None if it is neither.
 
-    One field holds the labels of the whole file (of a VCF: LABEL, else CLNSIG, else a word at the beginning of every ID), and
-    all of them are in one grammar: 0 and 1 (or false and true), words, or ClinVar's codes. These are understood where the
-    header declares them, or where CLNSIG holds some from 2 to 5 and neither 0 nor 1.
+    One field holds the labels of the whole file. Of a VCF it is LABEL, else CLNSIG, else a word at the beginning of every ID.
     """
     found: dict[str, Counter[str]] = defaultdict(Counter)
     first: dict[tuple[str, str], str] = {}  # where a field has a word first
@@ -150,7 +129,7 @@ def _grammar(path: Path, lines: Iterable[_Line], notes: list[str]) -> Callable[[
     for line in lines:
         total += 1
         for field, text in line.labels.items():
-            word = _plain(text)
+            word = plain(text)
             found[field][word] += 1
             first.setdefault((field, word), line.where)
     if not found:
@@ -161,25 +140,9 @@ def _grammar(path: Path, lines: Iterable[_Line], notes: list[str]) -> Callable[[
         raise BadData(
             f"{path}: {counts.total():,} of {total:,} IDs begin with a class, the others do not; write LABEL=… into INFO instead"
         )
-    parts = {part: word for word in counts for part in _split(word)}
-    may_be_coded = field.lower() in CODED and parts.keys() <= {*CODES, *CODES_BESIDES, "0", "", ".", *MISSING}
-    coded = may_be_coded and (_declares_codes(path) or (not parts.keys().isdisjoint(CODES) and parts.keys().isdisjoint(NUMBERS)))
-    strange = next((part for part in parts if _NUMBER.fullmatch(part) and part not in NUMBERS), None)
-    if strange is not None and not coded:
-        hint = "; ClinVar's codes are read where the VCF header declares them, or without 0 and 1" if may_be_coded else ""
-        raise BadData(f"{first[field, parts[strange]]}: label {strange[:40]!r}; {EXPECTED_LABELS}{hint}")
-    number, word = (next((part for part in parts if part in known), None) for known in (NUMBERS, WORDS))
-    if number and word:
-        raise BadData(f"{path}: labels mix {number!r} and {word!r}; write all of them in one way")
-    odd = {word for word in counts if not coded and not any(map(_known, _split(word)))}
-    if 2 * sum(counts[word] for word in odd) > total:
-        word = max(odd, key=lambda word: counts[word])
-        raise BadData(f"{first[field, word]}: label {word[:40]!r}, and most are unknown; {EXPECTED_LABELS}")
-    kind = "ClinVar's codes (2 and 3 benign, 4 and 5 pathogenic)" if coded else "numbers" if number else "words"
-    unknown = f"; not understood: {', '.join(map(repr, sorted(odd)))[:100]}" if odd else ""
-    notes.append(f"labels: {kind} in {printable(field)}{unknown}")
-    classes = {word: _coded_class(word) if coded else _class(word) for word in counts}
-    return lambda line: classes.get(_plain(line.labels.get(field, "")))
+    classes, how = understand(counts, field, partial(_declares_codes, path), lambda word: first[field, word], total)
+    notes.append(how)
+    return lambda line: classes.get(plain(line.labels.get(field, "")))
 
 
 def _declares_codes(path: Path) -> bool:
@@ -188,33 +151,6 @@ def _declares_codes(path: Path) -> bool:
         return False
     header = takewhile(lambda line: line.startswith("#"), text_lines(path, EXPECTED))
     return any(re.match(r"##INFO=<ID=CLNSIG,.*\b5\W+pathogenic", line, re.IGNORECASE) for line in header)
-
-
-def _plain(text: str) -> str:
-    """A label in lower case, with ``_`` for blanks and hyphens, and 1 for 1.0."""
-    return whole(re.sub(r"(?<=\w)[\s-]+(?=\w)", "_", text.strip().lower()))
-
-
-def _split(word: str) -> list[str]:
-    return [part.strip("_ ") for part in re.split(r"[|,/;&]", word)]
-
-
-def _known(part: str) -> bool:
-    return part in NUMBERS or part in WORDS or part in BESIDES or part in OPEN or part in ("", ".", *MISSING)
-
-
-def _class(word: str) -> int | None:
-    """The class of a label such as ``pathogenic/likely_pathogenic|risk_factor``, whose first word must name it."""
-    parts = _split(word)
-    known = NUMBERS | WORDS
-    classes = {known[part] for part in parts if part in known}
-    return known[parts[0]] if parts[0] in known and len(classes) == 1 and not any(part in OPEN for part in parts) else None
-
-
-def _coded_class(word: str) -> int | None:
-    """The class of codes such as ``5|5|255``: all that say something must agree."""
-    classes = {CODES.get(part) for part in _split(word) if part not in CODES_BESIDES}
-    return classes.pop() if len(classes) == 1 else None
 
 
 def _check_chromosomes(

@@ -79,7 +79,10 @@ def test_lists_of_codes_must_agree(tmp_path: Path) -> None:
         ),
         (lambda p: vcf(p / "v.vcf", lambda i: f"CLNSIG={(2, 'Pathogenic')[i % 2]}"), "line 3: label '2'"),
         (lambda p: vcf(p / "v.vcf", lambda i: f"LABEL={i % 3}"), "line 5: label '2'"),
-        (lambda p: vcf(p / "v.vcf", lambda i: f"LABEL={(0, 'Pathogenic')[i % 2]}"), "labels mix '0' and 'pathogenic'"),
+        (
+            lambda p: vcf(p / "v.vcf", lambda i: f"LABEL={(0, 'Pathogenic')[i % 2]}"),
+            "line 4: label 'pathogenic', but '0' elsewhere",
+        ),
         (lambda p: tsv(p / "v.tsv", lambda i: i % 6, "clnsig"), "line 4: label '2'; .*codes are read where"),
         (lambda p: tsv(p / "v.tsv", lambda i: i % 3), "line 4: label '2'; expected 0 or 1"),
         (lambda p: tsv(p / "v.tsv", lambda i: (-1, 1)[i % 2]), "line 2: label '-1'"),

@@ -180,4 +180,4 @@ def _parquet_rows(path: Path, expected: str) -> Iterator[Row]:
                     number += 1
                     yield f"{path}, row {number}", ["" if field is None else str(field) for field in row]
     except (OSError, ValueError) as error:  # pyarrow's errors are among them
-        raise BadData(f"{path}: not a readable parquet file ({str(error).splitlines()[0]}); download it again") from None
+        raise BadData(f"{path}: not a readable parquet file ({printable(str(error)[:200])}); download it again") from None
