@@ -90,7 +90,7 @@ def _windows_task(own: _Own, examples: Sequence[Example], places: Sequence[Locus
     without = next((example for example in examples if example.windows[0].locus is None), None)
     if reference.alignment is not None and without is not None:
         raise UserError(
-            f"{_joined(paths)}: --msa needs the locus of every window, and {without.id!r} has none; write it into FASTA headers "
+            f"{_joined(paths)}: --msa needs the locus of every window, and {without.id[:80]!r} has none; write it into FASTA headers "
             "as chr1:100-200(+), 0-based, half-open and as long as the window"
         )
     load = partial(_load, own, examples, places, reference)
@@ -170,7 +170,7 @@ def _intervals(paths: Sequence[Path], notes: list[str]) -> list[tuple[Locus, str
 def _single(path: Path, changes: Counter[str], notes: list[str]) -> tuple[tuple[str, ...], list[Record]]:
     records = readers.read(path, changes, notes)
     if unlabelled := next((record for record in records if record.label is None), None):
-        raise BadData(f"{path}: record {unlabelled.id!r} has no class in its header; expected {ACCEPTED}")
+        raise BadData(f"{path}: record {unlabelled.id[:80]!r} has no class in its header; expected {ACCEPTED}")
     classes = readers.class_names(path, [str(record.label) for record in records])
     if len(classes) == 2:
         notes.append(f"the positive class is {classes[1]!r}, the second: f1, precision, recall, auroc and auprc are about it")

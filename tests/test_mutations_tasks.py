@@ -155,6 +155,24 @@ def test_a_damaged_gzip_stream_is_refused_or_read_the_same(kind: str) -> None:
     check()
 
 
+def test_a_damaged_parquet_file_is_refused_or_keeps_its_rows() -> None:
+    """Parquet has no checksum of its values, so a letter may differ; but no row is lost, and no error is pyarrow's."""
+    pytest.importorskip("pyarrow", reason="needs the extra `variants`")
+    import pandas as pd
+
+    pd.DataFrame({"sequence": _windows(), "label": [i % 2 for i in range(RECORDS)]}).to_parquet(FOLDER / "w.parquet")
+    content = (FOLDER / "w.parquet").read_bytes()
+
+    @settings(max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.lists(EDITS, min_size=1, max_size=2))
+    def check(edits: list[tuple[str, int, int]]) -> None:
+        (FOLDER / "w.parquet").write_bytes(mutated(content, edits))
+        outcome = read_or_refuse("table", FOLDER / "w.parquet")
+        assert outcome.isprintable() if isinstance(outcome, str) else len(outcome) == RECORDS
+
+    check()
+
+
 def test_the_mutations_find_a_reader_that_guesses() -> None:
     """The oracle itself: a reader that takes the first column for the sequence whatever the header says is found out."""
     guess: Callable[[bytes], list[bytes]] = lambda content: [line.split(b",")[1] for line in content.splitlines()[1:]]  # noqa: E731

@@ -88,6 +88,11 @@ def test_many_names_are_classes_and_ids_or_numbers_are_not(tmp_path: Path) -> No
         from_files([table(tmp_path / "t.csv", lambda i: i)])
 
 
+def test_labels_that_differ_in_their_signs_are_classes(tmp_path: Path) -> None:
+    for labels in (("A+", "A-"), ("+", "-"), ("*", "?"), ("CTCF-1", "CTCF-2")):
+        assert from_files([table(tmp_path / "t.csv", lambda i: labels[i % 2])]).classes == labels  # noqa: B023
+
+
 def test_the_positive_class_is_named(tmp_path: Path) -> None:
     task = from_files([table(tmp_path / "t.csv", lambda i: ("bound", "unbound")[i % 2])])
     assert task.positive == "unbound"

@@ -39,6 +39,7 @@ _CLASS = re.compile(r"(?:^|[\s;|,])(?:class|label)[:=]\s*((?:[-+.\d]+[,;|/]\s*)*
 _PIPED_CLASS = re.compile(r"\|(\w+)\|(?:training|testing)\s*$")  # iLearn: >name|1|training
 _PART = re.compile(r"(?:^|[\s;|,])(?:split|set|subset|partition|fold)[:=]\s*(\w+)|\|(\w+)\s*$", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE | re.ASCII)
+_BETWEEN_WORDS = re.compile(r"[\s_'\"]+|(?<=\w)-+(?=\w)")
 _LIST = re.compile(r"[\[({].*[\])}]|.*[,;|].*|[-+]?\d+([ _/:&+][-+]?\d+)+")
 _LOCUS = (
     re.compile(r"(?:.*::)?(?P<chromosome>[\w.]+):(?P<start>\d+)-(?P<end>\d+)(?:\((?P<strand>[+-])\))?"),  # bedtools getfasta
@@ -123,7 +124,7 @@ def _fasta(path: Path, lines: Iterable[str], changes: Counter[str], notes: list[
         parts += [PARTS.get((one or other).lower(), "") for one, other in _PART.findall(title)][:1]
     for name, count in Counter(record.id for record in records).items():
         if count > 1:
-            raise BadData(f"{path}: {count} records are named {name!r}; give every record its own name")
+            raise BadData(f"{path}: {count} records are named {name[:80]!r}; give every record its own name")
     _tell_parts(path, "headers say", parts, changes, notes)
     letters.check(notes)
     return records
@@ -262,8 +263,8 @@ def class_names(path: Path, labels: Iterable[str]) -> tuple[str, ...]:
         raise BadData(f"{path}: label {long[:40]!r}… has {len(long):,} digits; labels are 0, 1, … or the names of classes")
     spellings: dict[str, str] = {}
     for name, integer in zip(names, whole, strict=True):
-        other = spellings.setdefault(str(int(name)) if integer else re.sub(r"[\W_]+", " ", name.casefold()).strip() or name, name)
-        if other != name:
+        plain = str(int(name)) if integer else _BETWEEN_WORDS.sub(" ", name.casefold()).strip()
+        if (other := spellings.setdefault(plain, name)) != name:
             raise BadData(f"{path}: {other[:40]!r} and {name[:40]!r} are spellings of one label; write it in one way")
     if unlike:
         raise BadData(f"{path}: {len(names):,} different labels of {counts.total():,} windows: are these ids? Name the classes")
