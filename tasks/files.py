@@ -90,8 +90,8 @@ def _windows_task(own: _Own, examples: Sequence[Example], places: Sequence[Locus
     without = next((example for example in examples if example.windows[0].locus is None), None)
     if reference.alignment is not None and without is not None:
         raise UserError(
-            f"{_joined(paths)}: --msa needs the locus of every window, and {without.id[:80]!r} has none; write it into FASTA headers "
-            "as chr1:100-200(+), 0-based, half-open and as long as the window"
+            f"{_joined(paths)}: --msa needs the locus of every window, and {without.id[:80]!r} has none; write it into FASTA "
+            "headers as chr1:100-200(+), 0-based, half-open and as long as the window"
         )
     load = partial(_load, own, examples, places, reference)
     return _task(own, len(examples), load, partial(_windows_task, own, examples, places), reference)
