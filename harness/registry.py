@@ -254,11 +254,11 @@ def find_tasks(name: str) -> list[Task]:
     return found
 
 
-def task_from_files(paths: Sequence[Path]) -> Task:
-    """The task that the user's own files make; see ``tasks/files.py``."""
-    return importlib.import_module("harness.tasks.files").from_files(paths)
+def task_from_files(paths: Sequence[Path], name: str | None = None) -> Task:
+    """The task that the user's own files make, called ``name`` or after the files; see ``tasks/files.py``."""
+    return importlib.import_module("harness.tasks.files").from_files(paths, name)
 
 
-def task_from_variants(path: Path) -> Task:
-    """The task that the user's own file of variants makes; see ``tasks/variants.py``."""
-    return importlib.import_module("harness.tasks.variants").from_variants(path)
+def task_from_variants(path: Path, name: str | None = None) -> Task:
+    """The task that the user's own file of variants makes, called ``name`` or after it; see ``tasks/variants.py``."""
+    return importlib.import_module("harness.tasks.variants").from_variants(path, name)

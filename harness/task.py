@@ -32,6 +32,7 @@ class Splits:
     project itself drew the data. ``block`` maps an example's id to its block: examples of one
     block depend on each other, and intervals go by blocks. None where examples are independent. ``notes`` are
     sentences about how the files were read (the labels' grammar, columns that are not used), to be shown with the counts.
+    ``species`` names the rows of the windows' alignments after the target, in order; empty without alignments.
     """
 
     train: Sequence[Example]
@@ -42,6 +43,7 @@ class Splits:
     best_accuracy: float | None = None
     block: Callable[[str], str] | None = None
     notes: Sequence[str] = ()
+    species: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -174,6 +174,7 @@ def _begin_record(trial: Trial) -> dict[str, Any]:
             "question": _question(splits),
             "counts": {name: _class_counts(part, task.classes) for name, part in parts.items()},
             "changes": splits.changes,
+            "notes": splits.notes,
             "best_accuracy": splits.best_accuracy,
         },
         "model": {
@@ -260,7 +261,8 @@ def _describe_task(run: Run, task: Task, splits: Splits) -> str:
             f"best possible accuracy {splits.best_accuracy:.4f}"
         )
     changed = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in splits.changes.items() if count)
-    return text + (f"\n  counted: {changed}" if changed else "")
+    text += f"\n  counted: {changed}" if changed else ""
+    return text + "".join(f"\n  {note}" for note in splits.notes)
 
 
 def _describe_run(run: Run, record: Mapping[str, Any]) -> str:
