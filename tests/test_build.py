@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,31 @@ def test_every_model_says_its_options_without_being_imported():
         facts = registry.model_facts(name)
         assert facts.name == name
         assert all(option.type in ("str", "int", "float", "bool") for option in facts.options.values())
+
+
+def test_two_pretrainings_with_the_same_settings_have_one_fingerprint(careless, tmp_path):
+    prints = set()
+    for number, (seconds, rows) in enumerate([(1.5, 4), (7.25, 4), (1.5, 5)]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        save(folder / "model.pt", one=torch.ones(2))
+        record = {"settings": {"steps": 3}, "data": {"rows": rows}, "timing": {"seconds": seconds}, "environment": {"n": number}}
+        (folder / "pretrain.json").write_text(json.dumps(record))
+        prints.add(request(careless, checkpoint=str(folder)).fingerprint())
+    assert len(prints) == 2  # rows count, times do not
+    (folder / "pretrain.json").write_text("[")
+    assert request(careless, checkpoint=str(folder)).fingerprint() not in prints
+
+
+def test_every_shard_counts_whether_the_folder_or_the_index_is_given(careless, tmp_path):
+    index = {"weight_map": {"one": "a.safetensors", "two": "b.safetensors"}}
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards/model.safetensors.index.json").write_text(json.dumps(index))
+    given = str(tmp_path / "shards/model.safetensors.index.json")
+    prints = []
+    for content in (b"1", b"2"):
+        (tmp_path / "shards/a.safetensors").write_bytes(b"0")
+        (tmp_path / "shards/b.safetensors").write_bytes(content)
+        prints.append(request(careless, checkpoint=given).fingerprint())
+        assert prints[-1] == request(careless, checkpoint=str(tmp_path / "shards")).fingerprint()
+    assert prints[0] != prints[1]

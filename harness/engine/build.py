@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -24,11 +25,12 @@ _UNREAD = (hub.SUMS, "loss.csv", "loss.png", "state.pt")
 _UNREAD_ENDINGS = (".md", ".bad", ".part", ".tmp", ".lock", ".metadata")
 # What may lie beside a weight file and be read with it.
 _BESIDE = re.compile(r"(\w*config|tokenizer|vocab|merges|special_tokens_map|added_tokens|pretrain|.*\.index)\.(json|txt|model)")
+_PRETRAINED = "pretrain.json"  # the record of `harness pretrain`
 
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """Which model, with which weights: plain values, checked by :func:`request`.
+    """Which model, with which weights: plain values, as :func:`request` checks them.
 
     ``checkpoint`` is None for random initialisation at the named ``size``; ``options`` are keyword arguments of the
     adapter's ``from_checkpoint``; ``allow_partial`` lets the checkpoint lack tensors.
@@ -45,17 +47,19 @@ class ModelRequest:
         if self.checkpoint is None:
             return None
         path = Path(self.checkpoint)
+        if path.name.endswith(".index.json"):  # of weights in several files, which lie beside it
+            path = path.parent
         if path.is_dir():
             files = [file for file in path.iterdir() if _may_be_read(file)]
         else:
             files = [path, *(file for file in path.parent.iterdir() if _BESIDE.fullmatch(file.name) and file != path)]
         # What a weight file is called does not matter; what lies beside it is read by its name.
-        return digest(sorted([file.name if _BESIDE.fullmatch(file.name) else "", file_digest(file)] for file in files))
+        return digest(sorted([file.name if _BESIDE.fullmatch(file.name) else "", _content(file)] for file in files))
 
     def identity(self) -> str:
-        """sha256 of all that makes the model what it is before training, besides its code and the seed.
+        """sha256 of everything but code and seed that determines the untrained model.
 
-        A file counts by its content, whether it is the checkpoint, the value of an option, or the scores of its card.
+        Files count by their content: the checkpoint's, those that options name, and the scores that the card names.
         """
         scores = registry.model_facts(self.model).card.scores
         published = sources.locate(sources.REFERENCES[scores]) if scores else None
@@ -73,9 +77,9 @@ class ModelRequest:
         )
 
     def build(self) -> Adapter:
-        """The adapter. What is random in it is drawn from torch's generator, which the caller seeds.
+        """The adapter. Random weights are drawn from torch's generator, which the caller seeds.
 
-        Whatever an adapter does by itself, a checkpoint is loaded whole, or partly where the user allows it, or not at all.
+        A checkpoint is loaded whole, or partly where the user allows that, whatever the adapter itself checks.
 
         Raises:
             UserError: the adapter loads no weights, or refuses an option.
@@ -113,12 +117,15 @@ def request(
     allow_partial: bool = False,
     official: bool = True,
 ) -> ModelRequest:
-    """What the options of a command ask for, checked; weights from the hub are fetched.
+    """Check a command's options and make a request of them; a ``checkpoint`` on the hub is downloaded.
 
-    Without ``checkpoint`` and ``init``, a pretrained model takes its official weights, unless ``official`` is False.
+    ``checkpoint`` is a path or a hub id, ``init`` is ``random[:SIZE]``, and ``options`` may be text, as on the command line.
+    With neither ``checkpoint`` nor ``init``, a pretrained model gets its official weights if ``official`` is true, and
+    random ones otherwise.
 
     Raises:
         UserError: no such model, option, size or weights, or both ``checkpoint`` and ``init``.
+        DownloadFailed: the hub cannot be reached.
     """
     facts = registry.model_facts(model)
     size = _random_size(init, checkpoint)
@@ -128,6 +135,17 @@ def request(
     elif init is None and official and (facts.card.checkpoint or facts.card.get):
         path = hub.official(facts.name, facts.card)
     return ModelRequest(model, path and str(path), size, _typed(facts, options or {}), allow_partial)
+
+
+def _content(file: Path) -> str:
+    """sha256 of a file; of the record of `harness pretrain`, of its settings and data only, not of times and versions."""
+    if file.name == _PRETRAINED:
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+            return digest([record["settings"], record["data"]])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            pass  # someone else's file of this name
+    return file_digest(file)
 
 
 def _may_be_read(file: Path) -> bool:

@@ -225,9 +225,9 @@ def _audit(
         what = f"{matched} of {len(expected)} tensors match {model}, but {_some(consequential)} belong to another architecture"
         if not _partial.get():
             raise CheckpointMismatch(f"checkpoint {file}: {what}; {_remedy(consequential)}, or --allow-partial leaves them out")
-        warnings.append(f"{len(consequential)} tensors of the file are left out, as allowed: {_some(consequential)}")
+        warnings.append(f"left out, as allowed: {len(consequential)} of the file's tensors ({_some(consequential)})")
     if buffers := sorted(name for name in unused if _BUFFER.fullmatch(name) and not _HEAD.fullmatch(name)):
-        warnings.append(f"{len(buffers)} tensors of the file without learned values are not used: {_some(buffers)}")
+        warnings.append(f"not used: {len(buffers)} of the file's tensors, which hold no learned values ({_some(buffers)})")
     return LoadAudit(
         str(file), _digest(file), len(expected), matched, tuple(missing), tuple(sorted(unused)), warnings=tuple(warnings)
     )
