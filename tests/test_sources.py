@@ -29,6 +29,12 @@ class Server(ThreadingHTTPServer):
         self.statuses: list[int] = []  # answered first, one a request
         self.cuts: list[int] = []  # the connection ends after so many bytes, one a request
         self.ranges = True
+        self.etag: str | None = None
+        self.careless = False  # If-Range is not read
+        self.length: int | None = None  # what Content-Length says instead of the truth
+        self.type = "application/octet-stream"
+        self.redirect = ""
+        self.files: dict[str, bytes] = {}  # the content at these paths instead
         self.requests: list[tuple[str, str | None]] = []
 
     @property
@@ -44,15 +50,25 @@ class Handler(BaseHTTPRequestHandler):
         self.server.requests.append((self.path, wanted))
         if self.server.statuses:
             return self.send_error(self.server.statuses.pop(0))
-        body, start = self.server.content, 0
-        if wanted and self.server.ranges:
+        if self.server.redirect:
+            self.send_response(302)
+            self.send_header("Location", self.server.redirect)
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
+        body, start = self.server.files.get(self.path, self.server.content), 0
+        changed = not self.server.careless and self.headers.get("If-Range") not in (None, self.server.etag)
+        if wanted and self.server.ranges and not changed:
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
             if start >= len(body):
                 return self.send_error(416)
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        self.send_header("Content-Length", str(len(body) - start))
+        length = len(body) - start if self.server.length is None else self.server.length
+        self.send_header("Content-Length", str(length))
+        self.send_header("Content-Type", self.server.type)
+        if self.server.etag:
+            self.send_header("ETag", self.server.etag)
         self.end_headers()
         end = self.server.cuts.pop(0) if self.server.cuts else len(body)
         self.wfile.write(body[start:end])
@@ -181,10 +197,15 @@ def test_mirror(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     assert server.requests == [("/mirror/raw.example.org/a/b.csv", None)]
 
 
-def test_a_mirror_that_is_no_address(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HARNESS_MIRROR", "my-mirror")
-    with pytest.raises(DownloadFailed, match="check HARNESS_MIRROR"):
+@pytest.mark.parametrize("mirror", ["my-mirror", "file:///etc", "ftp://127.0.0.1/x", "http://", "http://[", "javascript:1"])
+def test_a_mirror_that_is_no_web_address_is_refused_at_once(
+    source: Source, home: Path, monkeypatch: pytest.MonkeyPatch, mirror: str
+) -> None:
+    monkeypatch.setenv("HARNESS_MIRROR", mirror)
+    with pytest.raises(UserError, match="check HARNESS_MIRROR") as caught:
         sources.fetch(source)
+    assert caught.value.exit_code == 2
+    assert not home.exists()
 
 
 def test_offline_touches_no_network(server: Server, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,6 +213,14 @@ def test_offline_touches_no_network(server: Server, source: Source, monkeypatch:
     with pytest.raises(DownloadFailed, match=r"HARNESS_OFFLINE .*family/set\.csv .*copy the file there from http"):
         sources.fetch(source)
     assert server.requests == []
+
+
+@pytest.mark.parametrize("elsewhere", ["file:///etc/hostname", "ftp://127.0.0.1/x", "data:,x"])
+def test_a_redirect_leads_to_no_other_scheme(server: Server, source: Source, elsewhere: str) -> None:
+    server.redirect = elsewhere
+    with pytest.raises(DownloadFailed, match=r"(?i)redirect.*(file|ftp|data):"):
+        sources.fetch(source)
+    assert len(server.requests) == 1
 
 
 def test_not_found_fails_at_once(server: Server, source: Source) -> None:
@@ -212,6 +241,12 @@ def test_no_server_there() -> None:
     source = Source("http://127.0.0.1:9/set.csv", SHA256, "set.csv")
     with pytest.raises(DownloadFailed, match=r"http://127\.0\.0\.1:9/set\.csv: .*refused.*check the network"):
         sources.fetch(source)
+
+
+def test_a_host_that_does_not_exist_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "PAUSE", 60.0)
+    with pytest.raises(DownloadFailed, match="check the network"):
+        sources.fetch(Source("http://no-such-host.invalid/set.csv", SHA256, "set.csv"))
 
 
 def test_two_fetches_at_once_give_one_whole_file(server: Server, source: Source, home: Path) -> None:

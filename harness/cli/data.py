@@ -16,7 +16,11 @@ DataName = Annotated[
 
 
 @app.command("get")
-def data_get(name: DataName = "all", quiet: Quiet = False) -> None:
+def data_get(
+    name: DataName = "all",
+    force: Annotated[bool, typer.Option("--force", help="Download anew what is here already.")] = False,
+    quiet: Quiet = False,
+) -> None:
     """Download data sets, with resume and checksum. What is here already is only checked."""
     from harness.files.sources import data_home, fetch, find_sources
 
@@ -26,8 +30,9 @@ def data_get(name: DataName = "all", quiet: Quiet = False) -> None:
     sources = find_sources(name)
     for number, source in enumerate(sources, start=1):
         with screen.download(f"{source.path} ({number}/{len(sources)})") as progress:
-            fetch(source, progress)
-    screen.say(f"{len(sources)} files are in {data_home()}, each compared with its published checksum where there is one")
+            fetch(source, progress, force)
+    checked = "each compared with its published checksum, or else with its format and what was downloaded first"
+    screen.say(f"{len(sources)} files are in {data_home()}, {checked}")
 
 
 @app.command("path")
@@ -44,7 +49,7 @@ def data_path(name: Annotated[str | None, typer.Argument(help="As for `get`; non
 
 @app.command("verify")
 def data_verify(name: DataName = "all") -> None:
-    """Compare every file with its published checksum; exit 1 if any is not intact."""
+    """Compare every file with its checksum, the published one or its download's; exit 1 if any is not intact."""
     from harness.files.sources import USABLE, find_sources, verify
 
     from .screen import Screen

@@ -1,41 +1,43 @@
 """Data sets: their place on this machine, and their download with checksum, resume and progress.
 
+A file without a published sha256 is compared with the publisher's md5 where there is one, and checked for its format; its
+own sha256 is then kept beside it, in ``.<name>.json``, and compared ever after.
+
 Environment variables:
     HARNESS_DATA: the data folder; otherwise ``gfm-harness/data`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
-    HARNESS_MIRROR: ``http://host/prefix`` of a server to use instead of the internet; ``https://HOST/path`` becomes
-        ``http://host/prefix/HOST/path``.
+    HARNESS_MIRROR: ``http://host/prefix`` (or https) of a server to use instead of the internet; ``https://HOST/path``
+        becomes ``http://host/prefix/HOST/path``.
     HARNESS_OFFLINE: ``1`` forbids the network.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-import re
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from harness import registry
-from harness.errors import ChecksumMismatch, DataMissing, DownloadFailed, UnknownName, UserError
+from harness.errors import BadData, ChecksumMismatch, DataMissing, DownloadFailed, UnknownName, UserError
 from harness.task import Source
+
+from .atomic import atomic
+from .formats import fault
 
 try:
     import fcntl
 except ImportError:  # Windows has no flock: there, do not download one file twice at the same time
     fcntl = None
 
-Status = Literal["ok", "no checksum", "missing", "partial", "wrong checksum"]
+Status = Literal["ok", "no checksum", "missing", "partial", "wrong checksum", "wrong format"]
 USABLE = ("ok", "no checksum")
 Transferred = Callable[[int, int | None], None]  # called with the bytes so far and in total, None if unknown
 
-ATTEMPTS = 3
-PAUSE = 1.0  # seconds before the second attempt, doubled before the third
-TIMEOUT = 30.0  # seconds without a byte
-_CHUNK = 1 << 18
-_TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
+PAUSE = 1.0  # seconds before the second attempt of a download, doubled before the third
+MD5SUMS = {"hgdownload.soe.ucsc.edu": "md5sum.txt"}  # where a host lists the md5 of the files of a folder
 
 # Reference data of the human genome, by the name that `harness data get` takes; UCSC states no sha256.
 UCSC = "https://hgdownload.soe.ucsc.edu/goldenPath/hg38"
@@ -55,7 +57,12 @@ def data_home() -> Path:
 
 def cache_home() -> Path:
     """The folder of everything that can be fetched or computed again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gfm-harness"
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / "gfm-harness"
+    try:
+        return Path.home() / ".cache/gfm-harness"
+    except RuntimeError:  # a user without a home: nothing can be written there, and caches are done without
+        return Path(os.devnull, "gfm-harness")
 
 
 def offline() -> bool:
@@ -73,22 +80,40 @@ def missing(sources: Iterable[Source]) -> list[Source]:
     return [source for source in sources if not locate(source).is_file()]
 
 
-def verify(source: Source) -> Status:
-    """The state of the file, which is read completely."""
+def presence(sources: Iterable[Source]) -> Literal["all", "some", "none"]:
+    """How many of a data set's files are on this machine: ``some`` is a set that was fetched in part."""
+    sources = list(sources)
+    absent = missing(sources)
+    return "all" if not absent else "none" if len(absent) == len(sources) else "some"
+
+
+def verify(source: Source, quick: bool = False) -> Status:
+    """The state of the file, which is read completely.
+
+    With ``quick``, a file without a published sha256 is not read again while its size and time of change are the same.
+    """
     path = locate(source)
-    if path.is_file():
-        if not source.sha256:
-            return "no checksum"
+    if not path.is_file():
+        return "partial" if _partial(path).is_file() else "missing"
+    if source.sha256:
         return "ok" if sha256(path) == source.sha256 else "wrong checksum"
-    return "partial" if _partial(path).is_file() else "missing"
+    kept, status = _kept(path), path.stat()
+    if quick and kept.get("state") == [status.st_size, status.st_mtime_ns]:
+        return "ok"
+    if fault(path, path.name):
+        return "wrong format"
+    if "sha256" not in kept:
+        return "no checksum"
+    return "ok" if sha256(path) == kept["sha256"] else "wrong checksum"
 
 
 def intact(sources: Iterable[Source], name: str) -> list[Path]:
-    """The files of the data set ``name``, in order, each compared with its published sha256.
+    """The files of the data set ``name``, in order, each compared with its published sha256, or that of its download.
 
     Raises:
         DataMissing: a file is not on this machine.
-        ChecksumMismatch: a file is not the published one.
+        ChecksumMismatch: a file is not the published one, or not what was downloaded.
+        BadData: a file is cut or something else than its name says.
     """
     sources = list(sources)
     if absent := missing(sources):
@@ -97,12 +122,15 @@ def intact(sources: Iterable[Source], name: str) -> list[Path]:
             f"`harness data get {name}` downloads them"
         )
     for source in sources:
-        if verify(source) not in USABLE:
-            found = sha256(locate(source))
-            raise ChecksumMismatch(
-                f"{locate(source)}: sha256 {found[:12]}… is not the published {source.sha256[:12]}…; "
-                f"`harness data get {name}` sets the file aside and downloads it again"
-            )
+        path, status = locate(source), verify(source, quick=True)
+        remedy = f"`harness data get {name}` sets the file aside and downloads it again"
+        if status == "wrong format":
+            raise BadData(f"{path}: {fault(path, path.name)}; {remedy}")
+        if status not in USABLE:
+            wanted, what = source.sha256, "published"
+            if not wanted:
+                wanted, what = _kept(path)["sha256"], "downloaded"
+            raise ChecksumMismatch(f"{path}: sha256 {sha256(path)[:12]}… is not the {what} {wanted[:12]}…; {remedy}")
     return [locate(source) for source in sources]
 
 
@@ -128,100 +156,130 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fetch(source: Source, progress: Transferred | None = None) -> Path:
-    """The file, downloaded unless it is there and intact.
+def fetch(source: Source, progress: Transferred | None = None, force: bool = False) -> Path:
+    """The file, downloaded unless it is there and intact, or in any case with ``force``.
 
-    A cut download is resumed. A file with another checksum is renamed to ``<name>.bad`` and never used. ``progress`` is
-    called with the bytes received and the bytes expected (None if the server does not say).
+    A cut download is resumed. What is not the file is renamed to ``<name>.bad`` and never used. ``progress`` is called with
+    the bytes received and the bytes expected (None if the server does not say).
 
     Raises:
         ChecksumMismatch: the server's file is not the published one.
+        BadData: what the server sent is no file of this kind, or is cut.
         DownloadFailed: there is no network (or HARNESS_OFFLINE), or the server does not have the file.
-        UserError: the data folder cannot be written.
+        UserError: the data folder cannot be written, or HARNESS_MIRROR is not an address.
     """
     path = locate(source)
-    if verify(source) in USABLE:
+    status = verify(source)
+    if status in USABLE and not force:
+        if status == "no checksum":  # a file that someone else put there
+            _keep(path)
         return path
     if offline():
         raise DownloadFailed(f"HARNESS_OFFLINE is set and {path} is missing or damaged; copy the file there from {source.url}")
+    url = mirrored(source.url)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.parent):
-            return _fetch(source, path, progress)
+        with locked(path.parent):
+            return _fetch(source, url, path, progress, force)
     except OSError as error:  # the network's errors have become DownloadFailed by now
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); set HARNESS_DATA to another folder") from error
 
 
-def _fetch(source: Source, path: Path, progress: Transferred | None) -> Path:
+def _fetch(source: Source, url: str, path: Path, progress: Transferred | None, force: bool) -> Path:
+    from .download import discard, download, finish
+
     status = verify(source)  # again: another process may have fetched it while we waited for the lock
-    if status in USABLE:
+    if status in USABLE and not force:
         return path
-    if status == "wrong checksum":
+    if status in ("wrong checksum", "wrong format"):
         path.replace(_aside(path))
     part = _partial(path)
-    if not (part.is_file() and sha256(part) == source.sha256):  # it may be complete, if an earlier process was killed
-        _download(_mirrored(source.url), part, progress, path)
-    if source.sha256 and (found := sha256(part)) != source.sha256:
-        part.replace(_aside(path))
-        raise ChecksumMismatch(
-            f"{source.url}: sha256 {found[:12]}… is not the published {source.sha256[:12]}…; "
-            f"kept as {_aside(path)}, not used; try again, or without a proxy or mirror"
-        )
-    part.replace(path)
+    if force:
+        discard(part)
+    remedy = f"check the network, set https_proxy or HARNESS_MIRROR, or copy the file by hand to {path}"
+    resumed = part.is_file()
+    if not (resumed and source.sha256 and sha256(part) == source.sha256):  # complete, if an earlier process was killed
+        download(url, part, progress, checked=bool(source.sha256), remedy=remedy, pause=PAUSE)
+        if resumed and source.sha256 and sha256(part) != source.sha256:  # the beginning may be of another version
+            discard(part)
+            download(url, part, progress, checked=True, remedy=remedy, pause=PAUSE)
+    if wrong := _wrong(source, part, path.name):
+        finish(part, _aside(path))
+        kept = f"kept as {_aside(path)}, not used; try again, or without a proxy or mirror"
+        raise (BadData if wrong.startswith("it ") else ChecksumMismatch)(f"{source.url}: {wrong}; {kept}")
+    if not source.sha256:
+        _memory(path).unlink(missing_ok=True)
+    finish(part, path)
+    if not source.sha256:
+        _keep(path)
     return path
 
 
-def _download(url: str, part: Path, progress: Transferred | None, path: Path) -> None:
-    """Download ``url`` into ``part``, resuming where it ends, in up to ATTEMPTS attempts."""
-    from http.client import HTTPException
-    from ssl import SSLError
-    from urllib.error import HTTPError, URLError
-
-    reason = ""
-    for attempt in range(ATTEMPTS):
-        if attempt:
-            time.sleep(PAUSE * 2 ** (attempt - 1))
-        try:
-            return _stream(url, part, progress)
-        except HTTPError as error:
-            error.close()
-            reason = f"HTTP {error.code} {error.reason}"
-            if error.code == 416:  # the server has nothing after our last byte, and the checksum differs: start over
-                part.unlink(missing_ok=True)
-            elif error.code not in _TRANSIENT:
-                break
-        except (URLError, HTTPException, SSLError, TimeoutError, ConnectionError) as error:
-            reason = str(getattr(error, "reason", "") or error or type(error).__name__)
-        except ValueError as error:  # a HARNESS_MIRROR that is not an address
-            raise DownloadFailed(f"{url}: {error}; check HARNESS_MIRROR") from None
-    raise DownloadFailed(
-        f"{url}: {reason}; check the network, set https_proxy or HARNESS_MIRROR, or copy the file by hand to {path}"
-    ) from None
+def _wrong(source: Source, part: Path, name: str) -> str:
+    """Why a download is not the file that was asked for; empty if it is, as far as that can be told."""
+    if source.sha256:
+        found = sha256(part)
+        return "" if found == source.sha256 else f"sha256 {found[:12]}… is not the published {source.sha256[:12]}…"
+    if what := fault(part, name):
+        return what
+    if published := _published_md5(source.url):
+        with part.open("rb") as file:
+            found = hashlib.file_digest(file, "md5").hexdigest()
+        if found != published:
+            return f"md5 {found[:12]}… is not the published {published[:12]}…"
+    return ""
 
 
-def _stream(url: str, part: Path, progress: Transferred | None) -> None:
-    from urllib.request import Request, urlopen
+def _published_md5(url: str) -> str | None:
+    """What the publisher's list says of the file; None where there is no list, or it does not name the file."""
+    from .download import read_small
 
-    have = part.stat().st_size if part.is_file() else 0
-    request = Request(url, headers={"User-Agent": "gfm-harness"} | ({"Range": f"bytes={have}-"} if have else {}))
-    with urlopen(request, timeout=TIMEOUT) as response:
-        if have and not re.match(rf"bytes {have}-", response.headers.get("Content-Range") or ""):
-            have = 0  # the server sends the whole file
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        with part.open("ab" if have else "wb") as file:
-            while chunk := response.read(_CHUNK):
-                file.write(chunk)
-                have += len(chunk)
-                if progress is not None:
-                    progress(have, total)
-    if total is not None and have < total:
-        raise ConnectionError(f"the connection ended after {have:,} of {total:,} bytes")
+    folder, _, name = url.rpartition("/")
+    listing = MD5SUMS.get(url.split("/")[2])
+    content = read_small(mirrored(f"{folder}/{listing}")) if listing else None
+    for line in (content or b"").decode(errors="replace").splitlines():
+        words = line.split()
+        if len(words) == 2 and words[1].lstrip("*").removeprefix("./") == name and len(words[0]) == 32:
+            return words[0].lower()
+    return None
 
 
-def _mirrored(url: str) -> str:
+def mirrored(url: str) -> str:
+    """The address to ask for instead, if HARNESS_MIRROR is set.
+
+    Raises:
+        UserError: it is not an address.
+    """
+    from .download import check_address
+
     mirror = os.environ.get("HARNESS_MIRROR")
-    return f"{mirror.rstrip('/')}/{url.split('://', 1)[1]}" if mirror else url
+    if not mirror:
+        return url
+    check_address(mirror, "HARNESS_MIRROR")
+    return f"{mirror.rstrip('/')}/{url.split('://', 1)[1]}"
+
+
+def _memory(path: Path) -> Path:
+    return path.with_name(f".{path.name}.json")
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """What is kept of a download: its sha256, and its size and time of change."""
+    try:
+        kept = json.loads(_memory(path).read_text(encoding="utf-8"))
+        return kept if isinstance(kept["sha256"], str) else {}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return {}
+
+
+def _keep(path: Path) -> None:
+    status = path.stat()
+    kept = {"sha256": sha256(path), "state": [status.st_size, status.st_mtime_ns]}
+    try:
+        with atomic(_memory(path)) as temporary:
+            temporary.write_text(json.dumps(kept), encoding="utf-8")
+    except OSError:
+        pass  # a folder that cannot be written: the next look at the file is like the first
 
 
 def _partial(path: Path) -> Path:
@@ -233,7 +291,7 @@ def _aside(path: Path) -> Path:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold the folder's lock; it is released when the process ends, however it ends."""
     with (folder / ".lock").open("wb") as lock:
         if fcntl is not None:
