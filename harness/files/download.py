@@ -11,7 +11,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Mapping
-from http.client import HTTPException, HTTPMessage
+from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPSConnection
 from pathlib import Path
 from ssl import SSLError
 from typing import IO, Any
@@ -33,6 +33,7 @@ from harness.errors import DownloadFailed, UserError
 Transferred = Callable[[int, int | None], None]  # called with the bytes so far and in total, None if unknown
 
 ATTEMPTS = 3
+CONNECT = 5.0  # seconds that a server may take to answer at all
 TIMEOUT = 30.0  # seconds without a byte
 _CHUNK = 1 << 18
 _TRANSIENT = (408, 425, 429, 500, 502, 503, 504)
@@ -41,6 +42,37 @@ _HOPELESS = (errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH)
 
 class _Refused(HTTPException):
     """What no further attempt mends."""
+
+
+class _Prompt:
+    """A connection that is given up after CONNECT seconds, unless it stands."""
+
+    timeout: float | None
+    sock: socket.socket
+
+    def connect(self) -> None:
+        given, self.timeout = self.timeout, CONNECT
+        super().connect()  # type: ignore[misc]
+        self.timeout = given
+        self.sock.settimeout(given)
+
+
+class _HTTP(_Prompt, HTTPConnection):
+    pass
+
+
+class _HTTPS(_Prompt, HTTPSConnection):
+    pass
+
+
+class _Plain(HTTPHandler):
+    def http_open(self, req: Request) -> Any:
+        return self.do_open(_HTTP, req)
+
+
+class _Secure(HTTPSHandler):
+    def https_open(self, req: Request) -> Any:
+        return self.do_open(_HTTPS, req)
 
 
 class _Redirects(HTTPRedirectHandler):
@@ -60,7 +92,7 @@ class _Redirects(HTTPRedirectHandler):
 
 def _opener() -> OpenerDirector:
     opener = OpenerDirector()
-    for handler in (ProxyHandler, HTTPHandler, HTTPSHandler, HTTPDefaultErrorHandler, _Redirects, HTTPErrorProcessor):
+    for handler in (ProxyHandler, _Plain, _Secure, HTTPDefaultErrorHandler, _Redirects, HTTPErrorProcessor):
         opener.add_handler(handler())
     return opener
 
@@ -114,8 +146,8 @@ def download(
         except (URLError, HTTPException, SSLError, TimeoutError, ConnectionError) as error:
             cause = getattr(error, "reason", "") or error
             reason = str(cause) or type(error).__name__
-            unknown_host = isinstance(cause, socket.gaierror)
-            if isinstance(error, _Refused) or unknown_host or getattr(cause, "errno", None) in _HOPELESS:
+            unreachable = isinstance(cause, socket.gaierror) or (isinstance(error, URLError) and isinstance(cause, TimeoutError))
+            if isinstance(error, _Refused) or unreachable or getattr(cause, "errno", None) in _HOPELESS:
                 break
         except ValueError as error:  # not an address
             reason = str(error)

@@ -2,26 +2,33 @@
 
 Environment variables:
     HARNESS_WEIGHTS: the weights folder; otherwise ``gfm-harness/weights`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
-    HARNESS_OFFLINE: ``1`` forbids the network.
-    HF_ENDPOINT, HF_TOKEN, …: those of huggingface_hub.
+    HARNESS_OFFLINE, HF_HUB_OFFLINE: ``1`` forbids the network.
+    HF_ENDPOINT: another server of the same protocol. HF_TOKEN, or huggingface_hub's stored login: for private repositories.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 from harness.card import ModelCard
-from harness.errors import ChecksumMismatch, DataMissing, DownloadFailed, UserError
+from harness.errors import BadData, ChecksumMismatch, DataMissing, DownloadFailed, UserError
 
+from . import sources
 from .atomic import atomic
-from .sources import cache_home, offline, sha256
+from .fingerprint import file_digest
+from .sources import cache_home, locked, offline, sha256
 
-Status = Literal["ok", "missing", "wrong checksum"]
-SUMS = "SHA256SUMS"  # written once all files are there; `verify` compares with it
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
+Status = Literal["ok", "no checksum", "missing", "wrong checksum"]
+USABLE = ("ok", "no checksum")
+SUMS = "SHA256SUMS"  # of the files that were fetched or accepted; `verify` compares with it
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w.-]*)?")
+PATH_BEGINNINGS, PATH_ENDINGS = (".", "/", "~"), (".pt", ".bin", ".safetensors", ".ckpt", ".pth", ".npz", ".json")
 
 
 def weights_home() -> Path:
@@ -37,46 +44,66 @@ def locate(hub_id: str, revision: str | None) -> Path:
 
 
 def official(name: str, card: ModelCard) -> Path:
-    """The folder of a model's official weights.
+    """The folder of a model's official weights, fetched or copied there by hand.
 
     Raises:
-        DataMissing: they are not on this machine.
+        DataMissing: they are not on this machine, or not all of them.
+        ChecksumMismatch: a file that was copied there is not the published one.
     """
     if card.checkpoint is None:
         where = f"; {card.get}" if card.get else ""
         raise DataMissing(f"{name} has no weights on the hub{where}; give --checkpoint, or --init random to train from scratch")
     folder = locate(card.checkpoint, card.revision)
-    if not (folder / SUMS).is_file():
+    if absent := [file for file in card.files if not (folder / file).is_file()]:
+        some = f" {', '.join(absent)} of" if len(absent) < len(card.files) else ""
         raise DataMissing(
-            f"{name}: its weights ({card.checkpoint}) are not in {folder}; `harness weights get {name}` downloads them, "
+            f"{name}:{some} its weights ({card.checkpoint}) are not in {folder}; `harness weights get {name}` downloads them, "
             "--checkpoint takes another folder, --init random trains from scratch"
         )
+    _accept(card, folder)
     return folder
 
 
 def resolve(name: str, card: ModelCard, checkpoint: str) -> Path:
-    """The file or folder that ``--checkpoint`` names: a path, else a hub id (``owner/name[@revision]``), which is fetched.
+    """The file or folder that ``--checkpoint`` names: a path, or a hub id (``owner/name[@revision]``), which is fetched.
+
+    What exists, begins like a path (PATH_BEGINNINGS) or ends like a weight file (PATH_ENDINGS) is never asked of the hub.
 
     Raises:
-        DataMissing: it is neither a path nor a hub id.
-        DownloadFailed: the hub does not have it, or cannot be reached.
+        DataMissing: it is neither a path nor a hub id, or the hub does not have it or cannot be reached.
     """
-    path = Path(checkpoint).expanduser()
-    if path.exists():
-        return path
-    if not HUB_ID.fullmatch(checkpoint):
-        raise DataMissing(f"checkpoint {checkpoint!r}: no such file or folder, and not a hub id (owner/name)")
+    try:
+        path = Path(checkpoint).expanduser()
+        if path.exists():
+            return path
+    except (OSError, ValueError, RuntimeError) as error:  # too long, with a NUL, or of an unknown user
+        raise DataMissing(f"checkpoint {checkpoint[:100]!r}: not a path ({getattr(error, 'strerror', '') or error})") from None
+    is_path = checkpoint.startswith(PATH_BEGINNINGS) or checkpoint.lower().endswith(PATH_ENDINGS)
+    if is_path or not HUB_ID.fullmatch(checkpoint):
+        also = "" if is_path else ", and not a hub id (owner/name)"
+        raise DataMissing(f"checkpoint {checkpoint[:200]!r}: no such file or folder{also}")
     hub_id, _, revision = checkpoint.partition("@")
-    return fetch(name, card, hub_id, revision or None)
+    try:
+        return fetch(name, card, hub_id, revision or None)
+    except DownloadFailed as error:
+        raise DataMissing(
+            f"checkpoint {checkpoint!r}: no such file or folder here, and not to be had from the hub: {error}"
+        ) from None
 
 
-def fetch(name: str, card: ModelCard, hub_id: str | None = None, revision: str | None = None) -> Path:
+def fetch(
+    name: str,
+    card: ModelCard,
+    hub_id: str | None = None,
+    revision: str | None = None,
+    progress: sources.Transferred | None = None,
+) -> Path:
     """The folder of a model's files from the hub, downloaded unless they are there; cut downloads are resumed.
 
-    ``hub_id`` and ``revision`` default to the card's. The files' checksums are written beside them.
+    ``hub_id`` and ``revision`` default to the card's. The files' checksums are kept beside them.
 
     Raises:
-        UserError: the model is not on the hub.
+        UserError: the model is not on the hub, or the weights folder cannot be written.
         DownloadFailed: no network (or HARNESS_OFFLINE), no such repository, or no such file in it.
         ChecksumMismatch: a file is not the published one; it is renamed to ``<name>.bad``.
     """
@@ -84,56 +111,123 @@ def fetch(name: str, card: ModelCard, hub_id: str | None = None, revision: str |
         hub_id, revision = card.checkpoint, card.revision
     if hub_id is None:
         raise UserError(f"{name} is not on the hub: {card.get or 'give --checkpoint'}")
+    if not card.files:
+        raise UserError(f"{name}: its card names no files to fetch; give --checkpoint a folder")
     folder = locate(hub_id, revision)
-    if (folder / SUMS).is_file():
+    absent = [file for file in card.files if not (folder / file).is_file()]
+    if not absent:
+        _accept(card, folder)
         return folder
-    if offline():
-        raise DownloadFailed(
-            f"HARNESS_OFFLINE is set and {hub_id} is not in {folder}; copy {', '.join(card.files)} there by hand"
-        )
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    # huggingface_hub reads its environment when it is imported, which may have been long ago.
-    endpoint, sums = os.environ.get("HF_ENDPOINT"), []
-    for file in card.files:
-        try:
-            path = Path(hf_hub_download(hub_id, file, revision=revision, local_dir=folder, endpoint=endpoint))
-        except LocalEntryNotFoundError as error:
-            raise DownloadFailed(
-                f"{hub_id}: {file} cannot be fetched ({_reason(error)}); check the network, or copy it to {folder}"
-            ) from None
-        except (HfHubHTTPError, OSError) as error:
-            raise DownloadFailed(f"{hub_id} at {revision or 'main'}: {file} cannot be fetched ({_reason(error)})") from None
-        found, published = sha256(path), card.sha256.get(file)
-        if published is not None and hub_id == card.checkpoint and found != published:
-            path.replace(path.with_name(path.name + ".bad"))
-            raise ChecksumMismatch(
-                f"{hub_id}: {file} has sha256 {found[:12]}…, not the published {published[:12]}…; kept as {path}.bad, not used"
-            )
-        sums.append(f"{found}  {file}\n")
-    with atomic(folder / SUMS) as temporary:
-        temporary.write_text("".join(sums))
+    if offline() or os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
+        raise DownloadFailed(f"HARNESS_OFFLINE is set and {hub_id} is not in {folder}; copy {', '.join(absent)} there by hand")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with locked(folder):
+            for file in absent:
+                _fetch(hub_id, revision, file, folder / file, _published(card, folder).get(file), progress)
+                _remember(folder, {file: sha256(folder / file)})
+    except OSError as error:  # the network's errors have become DownloadFailed by now
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror or error}); set HARNESS_WEIGHTS to another folder"
+        ) from error
+    _accept(card, folder)
     return folder
+
+
+def _fetch(
+    hub_id: str, revision: str | None, file: str, path: Path, published: str | None, progress: sources.Transferred | None
+) -> None:
+    from .download import check_address, discard, download, finish
+
+    if path.is_file():
+        return  # another process fetched it while we waited for the lock
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    check_address(endpoint, "HF_ENDPOINT")
+    url = f"{endpoint.rstrip('/')}/{hub_id}/resolve/{revision or 'main'}/{quote(file)}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, folder = path.with_name(path.name + ".part"), locate(hub_id, revision)
+    try:
+        download(url, part, progress, checked=bool(published), remedy="", pause=sources.PAUSE, headers=_authorisation(url))
+    except DownloadFailed as error:
+        reason = str(error).removeprefix(f"{url}: ").rstrip("; ")
+        unknown = re.match(r"HTTP 40[134]\b", reason)
+        remedy = "no such repository or file, or a private one, which needs HF_TOKEN" if unknown else "check the network"
+        raise DownloadFailed(
+            f"{hub_id} at {revision or 'main'}: {file} cannot be fetched ({reason}): {remedy}; or copy it to {folder}"
+        ) from None
+    if published is not None and (found := sha256(part)) != published:
+        bad = path.with_name(path.name + ".bad")
+        part.replace(bad)
+        discard(part)
+        raise ChecksumMismatch(
+            f"{hub_id}: {file} has sha256 {found[:12]}…, not the published {published[:12]}…; kept as {bad}, not used"
+        )
+    finish(part, path)
+
+
+def _authorisation(url: str) -> dict[str, str]:
+    if not url.startswith("https:"):
+        return {}
+    from huggingface_hub import get_token
+
+    token = get_token()
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def verify(card: ModelCard) -> dict[Path, Status]:
     """The state of every file of the official weights: whether it is still what was downloaded."""
     assert card.checkpoint is not None
     folder = locate(card.checkpoint, card.revision)
-    known = dict(card.sha256)
-    if (folder / SUMS).is_file():
-        lines = (folder / SUMS).read_text().splitlines()
-        known = {file: digest for digest, file in (line.split("  ", 1) for line in lines)} | known
+    known = _sums(folder) | _published(card, folder)
     states: dict[Path, Status] = {}
     for file in card.files:
         path = folder / file
         if not path.is_file():
             states[path] = "missing"
+        elif file not in known:
+            states[path] = "no checksum"
         else:
-            states[path] = "ok" if known.get(file) == sha256(path) else "wrong checksum"
+            states[path] = "ok" if known[file] == sha256(path) else "wrong checksum"
     return states
 
 
-def _reason(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _published(card: ModelCard, folder: Path) -> dict[str, str]:
+    """The published checksums of the files in a folder: the card's, if it is the folder of the card's own repository."""
+    return dict(card.sha256) if card.checkpoint and folder == locate(card.checkpoint, card.revision) else {}
+
+
+def _accept(card: ModelCard, folder: Path) -> None:
+    """Check the files that were copied into a folder by hand, and remember them.
+
+    Raises:
+        ChecksumMismatch: one is not the published one.
+        BadData: one is empty.
+    """
+    known, published = _sums(folder), _published(card, folder)
+    found = {file: file_digest(folder / file) for file in card.files if file not in known}
+    for file, digest in found.items():
+        if not (folder / file).stat().st_size:
+            raise BadData(f"{folder / file}: is empty; copy it again, or delete it and fetch it")
+        if digest != published.get(file, digest):
+            raise ChecksumMismatch(
+                f"{folder / file}: sha256 {digest[:12]}… is not the published {published[file][:12]}…; delete it and fetch it"
+            )
+    if found:
+        with suppress(OSError):  # where the folder cannot be written, its files are read again next time
+            _remember(folder, found)
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """What SUMS says of each file; lines that are damaged count as not there."""
+    try:
+        lines: Iterable[str] = (folder / SUMS).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return {}
+    found = (re.fullmatch(r"([0-9a-f]{64})  (.+)", line) for line in lines)
+    return {match[2]: match[1] for match in found if match}
+
+
+def _remember(folder: Path, digests: dict[str, str]) -> None:
+    known = _sums(folder) | digests
+    with atomic(folder / SUMS) as temporary:
+        temporary.write_text("".join(f"{digest}  {file}\n" for file, digest in sorted(known.items())), encoding="utf-8")
