@@ -122,7 +122,7 @@ class TestRemembered:
     def test_a_damaged_memory_heals(self, tmp_path):
         assert remembered("number", [], 0, lambda: 1) == 1
         (kept,) = (tmp_path / "cache").rglob("*.json")
-        for damage in ("", "{", "[]", '{"what": 1}'):
+        for damage in ("", "{", "[]", '{"what": 1}', kept.read_text().replace('"value": 1', '"value": 7'), "[" * 100_000):
             kept.write_text(damage)
             assert remembered("number", [], 0, lambda: 2) == 2
             assert remembered("number", [], 0, lambda: 3) == 2

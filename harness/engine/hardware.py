@@ -33,10 +33,10 @@ VERSIONED = (
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is the first of cuda, mps and cpu that is there.
+    """The device that a name means; ``auto`` is the first that this machine has of cuda, mps and cpu.
 
     Raises:
-        UserError: a device that is unknown or not on this machine.
+        UserError: no such device, or this machine has none.
     """
     import torch
 
@@ -46,14 +46,14 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"device {name!r}: choose auto, cpu, cuda, cuda:N or mps") from None
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(device.type, False):
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(device.type, False):
         raise UserError(f"device {name!r}: not on this machine; `harness doctor` lists what is, or leave --device out")
     return device
 
 
 def has_native_bf16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 matrices itself, rather than emulating it in float32."""
+    """Whether the hardware multiplies bfloat16 matrices itself, without emulation in float32."""
     import torch
 
     if device.type == "cuda":
@@ -62,7 +62,7 @@ def has_native_bf16(device: torch.device) -> bool:
 
 
 def pick_precision(name: str, device: torch.device) -> str:
-    """``float32`` or ``bf16``; ``auto`` is bf16 exactly where the hardware computes it natively."""
+    """``float32`` or ``bf16``; ``auto`` means bf16 where the hardware computes it natively, and float32 elsewhere."""
     if name != "auto":
         return name
     return "bf16" if has_native_bf16(device) else "float32"
@@ -71,10 +71,10 @@ def pick_precision(name: str, device: torch.device) -> str:
 def resolve(device: str, precision: str) -> tuple[str, str]:
     """The type of device (``cpu``, ``cuda``, ``mps``) and the precision that these words mean on this machine.
 
-    Remembered, so that torch is imported once for each version of it and kind of machine.
+    The answer is remembered, so that torch need not be imported for it again on the same machine.
 
     Raises:
-        UserError: a device that is unknown or not on this machine.
+        UserError: no such device, or this machine has none.
     """
 
     def compute() -> list[str]:
@@ -89,7 +89,7 @@ def resolve(device: str, precision: str) -> tuple[str, str]:
 
 
 def describe_device(device: torch.device) -> str:
-    """The device's own name, e.g. ``NVIDIA H100`` or the processor's."""
+    """The name of the GPU, such as ``NVIDIA H100``, or of the processor."""
     import torch
 
     if device.type == "cuda":
@@ -118,7 +118,7 @@ def versions() -> dict[str, str]:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Largest memory in use since the process began, in bytes: of the GPU where there is one, else of the process."""
+    """Peak memory since the process began, in bytes: the GPU's on cuda, else that of the process."""
     import torch
 
     if device.type == "cuda":
@@ -127,8 +127,70 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def available_memory() -> int | None:
+    """Bytes of main memory that this process may still take, as the machine, its control group and its limits allow.
+
+    None where the system does not say (only Linux and processes under ``ulimit -v`` do).
+    """
+    free = [_meminfo("/proc/meminfo", "MemAvailable:"), *_control_group()]
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if limit != resource.RLIM_INFINITY:
+        free.append(limit - (_meminfo("/proc/self/status", "VmSize:") or 0))
+    known = [max(number, 0) for number in free if number is not None]
+    return min(known) if known else None
+
+
+def check_memory(needed: int, what: str, remedy: str) -> None:
+    """Refuse, before it begins, what needs more main memory than there is.
+
+    Args:
+        needed: an estimate, in bytes.
+        what: what needs it, such as ``context 20000``.
+        remedy: what to do instead.
+
+    Raises:
+        UserError: ``needed`` is more than :func:`available_memory`.
+    """
+    free = available_memory()
+    if free is not None and needed > free:
+        raise UserError(f"{what}: needs about {needed / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are free; {remedy}")
+
+
+def _meminfo(path: str, name: str) -> int | None:
+    """A figure in kB of one of the kernel's lists, in bytes."""
+    try:
+        with open(path) as lines:
+            return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(name)), None)
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _control_group() -> list[int]:
+    """What the memory limits of this process's control group (version 2) and of those around it leave, in bytes.
+
+    Pages of files that the kernel can drop (``inactive_file``) count as free.
+    """
+    root = Path("/sys/fs/cgroup")
+    try:
+        line = next(line for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        return []
+    group, left = root / line.removeprefix("0::").strip("/"), []
+    for folder in (group, *group.parents):
+        try:
+            limit, used = (folder / "memory.max").read_text().strip(), int((folder / "memory.current").read_text())
+            stat = dict(row.split() for row in (folder / "memory.stat").read_text().splitlines())
+            if limit != "max":
+                left.append(int(limit) - used + int(stat.get("inactive_file", 0)))
+        except (OSError, ValueError):
+            continue
+        if folder == root:
+            break
+    return left
+
+
 def doctor() -> list[tuple[str, bool, str]]:
-    """What was looked for, whether it is there, and what it means or what to install: one row each."""
+    """Rows of (what was looked for, whether it was found, what that means or what to install)."""
     import torch
 
     cuda = torch.cuda.is_available()

@@ -53,14 +53,16 @@ def remembered(what: str, paths: Iterable[Path], parameters: Any, compute: Calla
     key = digest([what, file_states(paths), parameters])
     kept = cache_home() / "remembered" / f"{key}.json"
     try:
-        return json.loads(kept.read_text(encoding="utf-8"))["value"]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        if found["sha256"] == digest(found["value"]):
+            return found["value"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass  # not there yet, or damaged: made again
     value = plain(compute())
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with atomic(kept) as temporary:
-            temporary.write_text(json.dumps({"what": what, "value": value}), encoding="utf-8")
+            temporary.write_text(json.dumps({"what": what, "value": value, "sha256": digest(value)}), encoding="utf-8")
     except OSError:
         pass  # a cache folder that cannot be written is done without
     return value
