@@ -58,6 +58,7 @@ def copied(card=CARD, content=b"weights"):
         "owner/..",
         "own er/name",
         "owner/name@../up",
+        "/dev/zero",
         "x" * 5000,
         "a\x00b",
     ],

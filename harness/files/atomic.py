@@ -36,11 +36,11 @@ def check_writable(folder: Path, option: str) -> None:
         UserError: they cannot; the message names ``option``, which chose the folder.
     """
     absolute = folder.absolute()
-    existing = next(parent for parent in (absolute, *absolute.parents) if parent.exists())
+    existing = next(parent for parent in (absolute, *absolute.parents) if os.path.lexists(parent))
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"{option} {folder}: cannot be written ({error.strerror}); choose another folder with --{option}"
+            f"{option} {folder}: cannot be written ({getattr(error, 'strerror', error)}); choose another folder with --{option}"
         ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -74,14 +75,14 @@ def weight_file(checkpoint: Path, *names: str) -> Path:
         *(checkpoint / name for name in names),
         *(checkpoint / (name + INDEX) for name in WEIGHT_FILES),
     ):
-        if candidate.is_file():
+        if os.path.isfile(candidate):
             return candidate
-    if (checkpoint / "adapter_config.json").is_file():
+    if os.path.isfile(checkpoint / "adapter_config.json"):
         raise DataMissing(
             f"checkpoint {str(checkpoint)!r}: a PEFT adapter without its base model; "
             "save the whole: model.merge_and_unload().save_pretrained(FOLDER)"
         )
-    inside = [path.name for path in sorted(checkpoint.glob("*/")) if any((path / name).is_file() for name in names)]
+    inside = [path.name for path in sorted(checkpoint.glob("*/")) if any(os.path.isfile(path / name) for name in names)]
     remedy = f"; give its sub-folder {_some(inside)}" if inside else ""
     raise DataMissing(f"checkpoint {str(checkpoint)!r}: no such file, nor a folder with {' or '.join(names)}{remedy}")
 

@@ -54,7 +54,7 @@ def official(name: str, card: ModelCard) -> Path:
         where = f"; {card.get}" if card.get else ""
         raise DataMissing(f"{name} has no weights on the hub{where}; give --checkpoint, or --init random to train from scratch")
     folder = locate(card.checkpoint, card.revision)
-    if absent := [file for file in card.files if not (folder / file).is_file()]:
+    if absent := [file for file in card.files if not os.path.isfile(folder / file)]:
         some = f" {', '.join(absent)} of" if len(absent) < len(card.files) else ""
         raise DataMissing(
             f"{name}:{some} its weights ({card.checkpoint}) are not in {folder}; `harness weights get {name}` downloads them, "
@@ -74,7 +74,7 @@ def resolve(name: str, card: ModelCard, checkpoint: str) -> Path:
     """
     try:
         path = Path(checkpoint).expanduser()
-        if path.exists():
+        if path.is_file() or path.is_dir():
             return path
     except (OSError, ValueError, RuntimeError) as error:  # too long, with a NUL, or of an unknown user
         raise DataMissing(f"checkpoint {checkpoint[:100]!r}: not a path ({getattr(error, 'strerror', '') or error})") from None
@@ -114,7 +114,7 @@ def fetch(
     if not card.files:
         raise UserError(f"{name}: its card names no files to fetch; give --checkpoint a folder")
     folder = locate(hub_id, revision)
-    absent = [file for file in card.files if not (folder / file).is_file()]
+    absent = [file for file in card.files if not os.path.isfile(folder / file)]
     if not absent:
         _accept(card, folder)
         return folder

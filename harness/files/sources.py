@@ -77,7 +77,7 @@ def locate(source: Source) -> Path:
 
 def missing(sources: Iterable[Source]) -> list[Source]:
     """The files that are not on this machine. Only names are checked; :func:`verify` reads the contents."""
-    return [source for source in sources if not locate(source).is_file()]
+    return [source for source in sources if not os.path.isfile(locate(source))]
 
 
 def presence(sources: Iterable[Source]) -> Literal["all", "some", "none"]:
@@ -93,8 +93,8 @@ def verify(source: Source, quick: bool = False) -> Status:
     With ``quick``, a file without a published sha256 is not read again while its size and time of change are the same.
     """
     path = locate(source)
-    if not path.is_file():
-        return "partial" if _partial(path).is_file() else "missing"
+    if not os.path.isfile(path):
+        return "partial" if os.path.isfile(_partial(path)) else "missing"
     if source.sha256:
         return "ok" if sha256(path) == source.sha256 else "wrong checksum"
     kept, status = _kept(path), path.stat()
