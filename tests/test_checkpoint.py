@@ -16,11 +16,14 @@ from harness import registry
 from harness.engine.build import request
 from harness.errors import BadData, CheckpointMismatch, DataMissing, HarnessError
 from harness.files.checkpoint import (
+    EPSILON,
+    TEXT,
     audit_from_loading_info,
     check_size,
     load_tensors,
     partial_weights,
     read_config,
+    read_tensors,
     weight_file,
 )
 
@@ -136,8 +139,6 @@ def test_what_partial_weights_leave_out_is_said(bert, built):
 def test_numbers_of_any_width_are_converted(tmp_path, kind):
     model, state = nn.Linear(2, 2), {"weight": torch.tensor([[0.5, 1], [2, 3]]), "bias": torch.ones(2)}
     save_file({name: value.to(kind) for name, value in state.items()}, tmp_path / "model.safetensors")
-    from harness.files.checkpoint import read_tensors
-
     assert load_tensors(model, read_tensors(tmp_path / "model.safetensors"), tmp_path / "model.safetensors").matched == 2
     assert torch.equal(model.weight, state["weight"])
     assert model.weight.dtype == torch.float32
@@ -198,8 +199,8 @@ class TestLoadingInfo:
 
 FIELDS = {
     "num_hidden_layers": (int, 1, 100),
-    "layer_norm_eps": (float, 0, 0.1),
-    "hidden_act": (str, None, None),
+    "layer_norm_eps": EPSILON,
+    "hidden_act": TEXT,
     "tie": (bool, None, None),
     "dims": (list, None, None),
 }

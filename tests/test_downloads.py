@@ -195,7 +195,7 @@ def test_a_server_that_sends_another_part_is_asked_from_the_start(server: Server
     part = sources.locate(hg38).with_name("hg38.2bit.part")
     part.parent.mkdir(parents=True)
     part.write_bytes(b"old")
-    part.with_name("hg38.2bit.part.json").write_text(json.dumps({"url": hg38.url, "validator": '"other"'}))
+    part.with_name(".hg38.2bit.part.json").write_text(json.dumps({"url": hg38.url, "validator": '"other"'}))
     assert sources.fetch(hg38).read_bytes() == server.content
 
 

@@ -23,6 +23,13 @@ from .sources import sha256
 from .tensors import INDEX, read_tensors, shards
 
 __all__ = [
+    "DROPOUT",
+    "EPSILON",
+    "HEADS",
+    "LAYERS",
+    "ROWS",
+    "TEXT",
+    "WIDTH",
     "audit_from_loading_info",
     "check_size",
     "load_tensors",
@@ -34,6 +41,14 @@ __all__ = [
 ]
 
 Field = tuple[type, float | None, float | None]  # the type of a setting, and its lowest and highest value
+# Bounds for the settings that most configurations have; beyond them, no published model is.
+LAYERS: Field = (int, 1, 512)
+HEADS: Field = (int, 1, 1024)
+WIDTH: Field = (int, 1, 1 << 16)
+ROWS: Field = (int, 1, 1 << 22)  # of an embedding: tokens or positions
+EPSILON: Field = (float, 0, 0.1)
+DROPOUT: Field = (float, 0, 0.99)
+TEXT: Field = (str, None, None)
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 MAX_CONFIG = 1 << 24  # bytes of a config.json

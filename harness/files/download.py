@@ -181,7 +181,7 @@ def _stream(url: str, part: Path, progress: Transferred | None, checked: bool, h
         total = have + int(length) if length and length.isdigit() else None
         if not have:
             kept = {"url": url, "validator": validator} | ({} if total is None else {"total": total})
-            part.with_name(part.name + ".json").write_text(json.dumps(kept))
+            _memory(part).write_text(json.dumps(kept))
         with part.open("ab" if have else "wb") as file:
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
@@ -205,19 +205,23 @@ def read_small(url: str, limit: int = 1 << 20) -> bytes | None:
 def finish(part: Path, path: Path) -> None:
     """Give a complete download its name."""
     part.replace(path)
-    part.with_name(part.name + ".json").unlink(missing_ok=True)
+    _memory(part).unlink(missing_ok=True)
 
 
 def discard(part: Path) -> None:
     """Start over."""
     part.unlink(missing_ok=True)
-    part.with_name(part.name + ".json").unlink(missing_ok=True)
+    _memory(part).unlink(missing_ok=True)
+
+
+def _memory(part: Path) -> Path:
+    return part.with_name(f".{part.name}.json")
 
 
 def _kept(part: Path) -> dict[str, Any]:
     """What is known of the server's file whose beginning ``part`` holds."""
     try:
-        found = json.loads(part.with_name(part.name + ".json").read_text())
+        found = json.loads(_memory(part).read_text())
         return found if isinstance(found, dict) else {}
     except (OSError, ValueError):
         return {}
