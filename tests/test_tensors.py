@@ -171,6 +171,9 @@ def test_what_is_no_model_is_refused_by_what_it_is(tmp_path, value, reason, zipp
     assert not Path("/tmp/never-made").exists()
 
 
+NEST = b")" + b"2\x86" * 60  # a tuple of two tuples of two tuples …: sixty bytes that take 2**60 steps to hash or to write out
+
+
 def header(entries: dict, data: bytes = b"") -> bytes:
     text = json.dumps(entries).encode()
     return struct.pack("<Q", len(text)) + text + data
@@ -187,6 +190,13 @@ def header(entries: dict, data: bytes = b"") -> bytes:
         b"\x80\x02c__builtin__\neval\n(S'1'\ntR.",
         b"\x80\x02]r\xff\xff\xff\xff.",  # a memo of four billion entries
         b"\x80\x04\x96" + struct.pack("<Q", 1 << 50) + b"x.",  # a petabyte of bytes
+        b"\x80\x02}" + NEST + b"Ns.",
+        b"\x80\x02}(" + NEST + b"Nu.",
+        b"(" + NEST + b"Nd.",
+        b"\x80\x04(" + NEST + b"\x91.",
+        b"\x80\x04\x8f(" + NEST + b"\x90.",
+        b"\x80\x02ccollections\nOrderedDict\n((" + NEST + b"Ntt\x85R.",
+        b"\x80\x02(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu" + NEST + b"tQ.",
         b"(" * 100_000 + b"t" * 100_000 + b".",
         header({"a": {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}),
         header({"a": {"dtype": "F32", "shape": [1 << 62, 4], "data_offsets": [0, 0]}}),

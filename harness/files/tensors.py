@@ -12,8 +12,7 @@ import math
 import pickle
 import re
 import zipfile
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
@@ -186,7 +185,7 @@ class _Reader(_Unpickler):
         if module == "torch" and name in _DTYPES:
             return _DTYPES[name]
         known: dict[tuple[str, str], Any] = {
-            ("collections", "OrderedDict"): OrderedDict,
+            ("collections", "OrderedDict"): _plain,
             ("argparse", "Namespace"): _Ignored,
             ("torch", "Size"): _Ignored,
             ("torch", "device"): _Ignored,
@@ -228,26 +227,37 @@ class _Reader(_Unpickler):
     dispatch[pickle.BUILD[0]] = load_build
 
     def load_setitem(self) -> None:
-        self.set_items([self.stack.pop(-2), self.stack.pop()])
+        value, key = self.stack.pop(), self.stack.pop()
+        self.stack[-1].update(_plain([(key, value)]))
 
     dispatch[pickle.SETITEM[0]] = load_setitem
 
     def load_setitems(self) -> None:
-        self.set_items(self.pop_mark())
+        items = self.pop_mark()
+        self.stack[-1].update(_plain(zip(items[::2], items[1::2], strict=True)))
 
     dispatch[pickle.SETITEMS[0]] = load_setitems
 
-    def set_items(self, items: list[Any]) -> None:
-        target = self.stack[-1]
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, str | int | float | bool | None):  # a tuple in tuples can take for ever to hash
-                key = repr(type(key))
-            target[key] = value
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.append(_plain(zip(items[::2], items[1::2], strict=True)))
+
+    dispatch[pickle.DICT[0]] = load_dict
+    for set_of_anything in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET):
+        del dispatch[set_of_anything[0]]
+
+
+def _plain(pairs: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
+    """A dict whose keys are text and numbers: tuples in tuples can take for ever to hash."""
+    pairs = list(pairs)
+    if not all(isinstance(key, str | int | float) for key, _ in pairs):
+        raise ValueError("a key that is neither text nor a number")
+    return dict(pairs)
 
 
 def _natural(value: Any) -> int:
     if not isinstance(value, int) or not 0 <= value < 1 << 62:
-        raise ValueError(f"{value!r:.40} where a size is expected")
+        raise ValueError(f"{type(value).__name__} where a size is expected")
     return value
 
 
@@ -306,7 +316,7 @@ def _read_legacy(file: Path) -> Any:
         if not system["little_endian"]:
             raise ValueError("big-endian numbers")
         state, keys = _Reader(stream, promise).load(), _Reader(stream, none).load()
-        if set(wanted) - set(keys):
+        if not all(isinstance(key, str) for key in keys) or set(wanted) - set(keys):
             raise ValueError("a storage is missing")
         for key in keys:
             if key not in wanted:
