@@ -195,7 +195,7 @@ class _Reader(_Unpickler):
         }
         if (module, name) in known:
             return known[module, name]
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+        if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
             return _Ignored
         if module.startswith("torch._utils") and name.startswith("_rebuild_"):
             kind = name.removeprefix("_rebuild_").replace("_", " ")
