@@ -16,7 +16,7 @@ from harness.cli.main import main
 from harness.data import Example, Window
 from harness.evidence.records import data_digest
 from harness.files.hub import weights_home
-from harness.study.plan import Run
+from harness.study.plan import Run, sealed
 from harness.task import Splits, Task
 
 ROOT = Path(__file__).parents[1]
@@ -121,4 +121,4 @@ def variant_examples(count: int, length: int = 40, alignment: bool = False, seed
 def planned_run(model: str, task: Task, splits: Splits, **recipe) -> Run:
     """A run of a tiny model on a task that exists in memory only; for ``execute(…, opened=(task, splits))``."""
     asked = {"split": task.split_rules[0], "seed": 0, "size": "tiny", "recipe": {"precision": "float32", **recipe}}
-    return Run(model, [task.name], **asked, data=data_digest(splits.files), label=task.label, name=model)
+    return sealed(Run(model, [task.name], **asked, data=data_digest(splits.files), label=task.label, name=model), task)

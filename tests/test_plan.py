@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT, motif_examples
@@ -18,7 +17,9 @@ import harness
 from harness import registry
 from harness.errors import BadData, DataMissing, UnknownName, UserError
 from harness.evidence import records
+from harness.files.code import _imports
 from harness.progress import Reporter
+from harness.study import plan as planning
 from harness.study.plan import Run, open_task, plan
 from harness.study.run import execute, finished
 from harness.study.trial import Trial
@@ -73,13 +74,24 @@ class TestPlan:
             ({"model": ["kmer", "kmers"]}, UnknownName, "unknown model 'kmers': did you mean kmer"),
             ({"task": ["QKI", "QKJ"]}, UnknownName, "unknown task 'QKJ'"),
             ({"task": ["QKI", "a.csv"]}, UserError, "task 'QKI' and files: give one or the other"),
-            ({"task": []}, UserError, "give a name"),
+            ({"task": []}, UserError, "task: give a name, a family or files"),
+            ({"model": ","}, UserError, "model: give a name, floors or a path"),
             ({"seed": -1}, UserError, "seed -1: must be a whole number from 0"),
+            ({"seed": "3"}, UserError, "seed '3': must be a whole number"),
+            ({"seed": [0, 1.5]}, UserError, "seed 1.5: must be a whole number"),
+            ({"seed": True}, UserError, "seed True: must be a whole number"),
+            ({"seed": []}, UserError, "seed: give at least one"),
+            ({"name": "mine"}, UserError, "name 'mine': only a task made of your own files can be named"),
             ({"split": "half"}, UnknownName, "unknown split of QKI 'half'"),
             ({"sample": False}, DataMissing, "harness data get QKI"),
             ({"genome": "hg38.fa"}, UserError, "QKI reads no genome"),
             ({"init": "zeros"}, UserError, "init 'zeros'"),
-            ({"option": {"k": "7"}}, UnknownName, "unknown option of kmer 'k'"),
+            ({"option": {"k": "7"}}, UserError, "option 'k': kmer has no options"),
+            (
+                {"model": "dnabert1", "init": "random", "option": {"kk": "7"}},
+                UnknownName,
+                "option of dnabert1 'kk': did you mean k",
+            ),
             ({"device": "tpu"}, UserError, "device 'tpu'"),
             ({"epochs": 0}, UserError, "epochs 0: must be a whole number, at least 1"),
             ({"epoch": 3}, UserError, "setting 'epoch': choose one of tune, epochs"),
@@ -107,10 +119,53 @@ class TestPlan:
         with pytest.raises(UserError, match="recipe 'these': choose thesis"):
             plan("cnn", "QKI", recipe="these")
 
+    def test_what_is_named_twice_is_planned_once(self):
+        runs = plan("gc,kmer,gc", ["QKI", "QKI", "rbp"], seed=[0, np.int64(0)])
+        assert len(runs) == len({run.id for run in runs}) == 2 * 8
+
+    def test_tables_are_a_task_each_and_fasta_files_make_one(self, tmp_path):
+        tables = [str(write_table(tmp_path / f"{name}.csv")) for name in "ab"]
+        assert [run.label for run in plan("gc", tables)] == ["a.csv", "b.csv"]
+        assert [run.label for run in plan("gc", Path(tables[0]), name="mine")] == ["mine"]
+        with pytest.raises(UserError, match="name 'mine': only a task made"):
+            plan("gc", tables, name="mine")
+
+    def test_means_the_same_in_every_folder(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        template = Path(harness.__file__).parent / "check/template.py"
+        (tmp_path / "mine.py").write_text(template.read_text().replace("template", "mine"))
+        write_table(tmp_path / "t.csv")
+        (run,) = plan("./mine.py", "t.csv", init="random:tiny", epochs=1, device="cpu")
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert execute(Run.from_json(run.to_json()), tmp_path / "results").run_id == run.id
+
+    def test_a_set_of_which_a_part_is_here_is_not_replaced_by_its_sample(self, tmp_path, monkeypatch):
+        (tmp_path / "data/rbp/QKI_K562_IDR").mkdir(parents=True)
+        (tmp_path / "data/rbp/QKI_K562_IDR/train.csv").write_text("sequence,label\n")
+        with pytest.raises(DataMissing, match=r"only 1 of its 3 files are in .*; `harness data get QKI` fetches the rest"):
+            plan("gc", "QKI")
+
+    def test_weights_or_code_that_changed_since_are_not_used(self, tmp_path):
+        table, folder = str(write_table(tmp_path / "t.csv")), write_checkpoint(tmp_path / "weights")
+        template = Path(harness.__file__).parent / "check/template.py"
+        model = tmp_path / "mine.py"
+        model.write_text(template.read_text().replace("template", "mine"))
+        (weights,) = plan("msamamba", table, checkpoint=str(folder), epochs=1, device="cpu")
+        (code,) = plan(str(model), table, init="random:tiny", epochs=1, device="cpu")
+        write_checkpoint(folder, seed=1)
+        model.write_text(model.read_text().replace(".clamp(min=1)", ".clamp(min=2)"))
+        for run, what in ((weights, "weights"), (code, "code")):
+            with pytest.raises(UserError, match=f"the {what} changed since the run was planned"):
+                execute(run, tmp_path / "results")
+        with pytest.raises(UserError, match="the code changed"):
+            execute(replace(plan("gc", table, device="cpu")[0], code=""), tmp_path / "results")
+        assert not (tmp_path / "results").exists()
+
     def test_data_that_changed_since_is_not_used(self, tmp_path):
         (run,) = plan("gc", str(write_table(tmp_path / "t.csv")), device="cpu")
         write_table(tmp_path / "t.csv", motif="GGGGGGG")
-        with pytest.raises(UserError, match="has changed since the run was planned"):
+        with pytest.raises(UserError, match="the data changed since the run was planned"):
             execute(run, tmp_path / "results")
         assert not (tmp_path / "results").exists()
 
@@ -125,128 +180,38 @@ class TestPlan:
 TASKS = ("GTF2F1", "HNRNPL", "HNRNPM", "PTBP1", "ILF3", "MATR3", "KHSRP", "QKI")
 
 
-class TestId:
-    def test_differs_with_all_that_determines_a_result(self, tmp_path):
-        one, other = write_table(tmp_path / "one.csv"), write_table(tmp_path / "other.csv", motif="GGGGGGG")
-        base = {"model": "msamamba", "task": str(one), **TINY}
-        variations = [
-            {},
-            {"seed": 1},
-            {"task": str(other)},
-            {"epochs": 3},
-            {"init": "random:base"},
-            {"option": {"pooling": "last"}},
-            {"precision": "bf16"},
-            {"model": "cnn"},
-            {"checkpoint": str(write_checkpoint(tmp_path / "a")), "init": None},
-            {"checkpoint": str(write_checkpoint(tmp_path / "b", seed=1)), "init": None},
-            {"checkpoint": str(tmp_path / "a"), "init": None, "allow_partial": True},
-        ]
-        ids = [run.id for variation in variations for run in plan(**base | variation)]
-        assert len(set(ids)) == len(variations)
-
-    def test_does_not_differ_with_paths_or_defaults_that_are_spelt_out(self, tmp_path):
-        table, folder = write_table(tmp_path / "t.csv"), write_checkpoint(tmp_path / "weights")
-        (tmp_path / "elsewhere").mkdir()
-        (run,) = plan("msamamba", str(table), checkpoint=str(folder))
-        moved = [shutil.copy(table, tmp_path / "elsewhere"), shutil.copytree(folder, tmp_path / "elsewhere/others")]
-        (again,) = plan("msamamba", str(moved[0]), checkpoint=str(moved[1]), learning_rate=3e-4, device=run.device)
-        assert again.id == run.id
-
-    def test_differs_with_a_configuration_beside_the_same_weights(self, tmp_path):
-        folder = write_checkpoint(tmp_path / "weights")
-        ids = set()
-        for config in ("{}", '{"layer_norm_eps": 1}'):
-            (folder / "config.json").write_text(config)
-            ids |= {plan("msamamba", "QKI", checkpoint=str(path))[0].id for path in (folder, folder / "pytorch_model.bin")}
-        assert len(ids) == 2
-        (folder / "README.md").write_text("what no adapter reads")
-        assert plan("msamamba", "QKI", checkpoint=str(folder))[0].id in ids
-        (folder / "pytorch_model.bin").rename(folder / "mine.bin")
-        assert plan("msamamba", "QKI", checkpoint=str(folder / "mine.bin"))[0].id in ids
-
-    def test_differs_with_the_content_of_a_file_that_an_option_names(self, tmp_path):
-        scores = tmp_path / "scores.csv"
-        ids = []
-        for value in "12":
-            scores.write_text(f"chrom,pos,ref,alt,cadd\n1,1,A,C,{value}\n")
-            (run,) = plan("cadd", "clinvar", option={"scores": str(scores)})
-            ids.append(run.id)
-        assert ids[0] != ids[1]
-        scores.rename(tmp_path / "renamed.csv")
-        assert plan("cadd", "clinvar", option={"scores": str(tmp_path / "renamed.csv")})[0].id == ids[1]
-
-    def test_differs_with_a_module_that_a_plug_in_imports(self, tmp_path):
-        template = Path(harness.__file__).parent / "check/template.py"
-        model = tmp_path / "mine.py"
-        model.write_text("from mine_helper import SIZE\n" + template.read_text().replace("template", "mine"))
-        ids = []
-        for size in "12":
-            (tmp_path / "mine_helper.py").write_text(f"SIZE = {size}\n")
-            ids.append(plan(str(model), "QKI", init="random:tiny")[0].id)
-        assert ids[0] != ids[1]
-
-    def test_changes_with_code_that_can_change_a_number_and_no_other(self, tmp_path):
-        """On a copy of the project, one edit after another."""
-        for room in ("harness", "adapters", "tasks", "kernels"):
-            shutil.copytree(ROOT / room, tmp_path / room, ignore=shutil.ignore_patterns("__pycache__"))
-        script = tmp_path / "ids.py"
-        script.write_text(IDS)
-        done = subprocess.run(
-            [sys.executable, str(script)], env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        changed = {edit: set(names) for edit, names in json.loads(done.stdout).items()}
-        runs = {"kmer QKI", "msamamba QKI", "kmer clinvar", "msamamba clinvar"}
-        assert changed == {
-            "a new adapter": set(),
-            "a screen": set(),
-            "a table": set(),
-            "a comment and a docstring of the loop": set(),
-            "another adapter": set(),
-            "this adapter": {"kmer QKI", "kmer clinvar"},
-            "a kernel": {"msamamba QKI", "msamamba clinvar"},
-            "a task": {"kmer QKI", "msamamba QKI"},
-            "what both tasks import": runs,
-            "the loop": runs,
-        }
-
-
-IDS = '''
-import json
-from pathlib import Path
-from harness.study import plan as planning
-ROOT = Path(__file__).parent
-
-def ids():
-    planning._numeric_code.cache_clear()
-    runs = planning.plan(["kmer", "msamamba"], ["QKI", "clinvar"], device="cpu", precision="float32")
-    return {f"{run.name} {run.task[0]}": run.id for run in runs}
-
-def edited(file, text, old=None):
-    before, path = ids(), ROOT / file
-    content = path.read_text() if path.exists() else ""
-    path.write_text(content + text if old is None else content.replace(old, text, 1))
-    assert path.read_text() != content, file
-    after = ids()
-    return [name for name in before if after[name] != before[name]]
-
-print(json.dumps({
-    "a new adapter": edited("adapters/newer.py", (ROOT / "adapters/gc.py").read_text().replace('"gc"', '"newer"')),
-    "a screen": edited("harness/cli/screen.py", "\\nX = 1\\n"),
-    "a table": edited("harness/evidence/tables.py", "\\nX = 1\\n"),
-    "a comment and a docstring of the loop": edited("harness/engine/fit.py", '"""Another docstring."""  # and a comment\\n\\n\\n', '"""fit(): the one training loop."""\\n'),
-    "another adapter": edited("adapters/gc.py", "\\nX = 1\\n"),
-    "this adapter": edited("adapters/kmer.py", "LARGEST_K = 5", "LARGEST_K = 6"),
-    "a kernel": edited("kernels/selective_scan/definition.py", "\\nX = 1\\n"),
-    "a task": edited("tasks/rbp.py", "\\nX = 1\\n"),
-    "what both tasks import": edited("tasks/_simulate.py", "\\nX = 1\\n"),
-    "the loop": edited("harness/engine/fit.py", "\\nX = 1\\n"),
-}))
-'''
-
-
 class TestExecute:
+    def test_a_helper_that_changed_after_it_was_imported_is_refused(self, tmp_path, monkeypatch):
+        monkeypatch.syspath_prepend(tmp_path)
+        template = (Path(harness.__file__).parent / "check/template.py").read_text().replace("template", "helped")
+        (tmp_path / "helped.py").write_text("from helped_by import SCALE\n" + template)
+        table = str(write_table(tmp_path / "t.csv"))
+        for scale in (1, 2):
+            (tmp_path / "helped_by.py").write_text(f"SCALE = {scale}\n")
+            (run,) = plan(str(tmp_path / "helped.py"), table, init="random:tiny", epochs=1, device="cpu")
+            if scale == 1:
+                assert execute(run, tmp_path / "results").finished
+        with pytest.raises(UserError, match="helped_by: its code has changed since it was imported; start Python again"):
+            execute(run, tmp_path / "results")
+
+    def test_all_that_computes_is_in_the_id(self):
+        """A new module of the engine goes into NUMERIC, or here with the reason why it cannot change a number."""
+        harmless = {
+            "engine/cache.py": "keeps what was computed, with its checksum",
+            "engine/hardware.py": "what it decides, device and precision, is in the id itself",
+            "evidence/records.py": "stores; its judge() only calls the metrics",
+            "evidence/folders.py": "stores",
+            "evidence/schema.py": "checks what is stored",
+            "study/plan.py": "what it decides is in the id itself",
+        }
+        imported = {
+            Path(file).relative_to(ROOT / "harness").as_posix()
+            for name in planning.NUMERIC
+            for module, file in _imports("harness." + name[:-3].replace("/", "."), ROOT / "harness" / name)
+            if module.startswith(("harness.engine.", "harness.evidence.", "harness.study."))
+        }
+        assert imported <= {*planning.NUMERIC, *harmless}
+
     def test_a_finished_run_is_found_without_torch(self, harness, tmp_path):
         command = ("run", "--model", "kmer", "--task", "QKI")
         assert harness(*command, "--quiet").returncode == 0

@@ -45,6 +45,7 @@ def run(
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Load a checkpoint that lacks tensors; recorded.")
     ] = False,
+    name: Annotated[str | None, typer.Option(help="What to call a task that is made of your own files.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="thesis: its settings for all models, instead of each model's published ones.")
     ] = None,
@@ -66,8 +67,8 @@ def run(
 
     check_writable(results)
     runs = plan(
-        _several(model),
-        [*_several(task), *(more_files or [])],
+        model,
+        [*task, *(more_files or [])],
         seed=seed or 0,
         split=split,
         genome=genome,
@@ -80,13 +81,9 @@ def run(
         allow_partial=allow_partial,
         sample=not no_sample,
         device=device,
+        name=name,
         recipe=recipe,
         **settings,
     )
     records = execute_all(runs, results, device=device, force=force, reporter=Screen(quiet))
     raise typer.Exit(0 if all(record.finished for record in records) else 1)
-
-
-def _several(words: list[str]) -> list[str]:
-    """Words given apart or with commas between them; the path of a file is one word, whatever is in it."""
-    return [part for word in words for part in ([word] if Path(word).exists() else word.split(",")) if part]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness import registry
 from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.files import hub, sources
+from harness.files.code import code_modules
 from harness.files.fingerprint import digest, file_digest
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ _UNREAD_ENDINGS = (".md", ".bad", ".part", ".tmp", ".lock", ".metadata")
 # What may lie beside a weight file and be read with it.
 _BESIDE = re.compile(r"(\w*config|tokenizer|vocab|merges|special_tokens_map|added_tokens|pretrain|.*\.index)\.(json|txt|model)")
 _PRETRAINED = "pretrain.json"  # the record of `harness pretrain`
+
+
+_imported: dict[str, str] = {}  # the modules of models that this process has built, as they were then
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,18 @@ class ModelRequest:
             }
         )
 
+    def _check_code(self) -> None:
+        """Refuse a module of the model that was changed after this process imported it; the model's own file is read anew.
+
+        Raises:
+            UserError: one was.
+        """
+        file = registry.model_file(self.model)
+        registry.adapter_class(self.model)
+        for name, statements in code_modules(file).items():
+            if name != file.stem and _imported.setdefault(name, statements) != statements:
+                raise UserError(f"{name}: its code has changed since it was imported; start Python again")
+
     def build(self) -> Adapter:
         """The adapter. Random weights are drawn from torch's generator, which the caller seeds.
 
@@ -91,6 +107,7 @@ class ModelRequest:
         from harness.files.checkpoint import partial_weights
 
         path = None if self.checkpoint is None else Path(self.checkpoint)
+        self._check_code()
         with partial_weights(self.allow_partial):
             adapter = registry.adapter_class(self.model).from_checkpoint(path, size=self.size, **self.options)
         if path is not None and adapter.audit is None:
@@ -171,8 +188,10 @@ def _typed(facts: registry.ModelFacts, options: Mapping[str, Any]) -> dict[str, 
     """Options as the keyword arguments of the adapter's ``from_checkpoint``; text is converted to their types."""
     typed = {}
     for name, value in options.items():
+        if not facts.options:
+            raise UserError(f"option {name!r}: {facts.name} has no options; leave it out")
         if name not in facts.options:
-            raise registry.unknown(f"option of {facts.name}", name, list(facts.options) or ["none: it has no options"])
+            raise registry.unknown(f"option of {facts.name}", name, list(facts.options))
         kind = facts.options[name].type
         try:
             if not isinstance(value, str):

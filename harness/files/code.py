@@ -49,6 +49,11 @@ def code_digest(*files: Path, follow: bool = True) -> str:
     Raises:
         UserError: a file cannot be read as Python.
     """
+    return digest(code_modules(*files, follow=follow))
+
+
+def code_modules(*files: Path, follow: bool = True) -> dict[str, str]:
+    """The modules that :func:`code_digest` is about: their names and statements."""
     found: dict[str, str] = {}
     waiting = [(_module_name(file), file) for file in files]
     while waiting:
@@ -59,7 +64,7 @@ def code_digest(*files: Path, follow: bool = True) -> str:
         found[name], imports = _read_module(name, file, status.st_mtime_ns, status.st_size)
         if follow:
             waiting += imports
-    return digest(found)
+    return found
 
 
 @lru_cache(maxsize=1024)
@@ -92,14 +97,17 @@ def _inert(name: str) -> bool:
 
 
 def _find(module: str, importer: Path, importer_name: str) -> Path | None:
-    """The file of a module of this project, or of one that lies where the importer does."""
-    parts = module.split(".")
+    """The file of a module of this project, of the importer's own package, or beside a file outside installed packages."""
+    parts, own = module.split("."), importer_name.split(".")
     if parts[0] == "harness":
         roots = [Path(root, *parts[1:]) for root in harness.__path__] if len(parts) > 1 else [Path(harness.__path__[0])]
+    elif own[0] == "harness":
+        return None  # what the project leans on is known by its version
     else:
-        levels = len(importer_name.split(".")) - (importer.name != "__init__.py")
+        levels = len(own) - (importer.name != "__init__.py")
         home = importer.resolve().parent.parents[levels - 1] if levels else importer.resolve().parent
-        roots = [Path(root, *parts) for root in dict.fromkeys([home, *_own_paths()])]
+        homes = [home] if parts[0] == own[0] or not _installed(home) else []
+        roots = [Path(root, *parts) for root in dict.fromkeys([*homes, *_own_paths()])]
     for root in roots:
         for candidate in (root.with_suffix(".py"), root / "__init__.py"):
             if candidate.is_file():
@@ -110,11 +118,15 @@ def _find(module: str, importer: Path, importer_name: str) -> Path | None:
 @cache
 def _own_paths() -> tuple[Path, ...]:
     """The entries of Python's search path that hold neither the standard library nor installed packages."""
-    installed = {Path(folder).resolve() for folder in sysconfig.get_paths().values()}
     entries = [Path(entry or os.curdir).resolve() for entry in sys.path]
-    return tuple(
-        entry for entry in entries if entry.is_dir() and not any(place == entry or place in entry.parents for place in installed)
-    )
+    return tuple(entry for entry in entries if entry.is_dir() and not _installed(entry))
+
+
+def _installed(folder: Path) -> bool:
+    """Whether a folder is one of the standard library, or of installed packages, the user's own included."""
+    known = {Path(path).resolve() for path in sysconfig.get_paths().values()}
+    places = (folder, *folder.parents)
+    return any(place in known or place.name in ("site-packages", "dist-packages") for place in places)
 
 
 def _module_name(file: Path) -> str:

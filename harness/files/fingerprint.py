@@ -47,7 +47,7 @@ def digest(value: Any) -> str:
 def remembered(what: str, paths: Iterable[Path], parameters: Any, compute: Callable[[], Any]) -> Any:
     """A JSON value that ``compute`` derives from files and parameters, computed again only when one of these changes.
 
-    Files are told apart by resolved path, size and time of change; of a folder, all files below it count. ``what`` names
+    Files are told apart by resolved path, size, inode and times of change; of a folder, all files below it count. ``what`` names
     the kind of value.
     """
     key = digest([what, file_states(paths), parameters])
@@ -76,7 +76,7 @@ def file_digest(path: Path) -> str:
 
 
 def file_states(paths: Iterable[Path]) -> list[Any]:
-    """What changes when files do: resolved path, size and time of change; of a folder those of all files below it."""
+    """What changes when files do: resolved path, size, inode and times of change; of a folder those of all files below it."""
     states: list[Any] = []
     for path in paths:
         where = str(path.resolve())
@@ -88,5 +88,5 @@ def file_states(paths: Iterable[Path]) -> list[Any]:
         if path.is_dir():
             states.append([where, file_states(file for file in sorted(path.rglob("*")) if file.is_file())])
         else:
-            states.append([where, status.st_size, status.st_mtime_ns])
+            states.append([where, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino])
     return states

@@ -7,6 +7,9 @@ trees, and what it has to compute (checksums, the device at hand) is remembered 
 from __future__ import annotations
 
 import inspect
+import operator
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, partial
@@ -24,6 +27,8 @@ from harness.files.code import code_digest
 from harness.files.fingerprint import digest, file_states, plain, remembered
 from harness.recipe import Recipe, preset
 from harness.task import Reference, Splits, Task
+
+VARIANTS = "variants:"
 
 # What fits, asks and scores. Their changes are every run's; those of a model or a task are its own runs' (see _code).
 NUMERIC = (
@@ -50,7 +55,7 @@ class Run:
 
     ``data``, ``weights``, ``origin`` and ``code`` are the sha256 of the task's content, of the checkpoint's files (None
     without one), of all that makes the untrained model, and of the code that can change a number. ``label`` and ``name``
-    are what the record's folder calls task and model.
+    are what the record's folder calls task and model; ``own_name`` is the user's for a task made of files.
     """
 
     model: str
@@ -72,6 +77,7 @@ class Run:
     code: str = ""
     label: str = ""
     name: str = ""
+    own_name: str | None = None
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -125,6 +131,7 @@ def plan(
     option: Mapping[str, Any] | None = None,
     allow_partial: bool = False,
     sample: bool = True,
+    name: str | None = None,
     device: str = "auto",
     recipe: str | None = None,
     **settings: Any,
@@ -141,27 +148,26 @@ def plan(
         UserError: a mistake in what was asked for.
     """
     reference = as_reference(genome, msa, species, context)
-    asked = [_available(found, words, split, sample) for found, words in named_tasks(task, reference)]
-    seeds = [seed] if isinstance(seed, int) else list(seed)
-    if bad := [item for item in seeds if not 0 <= item < 2**32]:
-        raise UserError(f"seed {bad[0]}: must be a whole number from 0 to {2**32 - 1}")
-    words = [model] if isinstance(model, str) else model
+    asked = [_available(found, words, split, sample) for found, words in named_tasks(task, reference, name)]
+    asked = list({tuple(words): (found, words) for found, words in asked}.values())
+    seeds = _seeds(seed)
+    models_asked = dict.fromkeys(known for word in _words("model", model) for known in registry.model_names(word))
     given = {name: value for name, value in settings.items() if value is not None}
     asked_for = {**(preset(recipe) if recipe else {}), **given}
     models: list[tuple[str, Recipe, ModelRequest]] = []
-    for name in dict.fromkeys(name for word in words for name in registry.model_names(word)):
-        facts = registry.model_facts(name)
-        wanted = request(name, checkpoint=checkpoint, init=init, options=option, allow_partial=allow_partial)
+    for known in models_asked:
+        facts = registry.model_facts(known)
+        wanted = request(_absolute(known), checkpoint=checkpoint, init=init, options=option, allow_partial=allow_partial)
         models.append((facts.name, facts.recipe.override(**asked_for), wanted))
     for setting in given:
         if not any(setting in tuned.used() for _, tuned, _ in models):
-            name, tuned, _ = models[0]
-            raise UserError(f"{setting.replace('_', '-')}: not used by {name}, which is tuned by {tuned.tune!r}; leave it out")
+            first, tuned, _ = models[0]
+            raise UserError(f"{setting.replace('_', '-')}: not used by {first}, which is tuned by {tuned.tune!r}; leave it out")
     resolved = {precision: hardware.resolve(device, precision) for precision in {tuned.precision for _, tuned, _ in models}}
     runs = []
     for found, words in asked:
         rule = split or found.split_rules[0]
-        for name, tuned, wanted in models:
+        for model_name, tuned, wanted in models:
             kind, precision = resolved[tuned.precision]
             one = Run(
                 model=wanted.model,
@@ -178,34 +184,41 @@ def plan(
                 precision=precision,
                 sample=found.simulated,
                 data=_content(found, words, rule, reference),
-                weights=wanted.fingerprint(),
-                origin=wanted.identity(),
-                code=_code(wanted.model, found),
                 label=found.label,
-                name=name,
+                name=model_name,
+                own_name=name,
             )
-            runs += [replace(one, seed=number) for number in seeds]
+            runs += [replace(sealed(one, found), seed=number) for number in seeds]
     return runs
 
 
-def named_tasks(task: str | Sequence[str], reference: Reference | None) -> list[tuple[Task, list[str]]]:
-    """The tasks that the words of ``--task`` name, each with the words that name it alone.
+def named_tasks(
+    task: str | Path | Sequence[str | Path], reference: Reference | None, name: str | None = None
+) -> list[tuple[Task, list[str]]]:
+    """The tasks that the words of ``--task`` name, each with the words that name it alone, paths made absolute.
 
-    ``variants:FILE`` is a file of variants; what looks like a path is a file of windows; else a task or a family.
+    ``variants:FILE`` is a file of variants; what looks like a path is a file of windows; else a task or a family. Several
+    tables are a task each; other files make one task together, called ``name`` if that is given.
 
     Raises:
         UserError: no such task, names and files together, or reference data for a task that reads none.
     """
-    words = [task] if isinstance(task, str | Path) else list(task)
-    words = [str(word) for word in words]
-    if not words:
-        raise UserError("task: give a name, a family or files")
-    if any(map(_is_file, words)):
-        if other := [word for word in words if not _is_file(word)]:
-            raise UserError(f"task {other[0]!r} and files: give one or the other")
-        found = [(registry.task_from_files([Path(word) for word in words]), words)]
-    else:
-        found = [(item, [word]) for word in words for item, word in _unbound(word)]
+    words = _words("task", task)
+    files = [word for word in words if _is_file(word)]
+    if files and (other := [word for word in words if word not in files]):
+        raise UserError(f"task {other[0]!r} and files: give one or the other")
+    groups = [[word] for word in words] if not files or all(map(_is_table, files)) else [files]
+    if name is not None and (len(groups) > 1 or not (files or groups[0][0].startswith(VARIANTS))):
+        raise UserError(f"name {name!r}: only a task made of your own files can be named, and one at a time")
+    found: list[tuple[Task, list[str]]] = []
+    for group in groups:
+        if files:
+            found.append((registry.task_from_files([Path(word) for word in group], name), [_absolute(word) for word in group]))
+        elif group[0].startswith(VARIANTS):
+            path = Path(group[0].removeprefix(VARIANTS))
+            found.append((registry.task_from_variants(path, name), [VARIANTS + str(path.absolute())]))
+        else:
+            found += [(item, [item.name]) for item in registry.find_tasks(group[0])]
     if reference is None:
         return found
     for item, _ in found:
@@ -214,11 +227,34 @@ def named_tasks(task: str | Sequence[str], reference: Reference | None) -> list[
     return [(item.bind(reference), words) for item, words in found if item.bind is not None]
 
 
+def sealed(run: Run, task: Task) -> Run:
+    """The run with the checksums of its weights, of all that makes the model, and of the code, as they are now."""
+    request = run.model_request()
+    return replace(run, weights=request.fingerprint(), origin=request.identity(), code=_code(run.model, task))
+
+
+def check_unchanged(run: Run, task: Task, splits: Splits) -> None:
+    """Refuse a run whose data, weights or code are not those that were planned: its id would stand for other numbers.
+
+    Raises:
+        UserError: something has changed, or the plan was made by another version.
+    """
+    now = sealed(run, task)
+    for what, planned, found in (
+        ("data", run.data, data_digest(splits.files)),
+        ("weights", run.weights, now.weights),
+        ("model's options or files", run.origin, now.origin),
+        ("code", run.code, now.code),
+    ):
+        if planned != found:
+            raise UserError(f"{run.name} on {run.label}: the {what} changed since the run was planned; plan it again")
+
+
 def open_task(run: Run) -> tuple[Task, Splits]:
     """The task of a planned run, and its examples."""
     given = run.reference or {}
     reference = as_reference(given["genome"], given["alignment"], given["species"], given["context"]) if given else None
-    (task,) = (item for item, _ in named_tasks(run.task, reference))
+    (task,) = (item for item, _ in named_tasks(run.task, reference, run.own_name))
     if run.sample:
         assert task.sample is not None
         task = task.sample
@@ -229,7 +265,7 @@ def _load(task: Task, words: Sequence[str], rule: str, reference: Reference | No
     """The task's examples. Those of the last task are kept, since its runs follow each other, until a file of it changes."""
     inputs = [] if task.inputs is None else task.inputs()
     asked = [task.label, list(words), rule, reference and asdict(reference)]
-    key = digest([asked, file_states([*inputs, *(Path(word.removeprefix("variants:")) for word in words)])])
+    key = digest([asked, file_states([*inputs, *(Path(word.removeprefix(VARIANTS)) for word in words)])])
     if key not in _kept:
         splits = task.load(rule)
         _kept.clear()
@@ -272,18 +308,43 @@ def _task_code(task: Task) -> str:
     return code_digest(loader, *([maker] if maker is not None else []))
 
 
+def _words(what: str, given: str | Path | Sequence[str | Path]) -> list[str]:
+    """Words given apart or with commas between them; the path of a file is one word, whatever is in it."""
+    words = [given] if isinstance(given, str | Path) else list(given)
+    split = [[str(word)] if isinstance(word, Path) or Path(word).exists() else str(word).split(",") for word in words]
+    found = [part.strip() for parts in split for part in parts if part.strip()]
+    if not found:
+        raise UserError(f"{what}: give a name" + (", a family or files" if what == "task" else ", floors or a path"))
+    return list(dict.fromkeys(found))
+
+
+def _seeds(seed: Any) -> list[int]:
+    numbers: list[Any] = [seed] if isinstance(seed, str) or not hasattr(seed, "__iter__") else list(seed)
+    found = []
+    for number in numbers:
+        try:
+            whole = -1 if isinstance(number, bool) else operator.index(number)
+        except TypeError:
+            whole = -1
+        if not 0 <= whole < 2**32:
+            raise UserError(f"seed {number!r}: must be a whole number from 0 to {2**32 - 1}")
+        found.append(whole)
+    if not found:
+        raise UserError("seed: give at least one")
+    return list(dict.fromkeys(found))
+
+
+def _absolute(word: str) -> str:
+    """A path made absolute, so that a plan means the same in every folder; a name as it is."""
+    return str(Path(word).absolute()) if word.endswith(".py") or _is_file(word) else word
+
+
 def _is_file(word: str) -> bool:
-    kind, _, path = word.partition(":")
-    if kind == "variants" and path:
-        return False
-    return "/" in word or bool(Path(word).suffix) or Path(word).is_file()
+    return not word.startswith(VARIANTS) and ("/" in word or bool(Path(word).suffix) or Path(word).is_file())
 
 
-def _unbound(word: str) -> list[tuple[Task, str]]:
-    kind, _, path = word.partition(":")
-    if kind == "variants" and path:
-        return [(registry.task_from_variants(Path(path)), word)]
-    return [(item, item.name) for item in registry.find_tasks(word)]
+def _is_table(word: str) -> bool:
+    return re.search(r"\.(csv|tsv|tab|parquet|pq)(\.b?gz)?$", word, re.IGNORECASE) is not None
 
 
 def _available(task: Task, words: list[str], split: str | None, sample: bool) -> tuple[Task, list[str]]:
@@ -298,6 +359,11 @@ def _available(task: Task, words: list[str], split: str | None, sample: bool) ->
     absent = sources.missing(task.sources)
     if not absent:
         return task, words
+    if sources.presence(task.sources) == "some":
+        raise DataMissing(
+            f"{task.label}: only {len(task.sources) - len(absent)} of its {len(task.sources)} files are in "
+            f"{sources.data_home()}, which is no whole set; `harness data get {task.name}` fetches the rest"
+        )
     if task.sample is None or not sample or split is not None:
         raise DataMissing(
             f"{task.label}: {len(absent)} of {len(task.sources)} files are not in {sources.data_home()}; "
@@ -311,8 +377,8 @@ def as_reference(genome: str | Path | None, msa: str | Path | None, species: str
     if genome is None and msa is None and not species and context is None:
         return None
     return Reference(
-        None if genome is None else Path(genome),
-        None if msa is None else Path(msa),
-        species,
+        None if genome is None else Path(genome).absolute(),
+        None if msa is None else Path(msa).absolute(),
+        str(Path(species).absolute()) if os.path.isfile(species) else species,
         Reference.context if context is None else context,
     )

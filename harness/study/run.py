@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from harness.engine import hardware
 from harness.errors import HarnessError, UserError
 from harness.evidence import records
-from harness.evidence.records import RunRecord, data_digest
+from harness.evidence.records import RunRecord
 from harness.evidence.sensitivity import insensitive
 from harness.progress import Reporter
 
-from .plan import Run, open_task
+from .plan import Run, check_unchanged, open_task
 
 if TYPE_CHECKING:
     from harness.adapter import Adapter
@@ -110,8 +110,7 @@ def execute(
 
     begun = time.perf_counter()
     task, splits = opened or open_task(run)
-    if data_digest(splits.files) != run.data:
-        raise UserError(f"{run.label}: its data has changed since the run was planned; plan it again")
+    check_unchanged(run, task, splits)
     compilation.on_compile = reporter.say
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
