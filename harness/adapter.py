@@ -48,6 +48,8 @@ class Adapter(nn.Module, ABC):
         card: who published the model, and what it reads.
         recipe: published settings for fine-tuning; a model without trainable weights has ``tune="probe"``.
         lora_targets: name endings of the linear layers that LoRA adapts.
+        species_names: the species that an alignment model was trained with, in order, without the target; None where any will
+            do or none is known.
         reverse_complement_invariant: the claim that a window and its reverse complement have the same embedding.
         max_length: the longest window in nucleotides; None if unlimited.
         embedding_dim: D, the width of what :meth:`forward` returns.
@@ -64,6 +66,7 @@ class Adapter(nn.Module, ABC):
     max_length: int | None = None
     embedding_dim: int
     audit: LoadAudit | None = None
+    species_names: tuple[str, ...] | None = None
 
     @classmethod
     @abstractmethod

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from harness.data import Locus
 from harness.errors import BadData
-from harness.files import sources
+from harness.files.workspace import reserved
 from harness.task import Reference
 
 if TYPE_CHECKING:
@@ -72,7 +71,4 @@ def _room(size: int) -> np.ndarray:
     """An uninitialised array of ``size`` bytes: in memory, or in a temporary file if larger than MAX_BYTES_IN_MEMORY."""
     import numpy as np
 
-    if size <= MAX_BYTES_IN_MEMORY:
-        return np.empty(size, np.uint8)
-    sources.cache_home().mkdir(parents=True, exist_ok=True)
-    return np.memmap(tempfile.TemporaryFile(dir=sources.cache_home()), np.uint8, "w+", shape=(size,))
+    return np.empty(size, np.uint8) if size <= MAX_BYTES_IN_MEMORY else reserved(size)

@@ -21,6 +21,7 @@ from ._variant_files import Variant
 if TYPE_CHECKING:
     import numpy as np
 
+    from harness.files.alignments import Alignment
     from harness.files.genome import Genome
 
 HG38 = sources.REFERENCES["hg38"]
@@ -71,8 +72,9 @@ class Windows(Sequence[Example]):
 
 def cut_windows(
     path: Path, variants: Sequence[Variant], reference: Reference, changes: Counter[str]
-) -> tuple[Sequence[Variant], Windows, dict[str, str]]:
-    """The variants whose reference allele the genome confirms, their windows, and the entries of ``Splits.files`` for these.
+) -> tuple[Sequence[Variant], Windows, dict[str, str], Alignment | None]:
+    """The variants whose reference allele the genome confirms, their windows, the entries of ``Splits.files`` for these, and
+    the alignment, if there is one.
 
     What is dropped or differs is counted in ``changes``; see :mod:`harness.tasks.variants`.
 
@@ -106,7 +108,7 @@ def cut_windows(
     if alignment is not None:
         columns, digest = _aligned.columns(alignment, [loci[index] for index in confirmed], list(letters), target, changes)
         files[f"columns of {len(alignment.species)} rows, {alignment.path.name}"] = digest
-    return variants, Windows(variants, letters, columns, np.arange(len(variants))), files
+    return variants, Windows(variants, letters, columns, np.arange(len(variants))), files, alignment
 
 
 def _locus(variant: Variant, context: int) -> Locus:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harness.data import Example, Locus, Window
 from harness.errors import BadData, UserError
@@ -18,6 +19,10 @@ from harness.task import Reference, Splits, Task
 from . import _aligned, _bed
 from ._names import check_name, pair_notes, task_name
 from ._splits import check_rule, dependent, stratified_groups
+
+if TYPE_CHECKING:
+    from harness.files.alignments import Alignment
+
 
 PAIR = ("negative", "positive")
 MIN_WINDOWS = 3  # of each class: one for each part
@@ -199,16 +204,17 @@ def _load(own: _Own, examples: Sequence[Example], places: Sequence[Locus | None]
     if changes["in_both_classes"] == len(set(sequences)):
         raise BadData(f"{_joined(own.paths)}: every window is in more than one class; are these copies of one file?")
     files = {str(path): sources.sha256(path) for path in own.paths}
+    notes, block, species = own.notes, None, ()
     if reference.alignment is not None:
-        examples, columns = _align(examples, reference, changes)
+        examples, columns, alignment = _align(examples, reference, changes)
         files |= columns
-    notes, block = own.notes, None
+        notes, species = (*notes, *alignment.notes), alignment.species
     if (kept := len(groups) - len(set(groups))) > 0:
         notes = (*notes, f"{kept:,} windows overlap or repeat others, and are kept in one part of the split with them")
         block = {example.id: str(group) for example, group in zip(examples, groups, strict=True)}.__getitem__
     parts = stratified_groups(_joined(own.paths), labels, groups)
     train, validation, test = ([examples[position] for position in part] for part in parts)
-    return Splits(train, validation, test, files=files, changes=+changes, block=block, notes=notes)
+    return Splits(train, validation, test, files=files, changes=+changes, block=block, notes=notes, species=species[1:])
 
 
 def _load_intervals(own: _Own, intervals: Sequence[tuple[Locus, str]], reference: Reference, rule: str) -> Splits:
@@ -228,8 +234,10 @@ def _load_intervals(own: _Own, intervals: Sequence[tuple[Locus, str]], reference
     return replace(splits, files={**splits.files, f"windows of genome {genome.path.name}": letters})
 
 
-def _align(examples: Sequence[Example], reference: Reference, changes: Counter[str]) -> tuple[list[Example], dict[str, str]]:
-    """The examples with their columns, and an entry of ``Splits.files`` for these."""
+def _align(
+    examples: Sequence[Example], reference: Reference, changes: Counter[str]
+) -> tuple[list[Example], dict[str, str], Alignment]:
+    """The examples with their columns, an entry of ``Splits.files`` for these, and the alignment."""
     import numpy as np
 
     from harness.files.alignments import open_alignment
@@ -244,4 +252,4 @@ def _align(examples: Sequence[Example], reference: Reference, changes: Counter[s
         replace(example, windows=(replace(window, alignment=rows),))
         for example, window, rows in zip(examples, windows, columns, strict=True)
     ]
-    return aligned, {f"columns of {len(alignment.species)} rows, {alignment.path.name}": digest}
+    return aligned, {f"columns of {len(alignment.species)} rows, {alignment.path.name}": digest}, alignment

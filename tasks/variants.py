@@ -217,10 +217,13 @@ def _load_own(
 def _splits(
     label: str, path: Path, variants: Sequence[Variant], reference: Reference, rule: str, changes: Counter[str]
 ) -> Splits:
-    variants, windows, files = cut_windows(path, variants, reference, changes)
+    variants, windows, files, alignment = cut_windows(path, variants, reference, changes)
     split = parts(path, variants, rule)
     near = 0 if rule == CHROMOSOME else near_others(variants, split, reference.context)
     train, validation, test = (windows.take(part) for part in split)
+    notes = list(alignment.notes) if alignment is not None else []
+    if near:
+        notes.append(f"{near:,} test windows overlap with one of another part, at the borders of blocks")
     # A test split has four or five chromosomes, too few to resample: intervals resample stretches of them.
     return Splits(
         train,
@@ -229,7 +232,8 @@ def _splits(
         files={label: sources.sha256(path)} | files,
         changes=+changes,
         block=partial(block, length=GENE) if rule == CHROMOSOME else block,
-        notes=[f"{near:,} test windows overlap with one of another part, at the borders of blocks"] if near else [],
+        notes=notes,
+        species=alignment.species[1:] if alignment is not None else (),
     )
 
 

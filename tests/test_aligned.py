@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import struct
 from collections import Counter
 from pathlib import Path
 
@@ -255,8 +256,8 @@ def test_references_have_names(tmp_path):
     assert called("data", "verify", "hg38").exit_code == 1
     path = locate(REFERENCES["hg38"])
     path.parent.mkdir(parents=True)
-    path.write_bytes(b"a genome")
-    assert called("data", "get", "HG38").exception is None  # here already, and UCSC states no checksum
+    path.write_bytes(struct.pack("<4IB1sI", 0x1A412743, 0, 1, 0, 1, b"1", 22) + struct.pack("<4IB", 4, 0, 0, 0, 0b10011100))
+    assert called("data", "get", "HG38").exception is None  # here already, a 2bit file, and UCSC states no checksum
     assert called("data", "verify", "hg38").exit_code == 0
     assert str(path) in called("data", "path", "clinvar").stdout.splitlines()  # what clinvar reads is what the name gets
     error = called("data", "get", "hg37").exception

@@ -70,14 +70,12 @@ def test_kmers_are_the_windows_they_were_cut_from() -> None:
 
 
 def test_a_strand_in_column_5() -> None:
-    pytest.importorskip("pyfaidx", reason="needs the extra `variants`")
     with pytest.raises(UserError, match=r"pos\.bed, line 1: the strand '\+' stands in column 5; BED has it in column 6"):
         load("C07_bed5_strand/pos.bed", "C07_bed5_strand/neg.bed")
 
 
 @pytest.mark.usefixtures("own_cache")
 def test_a_strand_in_column_6() -> None:
-    pytest.importorskip("pyfaidx", reason="needs the extra `variants`")
     genome = Reference(genome=CASES / "_shared" / "mini_genome.fa")
     splits = load("C07_bed5_strand/pos6.bed", "C07_bed5_strand/neg6.bed", reference=genome)
     strands = [example.windows[0].locus.strand for example in splits.train if example.windows[0].locus]

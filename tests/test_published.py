@@ -38,7 +38,7 @@ def test_bad_published_files(tmp_path, text, message):
 @pytest.mark.parametrize("content", [b"\xff\xfe", HEADER.encode() + b"\n" + b"x" * 200_000 + b"\n"])
 def test_a_published_file_that_is_no_csv_text_is_named(tmp_path, content):
     (tmp_path / "doe.csv").write_bytes(content)
-    with pytest.raises(BadData, match=r"doe\.csv: not a readable CSV file"):
+    with pytest.raises(BadData, match=r"doe\.csv(: not a readable CSV file|, line 2: )"):
         read_published(tmp_path)
 
 

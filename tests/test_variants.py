@@ -19,8 +19,6 @@ from harness.task import Reference, Splits
 from harness.tasks._variant_splits import BLOCK, block
 from harness.tasks.variants import from_variants, tasks
 
-pytest.importorskip("pyfaidx", reason="needs the extra `variants`")
-
 CHROMOSOMES = [str(number) for number in range(1, 8)]
 LENGTH = 4 * BLOCK
 HEADER = "chrom\tpos\tref\talt\tlabel\n"

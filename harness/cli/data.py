@@ -74,6 +74,8 @@ def data_build_msa(
     screen = Screen(quiet)
     with screen.download(f"writing {out}") as progress:
         store = open_alignment(build_store(sources, out, species, progress))
+    for note in store.notes:
+        screen.say(note)
     columns = sum(end - start for start, end in store.extents.values())
     size = sum(file.stat().st_size for file in out.iterdir())
     screen.say(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else list(arguments)
     arguments = [argument for argument in given if argument != "--debug"]
     debug = len(arguments) < len(given)
+    warnings.showwarning = _plain_warning
     for stream in (sys.stdout, sys.stderr):  # a terminal that knows no ↓ shows ?
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
@@ -58,6 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if debug:
             raise
         _stop(f"unexpected {type(error).__name__}: {error}; run again with --debug for the traceback", 1)
+
+
+def _plain_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Of a warning, what it says; where it was raised is of no use to a user."""
+    print(f"warning: {printable(str(message))}", file=sys.stderr)
 
 
 def _stop(message: str, code: int) -> None:

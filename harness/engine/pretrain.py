@@ -21,7 +21,7 @@ from torch import nn
 from harness import registry
 from harness.adapter import IGNORED, Adapter, Batch, Pretrainable
 from harness.errors import RunFailed, UserError
-from harness.files.alignments import open_alignment
+from harness.files.alignments import check_order, open_alignment
 from harness.files.code import code_digest
 from harness.files.fingerprint import digest, plain
 from harness.kernels import compilation
@@ -90,6 +90,8 @@ def pretrain(
         adapter = wanted.build()
         if adapter.max_length is not None and context > adapter.max_length:
             raise UserError(f"context {context}: {adapter.name} takes at most {adapter.max_length} nt")
+        if adapter.species_names:
+            check_order(corpus.alignment.path, corpus.alignment.species, adapter.species_names, adapter.name)
         validation = Validation(adapter, corpus, max(TOKENS_PER_STEP // context, 1), recipe.batch_size)
         effective = {
             "model": adapter.name,

@@ -27,7 +27,7 @@ FIELD_LIMIT = 2**31 - 1  # characters; the csv module's own limit of 131,072 is 
 
 _TABLE = re.compile(r"\.((csv|tsv|txt|tab)(\.b?gz)?|parquet|pq)$", re.IGNORECASE)
 _WHOLE = re.compile(r"^(-?\d+)\.0+$")
-_REMARK = re.compile(r"##|# [^\t]*$")
+_REMARK = re.compile(r"##|#( [^\t]*)?$")
 _LETTERS = re.compile(r"[ACGTUN]{10,}", re.IGNORECASE)
 _PARQUET = re.compile(r"\.(parquet|pq)$", re.IGNORECASE)
 

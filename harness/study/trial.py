@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,7 +72,7 @@ class Trial:
         accelerator = _accelerator(hardware.pick_device(device))
         adapter = run.model_request().build()
         recipe = adapter.recipe.override(**run.recipe)
-        _check(adapter, recipe, task, splits)
+        _check(run, adapter, recipe, task, splits)
         classifier = _classifier(adapter, recipe, task, splits).to(accelerator.device)
         return cls(run, task, splits, recipe, classifier, accelerator, {"load": time.perf_counter() - begun})
 
@@ -140,12 +141,17 @@ def _accelerator(device: torch.device) -> Accelerator:
     return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 
 
-def _check(adapter: Adapter, recipe: Recipe, task: Task, splits: Splits) -> None:
+def _check(run: Run, adapter: Adapter, recipe: Recipe, task: Task, splits: Splits) -> None:
     """Refuse, before anything runs, what the model cannot do.
 
     Raises:
         UserError: a window longer than the model takes, or fine-tuning a model without weights.
     """
+    if splits.species and adapter.species_names:
+        from harness.files.alignments import check_order
+
+        source = Path(run.reference["alignment"] if run.reference else task.label)
+        check_order(source, ("target", *splits.species), adapter.species_names, adapter.name)
     windows = (window for part in (splits.train, splits.validation, splits.test) for it in part for window in it.windows)
     longest = max(windows, key=len)
     if adapter.max_length is not None and len(longest) > adapter.max_length:
