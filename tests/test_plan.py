@@ -123,12 +123,13 @@ class TestPlan:
         runs = plan("gc,kmer,gc", ["QKI", "QKI", "rbp"], seed=[0, np.int64(0)])
         assert len(runs) == len({run.id for run in runs}) == 2 * 8
 
-    def test_tables_are_a_task_each_and_fasta_files_make_one(self, tmp_path):
-        tables = [str(write_table(tmp_path / f"{name}.csv")) for name in "ab"]
-        assert [run.label for run in plan("gc", tables)] == ["a.csv", "b.csv"]
+    def test_a_table_is_one_task_and_can_be_named(self, tmp_path):
+        tables = [str(write_table(tmp_path / f"{name}.csv")) for name in ("train", "dev")]
         assert [run.label for run in plan("gc", Path(tables[0]), name="mine")] == ["mine"]
+        with pytest.raises(UserError, match="one table is one task; run them one by one, or join parts of one set"):
+            plan("gc", tables)
         with pytest.raises(UserError, match="name 'mine': only a task made"):
-            plan("gc", tables, name="mine")
+            plan("gc", ["QKI", "PTBP1"], name="mine")
 
     def test_means_the_same_in_every_folder(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

@@ -197,8 +197,8 @@ def named_tasks(
 ) -> list[tuple[Task, list[str]]]:
     """The tasks that the words of ``--task`` name, each with the words that name it alone, paths made absolute.
 
-    ``variants:FILE`` is a file of variants; what looks like a path is a file of windows; else a task or a family. Several
-    tables are a task each; other files make one task together, called ``name`` if that is given.
+    ``variants:FILE`` is a file of variants; what looks like a path is a file of windows; else a task or a family. Files make
+    one task together, called ``name`` if that is given.
 
     Raises:
         UserError: no such task, names and files together, or reference data for a task that reads none.
@@ -207,7 +207,11 @@ def named_tasks(
     files = [word for word in words if _is_file(word)]
     if files and (other := [word for word in words if word not in files]):
         raise UserError(f"task {other[0]!r} and files: give one or the other")
-    groups = [[word] for word in words] if not files or all(map(_is_table, files)) else [files]
+    if len(files) > 1 and any(map(_is_table, files)):
+        raise UserError(
+            f"task {' '.join(files)[:200]}: one table is one task; run them one by one, or join parts of one set into one"
+        )
+    groups = [files] if files else [[word] for word in words]
     if name is not None and (len(groups) > 1 or not (files or groups[0][0].startswith(VARIANTS))):
         raise UserError(f"name {name!r}: only a task made of your own files can be named, and one at a time")
     found: list[tuple[Task, list[str]]] = []
