@@ -14,13 +14,40 @@ from torch import Tensor, nn
 
 from harness.adapter import Adapter, LoadAudit, MaskedModel
 from harness.errors import CheckpointMismatch, DataMissing, UserError
-from harness.files.checkpoint import load_tensors, read_config, read_tensors, rename
+from harness.files.checkpoint import (
+    DROPOUT,
+    EPSILON,
+    HEADS,
+    LAYERS,
+    ROWS,
+    TEXT,
+    WIDTH,
+    Field,
+    check_size,
+    load_tensors,
+    read_config,
+    read_tensors,
+    rename,
+)
 
 from ._batches import mean_over
 from ._config import Settings, check_settings, check_sizes, count_layers, stated
 from ._options import checked, checked_layer
 from ._transformer import Encoder, MaskHead, Shape, initialise
 
+FIELDS: Mapping[str, Field] = {
+    "num_hidden_layers": LAYERS,
+    "hidden_size": WIDTH,
+    "intermediate_size": WIDTH,
+    "num_attention_heads": HEADS,
+    "vocab_size": ROWS,
+    "type_vocab_size": ROWS,
+    "max_position_embeddings": (int, 3, 1 << 22),  # a base between two special tokens
+    "layer_norm_eps": EPSILON,
+    "hidden_dropout_prob": DROPOUT,
+    "attention_probs_dropout_prob": DROPOUT,
+    "hidden_act": TEXT,
+}
 WORDS, DECODER = "encoder.tokens.weight", "lm_head.decoder.weight"
 OFFICIAL_WORDS, OFFICIAL_DECODER = "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"
 # Settings of the configs of transformers, and of packages that follow it, which would change what is computed. DNABERT-2's says
@@ -187,10 +214,10 @@ def bert_config(file: Path) -> dict[str, Any]:
 
     Raises:
         DataMissing: there is none.
-        BadData: it is not JSON.
+        BadData: it is not JSON, or a setting has another type or is out of bounds.
         CheckpointMismatch: it describes a model of another kind, or does not say how many heads it has.
     """
-    config = read_config(file, ("bert",))
+    config = read_config(file, ("bert",), fields=FIELDS)
     if not config:
         raise DataMissing(f"checkpoint {file}: its config.json must lie beside it")
     check_settings(config, {"hidden_act": ("gelu",), **SETTINGS, **POST_NORM}, file)
@@ -205,7 +232,8 @@ def read_shape(published: Shape, tensors: Mapping[str, Tensor], config: Mapping[
     ``heads`` counts for a config without ``num_attention_heads``; by default heads are as wide as published.
 
     Raises:
-        CheckpointMismatch: config and tensors contradict each other, or the width is no multiple of the number of heads.
+        CheckpointMismatch: config and tensors contradict each other, the width is no multiple of the number of heads, no base
+            has a position, or the model is far larger than the file.
     """
 
     def size(name: str, axis: int) -> int | None:
@@ -228,7 +256,9 @@ def read_shape(published: Shape, tensors: Mapping[str, Tensor], config: Mapping[
     heads = stated(config, "num_attention_heads", heads) or max(1, width * published.heads // published.width)
     if width % heads:
         raise CheckpointMismatch(f"checkpoint {file}: a width of {width} cannot be shared by {heads} heads")
-    return replace(
+    if published.position == "learned" and positions < published.first_position + 3:
+        raise CheckpointMismatch(f"checkpoint {file}: {positions} positions have no room for a base between two special tokens")
+    shape = replace(
         published,
         layers=count_layers(config, "num_hidden_layers", tensors, "encoder.layers.", file) or published.layers,
         width=width,
@@ -245,6 +275,8 @@ def read_shape(published: Shape, tensors: Mapping[str, Tensor], config: Mapping[
             config, "attention_probs_dropout_prob", stated(config, "attention_dropout", published.attention_dropout)
         ),
     )
+    check_size(shape.parameters, file)
+    return shape
 
 
 def in_our_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from harness.adapter import Batch
 from harness.data import Window, letter_table, letters
 from harness.errors import BadData, CheckpointMismatch
+from harness.files.checkpoint import LAYERS, ROWS, Field
 
 from ._config import check_sizes, stated
 
@@ -20,6 +21,8 @@ BASES = slice(7, 11)  # A, C, G, T
 VOCABULARY = 16  # [CLS] [SEP] [BOS] [MASK] [PAD] reserved [UNK] A C G T N, filled up to a multiple of 8
 COMPLEMENT = (0, 1, 2, 3, 4, 5, 6, 10, 9, 8, 7, 11, 12, 13, 14, 15)
 
+# Settings of Caduceus and HyenaDNA alike.
+FIELDS: Mapping[str, Field] = {"n_layer": LAYERS, "vocab_size": ROWS, "pad_vocab_size_multiple": (int, 1, 1 << 16)}
 _FILL = "-"
 TOKENS = letter_table({"A": 7, "C": 8, "G": 9, "T": 10, "N": 11, _FILL: PAD}, default=UNKNOWN).astype("uint8")
 

@@ -47,7 +47,7 @@ class MambaShape:
             CheckpointMismatch: it has others.
         """
         expand, rank = stated(config, "ssm_cfg.expand", 0), stated(config, "ssm_cfg.dt_rank")
-        fits = isinstance(expand, int | float) and math.isfinite(expand) and int(expand * width) == self.inner
+        fits = isinstance(expand, int | float) and 0 < expand <= self.inner and int(expand * width) == self.inner
         automatic = rank == "auto" and self.rank == math.ceil(width / 16)
         found = {
             "ssm_cfg.d_state": self.state,

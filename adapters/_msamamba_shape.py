@@ -29,6 +29,12 @@ class BlockShape:
     mixer: MambaShape
     rows: int = 128
 
+    @property
+    def parameters(self) -> int:
+        """About how many parameters a block has: those of its matrices."""
+        attention = 4 * self.heads * (self.width // 2)
+        return self.width * (3 * self.mixer.inner + attention + 2 * self.inner)
+
     @classmethod
     def of_width(cls, width: int) -> Self:
         return cls(width, 4, 4 * width, MambaShape.of_width(width))

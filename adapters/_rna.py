@@ -16,7 +16,7 @@ from torch import Tensor
 from harness.adapter import Batch
 from harness.data import Window, letter_table, letters
 from harness.errors import BadData, CheckpointMismatch
-from harness.files.checkpoint import load_tensors, read_config
+from harness.files.checkpoint import DROPOUT, Field, load_tensors, read_config
 
 from . import _bert
 from ._bert import DECODER, WORDS, Bert
@@ -49,6 +49,12 @@ class Vocabulary:
         return letter_table(dict(zip(BASES, self.bases)) | {PADDING: self.pad}, default=self.other)
 
 
+FIELDS: Mapping[str, Field] = {
+    **_bert.FIELDS,
+    "type_vocab_size": (int, 0, 1 << 22),  # RNA-FM has no types
+    "hidden_dropout": DROPOUT,
+    "attention_dropout": DROPOUT,
+}
 # What changes the computation, in the configs of all layouts.
 SETTINGS: Settings = {
     **_bert.SETTINGS,
@@ -196,9 +202,10 @@ def read_known_config(file: Path, families: Sequence[str], settings: Settings) -
     """The config.json beside the weights, {} without one.
 
     Raises:
+        BadData: it is not JSON, or a setting has another type or is out of bounds.
         CheckpointMismatch: it is another model's, or asks for what is not implemented.
     """
-    config = read_config(file, families)
+    config = read_config(file, families, fields=FIELDS)
     check_settings(config, settings, file)
     return config
 

@@ -47,6 +47,13 @@ class Shape:
     dropout: float = 0.1
     attention_dropout: float = 0.1
 
+    @property
+    def parameters(self) -> int:
+        """About how many parameters the model has: those of its matrices, without biases, norms and heads."""
+        block = 4 * self.width + (3 if self.gated else 2) * self.inner
+        rows = self.vocabulary + self.types + (self.positions if self.position == "learned" else 0)
+        return (self.layers * block + rows) * self.width
+
     def norm(self) -> nn.LayerNorm:
         return nn.LayerNorm(self.width, self.epsilon)
 

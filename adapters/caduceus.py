@@ -20,11 +20,21 @@ from harness.adapter import Adapter, Batch, MaskedModel
 from harness.card import ModelCard
 from harness.data import Window
 from harness.errors import CheckpointMismatch, UserError
-from harness.files.checkpoint import load_tensors, read_config, read_tensors, rename, weight_file
+from harness.files.checkpoint import (
+    EPSILON,
+    TEXT,
+    Field,
+    check_size,
+    load_tensors,
+    read_config,
+    read_tensors,
+    rename,
+    weight_file,
+)
 from harness.recipe import Recipe
 
 from ._batches import equal_lengths
-from ._characters import BASES, COMPLEMENT, MASK, VOCABULARY, check_vocabulary, collate
+from ._characters import BASES, COMPLEMENT, FIELDS, MASK, VOCABULARY, check_vocabulary, collate
 from ._config import Settings, check_settings, check_sizes, count_layers, stated
 from ._mamba import Mamba, MambaShape
 from ._masking import checked_positions
@@ -46,6 +56,18 @@ OFFICIAL_NAMES = (
     (r"\.mixer\.submodule\.", ".mixer."),
     (r"\.mamba_rev\.(in|out)_proj\.", r".mamba_fwd.\1_proj."),
 )
+BOOL: Field = (bool, None, None)
+CADUCEUS_FIELDS: Mapping[str, Field] = {
+    **FIELDS,
+    "norm_epsilon": EPSILON,
+    "ssm_cfg": (dict, None, None),
+    "bidirectional": BOOL,
+    "bidirectional_strategy": TEXT,
+    "bidirectional_weight_tie": BOOL,
+    "rms_norm": BOOL,
+    "rcps": BOOL,
+    "fused_add_norm": BOOL,
+}
 # The settings of all released models. Whether the residual is kept in float32 matters for half precision alone.
 SETTINGS: Settings = {
     "bidirectional": (True,),
@@ -158,7 +180,7 @@ class Caduceus(Adapter, MaskedModel):
         if checkpoint is None:
             return cls(*of_size(cls.name, size, SIZES), variant or "ps", rc_average)
         file = weight_file(checkpoint)
-        config = read_config(file, ("caduceus",))
+        config = read_config(file, ("caduceus",), fields=CADUCEUS_FIELDS)
         check_settings(config, SETTINGS, file)
         tensors = rename(read_tensors(file), OFFICIAL_NAMES, file)
         check_vocabulary(tensors.get("embed.weight"), config, file)
@@ -234,7 +256,8 @@ def _read_shape(
     """Blocks, width, the mixers' shape and the norms' epsilon.
 
     Raises:
-        CheckpointMismatch: config and tensors contradict each other, or are not of a released kind.
+        CheckpointMismatch: config and tensors contradict each other, are not of a released kind, or describe a model far larger
+            than the file.
     """
     blocks = count_layers(config, "n_layer", tensors, "layers.", file)
     embedding, mixer = tensors.get("embed.weight"), MambaShape.of(tensors, "layers.0.mixer.mamba_fwd.")
@@ -250,4 +273,5 @@ def _read_shape(
     check_sizes(config, {"rcps": variant == "ps", "d_model": width}, file)
     if mixer is not None:
         mixer.check(width, config, file)
+        check_size((3 * blocks * mixer.inner + VOCABULARY) * width, file)
     return blocks, width, mixer, stated(config, "norm_epsilon", 1e-5)

@@ -22,7 +22,20 @@ from harness.card import ModelCard
 from harness.data import Window, letter_table
 from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.files.alignments import SPECIES
-from harness.files.checkpoint import load_tensors, read_config, read_tensors, rename, weight_file
+from harness.files.checkpoint import (
+    DROPOUT,
+    EPSILON,
+    HEADS,
+    LAYERS,
+    TEXT,
+    Field,
+    check_size,
+    load_tensors,
+    read_config,
+    read_tensors,
+    rename,
+    weight_file,
+)
 from harness.recipe import Recipe
 
 from . import _bert
@@ -49,6 +62,16 @@ OFFICIAL_NAMES = (
     (r"^encoder\.layers\.", "layers."),
     (r"^lm_head\.bias$", "lm_head.decoder.bias"),
 )
+FIELDS: Mapping[str, Field] = {
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "layer_norm_eps": EPSILON,
+    "hidden_dropout_prob": DROPOUT,
+    "attention_probs_dropout_prob": DROPOUT,
+    "hidden_act": TEXT,
+    "n_aux_features": (int, 0, 1 << 20),
+}
+RECORD: Mapping[str, Field] = {"data": (dict, None, None)}  # of pretrain.json
 SETTINGS: Settings = {
     **_bert.SETTINGS,
     **_bert.POST_NORM,
@@ -71,7 +94,7 @@ def read_shape(tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: P
     """The shape of tensors under our names; without a config, heads are as wide as the table of positions.
 
     Raises:
-        CheckpointMismatch: the config contradicts them.
+        CheckpointMismatch: the config contradicts them, or describes a model far larger than the file.
     """
     table, up = tensors.get("positions"), tensors.get("layers.0.up.weight")
     if table is None or up is None or table.ndim != 2 or up.ndim != 2:
@@ -85,7 +108,7 @@ def read_shape(tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: P
         "num_attention_heads": max(1, width // head_width),
     }
     check_sizes(config, found, file)
-    return replace(
+    shape = replace(
         PUBLISHED,
         layers=count_layers(config, "num_hidden_layers", tensors, "layers.", file),
         width=width,
@@ -96,6 +119,8 @@ def read_shape(tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: P
         dropout=stated(config, "hidden_dropout_prob", PUBLISHED.dropout),
         attention_dropout=stated(config, "attention_probs_dropout_prob", PUBLISHED.attention_dropout),
     )
+    check_size(shape.parameters, file)
+    return shape
 
 
 def other_strand(tokens: Tensor) -> Tensor:
@@ -158,7 +183,7 @@ class GPNMSA(TrainedSpecies, Adapter, MaskedModel, Pretrainable):
         if checkpoint is None:
             return cls(of_size(cls.name, size, SIZES), species or None, rows)
         file = weight_file(checkpoint)
-        config = read_config(file, ("GPNRoFormer",))
+        config = read_config(file, ("GPNRoFormer",), fields=FIELDS)
         check_settings(config, SETTINGS, file)
         tensors = rename(read_tensors(file), OFFICIAL_NAMES, file)
         known, names = _species(config, file)
@@ -172,11 +197,6 @@ class GPNMSA(TrainedSpecies, Adapter, MaskedModel, Pretrainable):
             )
         model = cls(shape, number, rows)
         audit = load_tensors(model, tensors, file)
-        odd = [name for name in audit.unused if name.startswith("model.")]
-        if odd:  # the newer classes have a norm at the end, without which the other weights are useless
-            raise CheckpointMismatch(
-                f"checkpoint {file}: {audit.matched} tensors match, but {', '.join(odd[:3])} belong to another architecture"
-            )
         sinusoid = torch.allclose(tensors["positions"], sinusoids(*tensors["positions"].shape), atol=1e-3)
         facts = {
             "species": number,
@@ -185,8 +205,11 @@ class GPNMSA(TrainedSpecies, Adapter, MaskedModel, Pretrainable):
             "decoder": "untied",
             "positions": "sinusoid" if sinusoid else "not the sinusoid: the file's table is used",
         }
-        warning = f"no config.json beside {file.name}: {number} species are assumed, as published; --option species=N"
-        model.audit = replace(audit, facts=facts, warnings=() if known or species else (warning,))
+        warnings = audit.warnings
+        if not known and not species:
+            assumed = f"no config.json beside {file.name}: {number} species are assumed, as published; --option species=N"
+            warnings = (*warnings, assumed)
+        model.audit = replace(audit, facts=facts, warnings=warnings)
         model.species_names = names if known or species else SPECIES[str(PUBLISHED_SPECIES)]
         return model
 
@@ -303,12 +326,16 @@ def _species(config: Mapping[str, Any], file: Path) -> tuple[int, tuple[str, ...
     The names of 89 species are those of songlab's alignment, whose stores do not name them either.
 
     Raises:
+        BadData: the record has something else where the number of rows belongs.
         CheckpointMismatch: the number of features is no multiple of the symbols.
     """
     names = recorded_species(file)
     if not config:
-        rows = stated(read_config(file, ("GPNRoFormer",), "pretrain.json"), "data.rows", 1)
-        return (len(names), names) if names else (rows - 1 if isinstance(rows, int) else 0, None)
+        rows = stated(read_config(file, ("GPNRoFormer",), "pretrain.json", RECORD), "data.rows", 1)
+        if type(rows) is not int or rows < 1:
+            path = file.with_name("pretrain.json")
+            raise BadData(f"{path}: data.rows {str(rows)[:60]!r}, expected a whole number from 1; fetch it again")
+        return (len(names), names) if names else (rows - 1, None)
     features = stated(config, "n_aux_features", 0)
     if features % AUX_SYMBOLS:
         raise CheckpointMismatch(f"{file.with_name('config.json')}: n_aux_features {features} is no multiple of {AUX_SYMBOLS}")

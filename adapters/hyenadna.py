@@ -17,12 +17,22 @@ from torch import Tensor, nn
 from harness.adapter import Adapter, Batch
 from harness.card import ModelCard
 from harness.data import Window
-from harness.files.checkpoint import load_tensors, read_config, read_tensors, rename, weight_file
+from harness.files.checkpoint import (
+    DROPOUT,
+    EPSILON,
+    Field,
+    check_size,
+    load_tensors,
+    read_config,
+    read_tensors,
+    rename,
+    weight_file,
+)
 from harness.recipe import Recipe
 
 from ..kernels.causal_conv1d import causal_conv1d
 from ._batches import mean_over, within
-from ._characters import VOCABULARY, check_vocabulary, collate
+from ._characters import FIELDS, VOCABULARY, check_vocabulary, collate
 from ._config import Settings, check_settings, check_sizes, count_layers, stated
 from ._options import checked, of_size
 
@@ -36,6 +46,12 @@ OFFICIAL_NAMES = (
     (r"^embeddings\.word_embeddings\.", "embed."),
     (r"\.filter_fn\.(?:pos_emb|modulation|implicit_filter\.\d+)\.(z|t|deltas|freq)$", r".filter_fn.\1"),
 )
+HYENA_FIELDS: Mapping[str, Field] = {
+    **FIELDS,
+    "layer_norm_epsilon": EPSILON,
+    "embed_dropout": DROPOUT,
+    "layer": (dict, None, None),
+}
 # The settings of all released models. Those in `layer` are in the authors' own files, the others in the hub's.
 SETTINGS: Settings = {
     "hyena_order": (2,),
@@ -75,7 +91,7 @@ class HyenaShape:
         """The shape of a file's tensors (our names), or the default one if they are another model's.
 
         Raises:
-            CheckpointMismatch: the config contradicts them.
+            CheckpointMismatch: the config contradicts them, or describes a model far larger than the file.
         """
         needed = ("embed.weight", "layers.0.mlp.fc1.weight", "layers.0.mixer.filter_fn.z", "layers.0.mixer.short_filter.weight")
         mlp = sorted(name for name in tensors if re.match(r"layers\.0\.mixer\.filter_fn\.implicit_filter\.\d+\.weight", name))
@@ -110,6 +126,8 @@ class HyenaShape:
             "layer.short_filter_order": shape.short,
         }
         check_sizes(config, found, file)
+        block = shape.width * (4 * shape.width + 2 * shape.inner) + shape.places * (1 + shape.features)
+        check_size(shape.blocks * block, file)
         return shape
 
 
@@ -252,7 +270,7 @@ class HyenaDNA(Adapter):
         if checkpoint is None:
             return cls(of_size(cls.name, size, SIZES), pooling)
         file = weight_file(checkpoint)
-        config = read_config(file, ("hyenadna",))
+        config = read_config(file, ("hyenadna",), fields=HYENA_FIELDS)
         check_settings(config, SETTINGS, file)
         tensors = rename(read_tensors(file), OFFICIAL_NAMES, file)
         check_vocabulary(tensors.get("embed.weight"), config, file)

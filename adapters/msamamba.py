@@ -20,7 +20,7 @@ from harness.adapter import IGNORED, Adapter, Batch, MaskedModel, Pretrainable
 from harness.card import ModelCard
 from harness.data import Window, letter_table
 from harness.errors import BadData, UserError
-from harness.files.checkpoint import load_tensors, read_config, read_tensors, rename, weight_file
+from harness.files.checkpoint import LAYERS, check_size, load_tensors, read_config, read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
 from ._batches import equal_lengths, mean_over, within
@@ -254,12 +254,13 @@ class MSAMamba(TrainedSpecies, Adapter, MaskedModel, Pretrainable):
         if checkpoint is None:
             return cls(*of_size(cls.name, size, SIZES), layout or "column", pooling or "mean", mask_rows)
         file = weight_file(checkpoint)
-        config = read_config(file, (cls.name,))
+        config = read_config(file, (cls.name,), fields={"n_layers": LAYERS})
         check_settings(config, SETTINGS, file)
         tensors = rename(read_tensors(file), OFFICIAL_NAMES, file)
         blocks, width = OFFICIAL
         if (shape := BlockShape.of(tensors, config, file)) is not None:
             blocks, width = count_layers(config, "n_layers", tensors, "layers.", file), shape.width
+            check_size(blocks * shape.parameters, file)
         trained_as = "column" if "layers.0.attention.rows" in tensors else "raw_reshape"
         if layout not in ("", trained_as):
             raise UserError(f"option layout={layout!r}: {file} was trained as {trained_as}; leave the option out")

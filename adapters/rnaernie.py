@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -24,19 +24,21 @@ from torch import Tensor
 from harness.card import ModelCard
 from harness.data import Window
 from harness.errors import BadData, CheckpointMismatch, UserError
-from harness.files.checkpoint import read_tensors, rename, weight_file
+from harness.files.checkpoint import TEXT, Field, read_config, read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
 from ._bert import BERT_NAMES, POST_NORM, has_language_head, read_shape
-from ._config import Settings, check_settings
+from ._config import Settings, check_fields, check_settings
 from ._options import checked, of_size
-from ._rna import SETTINGS, RNAModel, Vocabulary, check_ids, read_known_config, read_vocabulary
+from ._rna import FIELDS, SETTINGS, RNAModel, Vocabulary, check_ids, read_known_config, read_vocabulary
 from ._transformer import Shape
 
 PADDLE_COMMAND = (
     "python -c \"import numpy, paddle; w = paddle.load('model_state.pdparams', return_numpy=True); "
     "numpy.savez('model_state.npz', **{k: v for k, v in w.items() if hasattr(v, 'shape')})\""
 )
+PADDLE_FIELDS: Mapping[str, Field] = {"init_class": TEXT, "init_args": (list, None, None)}
+MAX_EXPANSION = 16  # of a compressed .npz; weights shrink by a tenth
 PADDLE_FILES = ("model_state.npz", "model_state.safetensors")
 
 
@@ -233,31 +235,45 @@ def read_arrays(file: Path) -> dict[str, Tensor]:
     if file.suffix != ".npz":
         return read_tensors(file)
     try:
+        _check_arrays(file)
         with np.load(file, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    except (OSError, EOFError, ValueError, TypeError, zipfile.BadZipFile) as error:
-        raise BadData(f"checkpoint {file}: cannot be read as arrays ({error}); convert it again: {PADDLE_COMMAND}") from None
+    except Exception as error:  # zipfile and numpy raise many kinds for a damaged file
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise BadData(f"checkpoint {file}: cannot be read as arrays ({reason}); convert it again: {PADDLE_COMMAND}") from None
+
+
+def _check_arrays(file: Path) -> None:
+    """Check, before any memory is taken, that the arrays are as large as their headers say and not much larger than the file."""
+    with zipfile.ZipFile(file) as archive:
+        total = sum(entry.file_size for entry in archive.infolist())
+        if total > max(MAX_EXPANSION * file.stat().st_size, 1 << 24):
+            raise ValueError(f"its {total:,} bytes of arrays are packed into {file.stat().st_size:,}")
+        for entry in archive.infolist():
+            with archive.open(entry) as stream:
+                version = np.lib.format.read_magic(stream)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(stream)
+                if stream.tell() + math.prod(shape) * dtype.itemsize != entry.file_size:
+                    raise ValueError(f"{entry.filename} is not as large as its shape {shape}")
 
 
 def read_paddle_config(file: Path) -> dict[str, Any]:
     """The hyper-parameters in the model_config.json (or config.json) beside a Paddle file; {} without one.
 
     Raises:
-        BadData: it cannot be read.
+        BadData: it is not JSON, or a setting has another type or is out of bounds.
         CheckpointMismatch: it is not an ERNIE's.
     """
     path = file.parent / "model_config.json"
     if not path.is_file():
         return read_known_config(file, LAYOUTS["paddle"].families, POST_NORM_SETTINGS)
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        nested = [part for part in config.get("init_args", ()) if isinstance(part, dict)]
-    except (ValueError, AttributeError) as error:
-        raise BadData(f"{path}: not a Paddle configuration ({error})") from None
-    family = str(config.get("init_class", "Ernie"))
+    config = read_config(file, LAYOUTS["paddle"].families, path.name, PADDLE_FIELDS)
+    family = config.get("init_class", "Ernie")
     if not family.startswith("Ernie"):
         raise CheckpointMismatch(f"checkpoint {file}: model_config.json is of the class {family!r}; expected an Ernie")
-    config = nested[0] if nested else config
+    config = next((part for part in config.get("init_args", ()) if isinstance(part, dict)), config)
+    check_fields(config, FIELDS, path)
     check_settings(config, POST_NORM_SETTINGS, file)
     return config
 
