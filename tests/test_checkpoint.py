@@ -76,7 +76,11 @@ def wrapped_by_peft(bert):
     ("change", "config", "message"),
     [
         (lora, {}, r"query\.lora_A, .*query\.lora_B belong to another architecture; merge the LoRA parts first"),
-        (lambda bert: bert, {"num_hidden_layers": 1}, r"bert\.encoder\.layer\.1\..*config\.json may describe fewer layers"),
+        (
+            lambda bert: bert,
+            {"num_hidden_layers": 1},
+            "has num_hidden_layers 1, its tensors 2; put the config.json of these very",
+        ),
         (
             lambda bert: {**bert, "bert.encoder.layer.0.attention.self.distance_embedding.weight": torch.ones(1023, 16)},
             {},

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -191,6 +193,19 @@ class TestPaddle:
         with pytest.raises(BadData, match="cannot be read as arrays"):
             load("rnaernie", tmp_path)
         assert not (tmp_path / "ran").exists()
+
+    def test_arrays_larger_than_their_file_are_refused_before_they_are_read(self, tmp_path):
+        file, header = tmp_path / "model_state.npz", io.BytesIO()
+        np.savez_compressed(file, w=np.zeros(1 << 24, np.float32))
+        with pytest.raises(BadData, match=r"cannot be read as arrays \(its 67,108,992 bytes of arrays are packed into "):
+            load("rnaernie", file)
+        np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (1 << 40,)})
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("w.npy", header.getvalue() + bytes(8))
+        with pytest.raises(BadData, match=r"w\.npy is not as large as its shape \(1099511627776,\)"):
+            load("rnaernie", file)
+        np.savez_compressed(file, **paddle_arrays())
+        assert load("rnaernie", file).audit.matched == 44
 
     def test_half_a_file_and_another_class_are_refused(self, tmp_path):
         arrays = paddle_arrays()
