@@ -46,7 +46,7 @@ def check_settings(config: Mapping[str, Any], implemented: Settings, file: Path)
             expected = " or ".join(map(_short, values))
             raise CheckpointMismatch(
                 f"checkpoint {file}: its configuration has {key} {_short(value)}; implemented is {expected}: "
-                "take weights trained so, or their authors' code; 0 tensors were loaded"
+                "use weights trained that way, or their authors' code; 0 tensors were loaded"
             )
 
 

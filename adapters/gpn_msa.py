@@ -44,7 +44,7 @@ from ._bert import BERT_NAMES
 from ._config import Settings, check_settings, check_sizes, count_layers, stated
 from ._masking import checked_positions, corrupt
 from ._options import of_size
-from ._species import TrainedSpecies, recorded_species
+from ._species import recorded_species
 from ._transformer import Block, MaskHead, Shape, initialise, sinusoids
 
 GAP, MASK = 0, 5
@@ -129,7 +129,7 @@ def other_strand(tokens: Tensor) -> Tensor:
     return torch.where((reverse > GAP) & (reverse < MASK), 5 - reverse, reverse)
 
 
-class GPNMSA(TrainedSpecies, Adapter, MaskedModel, Pretrainable):
+class GPNMSA(Adapter, MaskedModel, Pretrainable):
     """Embedding: the mean of the last hidden states of the window's central 100/128, over both strands (width D).
 
     Upstream averages the middle 100 of 128 positions. Windows of other lengths lose 7/64 at each end likewise, those below 10 nt

@@ -29,7 +29,7 @@ from ._mamba import Mamba
 from ._masking import checked_positions, corrupt
 from ._msamamba_shape import SETTINGS, SYMBOLS, BlockShape
 from ._options import checked, of_size
-from ._species import TrainedSpecies, recorded_species
+from ._species import recorded_species
 
 GAP, MASK = 0, 5
 BASES = slice(1, 5)  # A, C, G, T
@@ -190,7 +190,7 @@ class Block(nn.Module):
         return self.norm3(self.mlp(x) + x)
 
 
-class MSAMamba(TrainedSpecies, Adapter, MaskedModel, Pretrainable):
+class MSAMamba(Adapter, MaskedModel, Pretrainable):
     """Embedding: the mean of the target row (0) over its positions, or the row's last position, which the authors use.
 
     ``pooling`` defaults to ``last`` for official weights and to ``mean`` from scratch. With ``mean``, a motif anywhere in the

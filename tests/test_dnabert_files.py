@@ -118,7 +118,7 @@ class TestFiles:
         for change, message in (
             ({"model_type": "esm"}, "model_type 'esm', expected bert; 0 tensors"),
             ({"hidden_act": "relu"}, "hidden_act 'relu'; implemented is 'gelu'"),
-            ({"hidden_act": "gelu_new"}, "hidden_act 'gelu_new'; implemented is 'gelu': take weights trained so"),
+            ({"hidden_act": "gelu_new"}, "hidden_act 'gelu_new'; implemented is 'gelu': use weights trained that way"),
             ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'; implemented is 'absolute'"),
             ({"is_decoder": True}, "is_decoder True; implemented is False"),
             ({"rope_theta": 10000.0}, "rope_theta 10000.0; implemented is None"),

@@ -16,8 +16,9 @@ from test_gpn_msa import GOLDEN, aligned, embed, load
 from torch import nn
 
 from harness.adapters.gpn_msa import GPNMSA, PUBLISHED
-from harness.errors import BadData, CheckpointMismatch
-from harness.files.alignments import SPECIES
+from harness.errors import BadData, CheckpointMismatch, UserError
+from harness.files.alignments import SPECIES, check_order
+from harness.files.checkpoint import partial_weights
 
 
 class TestFile:
@@ -46,6 +47,8 @@ class TestFile:
         folder = copy_of_checkpoint(tmp_path / "norm", {**state, "model.encoder.ln_f.weight": torch.ones(64)})
         with pytest.raises(CheckpointMismatch, match=r"model\.encoder\.ln_f\.weight belong to another architecture"):
             load(folder)
+        with partial_weights():
+            assert load(folder).audit.warnings[0].startswith("left out, as allowed: 1 of the file's tensors (model.encoder.ln_f")
         folder = copy_of_checkpoint(tmp_path / "bias", {**state, "cls.predictions.decoder.bias": torch.ones(6)})
         with pytest.raises(CheckpointMismatch, match="should be tied"):
             load(folder)
@@ -128,25 +131,35 @@ class TestSpecies:
         with pytest.raises(BadData, match="reads 10, the sequence and 9 species"):
             embed(loaded, [aligned(window, species=4) for window in random_windows(2)])
 
+    @pytest.mark.parametrize(("rows", "shown"), [("x", "'x'"), (0, "'0'"), (-5, "'-5'"), (2.0, r"'2\.0'"), (True, "'True'")])
+    def test_a_number_of_rows_that_is_none_is_refused(self, tmp_path, rows, shown):
+        save_file(GPNMSA.from_checkpoint(size="tiny").state_dict(), tmp_path / "model.safetensors")
+        (tmp_path / "pretrain.json").write_text(json.dumps({"data": {"rows": rows}}))
+        with pytest.raises(BadData, match=rf"pretrain\.json: data\.rows {shown}, expected a whole number from 1"):
+            load(tmp_path)
+
     def test_their_order_comes_back_with_the_weights(self, tmp_path):
-        """An alignment with the same species in another order can be put right; one with others is refused."""
+        """An alignment whose species are others, or in another order, is refused with the remedy."""
         save_file(GPNMSA.from_checkpoint(size="tiny").state_dict(), tmp_path / "model.safetensors")
         record = {"settings": {"species": ["hg38", "near", "mid", "far"]}, "data": {"rows": 4}}
         (tmp_path / "pretrain.json").write_text(json.dumps(record))
         model = load(tmp_path)
         assert (model.species, model.species_names) == (3, ("near", "mid", "far"))
-        assert model.species_order(["near", "mid", "far"], "x.maf") == (0, 1, 2)
-        found = ["far", "near", "mid"]
-        order = model.species_order(found, "y.maf")
-        assert tuple(found[row] for row in order) == model.species_names
+        check_order(Path("x.maf"), ("hg38", "near", "mid", "far"), model.species_names, model.name)
         for names, message in (
-            (["near", "mid", "other"], r"y\.maf: has no row of 'far', row 3 of the 3 species .* \(1 missing, 1 others\)"),
-            (["near", "mid"], r"has no row of 'far', .* \(1 missing, 0 others\); --species selects rows by name"),
-            (["near", "mid", "far", "other"], "has a row of 'other', which is not among the 3 species"),
-            (["near", "mid", "far", "far"], "has a row of 'far', which is not among"),
+            (
+                ["far", "near", "mid"],
+                r"y\.maf: row 1 is 'far', where gpn_msa was trained with 'near'; give --species near,mid,far$",
+            ),
+            (["near", "mid", "other"], "row 3 is 'other', where gpn_msa was trained with 'far'"),
+            (
+                ["near", "mid"],
+                "2 rows after the target, and gpn_msa was trained on 3, in a fixed order; give --species near,mid,far",
+            ),
+            (["near", "mid", "far", "far"], "4 rows after the target, and gpn_msa was trained on 3"),
         ):
-            with pytest.raises(BadData, match=message):
-                model.species_order(names, "y.maf")
+            with pytest.raises(UserError, match=message):
+                check_order(Path("y.maf"), ("hg38", *names), model.species_names, model.name)
 
     def test_those_of_the_published_weights_are_songlabs(self, tmp_path):
         wide = replace(PUBLISHED, layers=1, width=456, heads=2, inner=8, positions=16)
@@ -156,12 +169,12 @@ class TestSpecies:
         assert load(tmp_path, species=89).species_names is None, "what the user says is a number alone"
         (tmp_path / "config.json").write_text(json.dumps({"n_aux_features": 445}))
         model = load(tmp_path)
-        assert model.species_order(SPECIES["89"], "89.zarr") == tuple(range(89))
-        with pytest.raises(BadData, match="has no row of 'otoGar3', row 1 of the 89 species"):
-            model.species_order(["hg19", *SPECIES["89"][1:]], "mine.maf")
+        check_order(Path("89.zarr"), ("hg38", *SPECIES["89"]), model.species_names, model.name)
+        with pytest.raises(UserError, match=r"row 1 is 'hg19', where gpn_msa was trained with 'otoGar3'; give --species 89$"):
+            check_order(Path("mine.maf"), ("hg38", "hg19", *SPECIES["89"][1:]), model.species_names, model.name)
 
     def test_without_a_record_they_are_unknown(self, tmp_path):
-        assert GPNMSA.from_checkpoint(size="tiny").species_order(["mm10"], "x.maf") is None
+        assert GPNMSA.from_checkpoint(size="tiny").species_names is None
         assert load().species_names is None
         shutil.copytree(GOLDEN / "checkpoint", tmp_path / "copy")
         (tmp_path / "copy/pretrain.json").write_text(json.dumps({"settings": {"species": ["hg38", ""]}}))

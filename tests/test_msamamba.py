@@ -21,6 +21,7 @@ from harness.adapters.msamamba import MSAMamba
 from harness.check.candidate import with_rows
 from harness.engine.pretrain import TOKENS_PER_STEP
 from harness.errors import BadData, CheckpointMismatch, DataMissing, UserError
+from harness.files.alignments import check_order
 
 GOLDEN = Path(__file__).parent / "golden/msamamba"
 
@@ -313,11 +314,15 @@ class TestFiles:
 
     def test_the_order_of_species_comes_back_with_the_weights(self, tmp_path):
         torch.save(tiny().state_dict(), tmp_path / "pytorch_model.bin")
-        assert MSAMamba.from_checkpoint(tmp_path).species_order(["mm10"], "x.maf") is None
+        assert MSAMamba.from_checkpoint(tmp_path).species_names is None
         (tmp_path / "pretrain.json").write_text(json.dumps({"settings": {"species": ["hg38", "panTro4", "mm10"]}}))
         model = MSAMamba.from_checkpoint(tmp_path)
         assert model.species_names == ("panTro4", "mm10")
-        assert model.species_order(["mm10", "panTro4"], "x.maf") == (1, 0)
+        check_order(Path("x.maf"), ("hg38", "panTro4", "mm10"), model.species_names, model.name)
+        with pytest.raises(
+            UserError, match=r"row 1 is 'mm10', where msamamba was trained with 'panTro4'; give --species panTro4,mm10$"
+        ):
+            check_order(Path("x.maf"), ("hg38", "mm10", "panTro4"), model.species_names, model.name)
 
     def test_own_checkpoints_keep_their_layout(self, tmp_path):
         model = tiny()
