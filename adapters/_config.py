@@ -7,9 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.errors import BadData, CheckpointMismatch
-from harness.files import checkpoint
-from harness.files.checkpoint import Field
+from harness.errors import CheckpointMismatch
 
 # Settings that change what is computed → the values that are implemented. The first is upstream's value where none is stated.
 Settings = Mapping[str, tuple[Any, ...]]
@@ -21,18 +19,6 @@ def stated(config: Mapping[str, Any], key: str, default: Any = None) -> Any:
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     return default if value is None else value
-
-
-def check_fields(config: Mapping[str, Any], fields: Mapping[str, Field], path: Path) -> None:
-    """The check of ``read_config`` for an object inside a configuration, the file ``path``. Null settings count as absent.
-
-    Raises:
-        BadData: a setting has another type or is out of bounds.
-    """
-    for key, field in fields.items():
-        value = config.get(key)
-        if value is not None and not checkpoint._fits(value, *field):
-            raise BadData(f"{path}: {key} {_short(value)}, expected {checkpoint._expected(*field)}; fetch it again")
 
 
 def check_settings(config: Mapping[str, Any], implemented: Settings, file: Path) -> None:

@@ -24,11 +24,11 @@ from torch import Tensor
 from harness.card import ModelCard
 from harness.data import Window
 from harness.errors import BadData, CheckpointMismatch, UserError
-from harness.files.checkpoint import TEXT, Field, read_config, read_tensors, rename, weight_file
+from harness.files.checkpoint import TEXT, Field, check_fields, read_config, read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
 from ._bert import BERT_NAMES, POST_NORM, has_language_head, read_shape
-from ._config import Settings, check_fields, check_settings
+from ._config import Settings, check_settings
 from ._options import checked, of_size
 from ._rna import FIELDS, SETTINGS, RNAModel, Vocabulary, check_ids, read_known_config, read_vocabulary
 from ._transformer import Shape

@@ -212,7 +212,7 @@ def test_damaged_predictions_are_reported(tmp_path):
         (folder / "predictions.csv").write_text(text)
         with pytest.raises(BadData, match=r"predictions\.csv: not readable"):
             read_predictions(folder)
-    for damage in (lambda path: path.write_text(f"id,label,probability_a\n{'x' * 200_000},a,1\n"), os.mkfifo):
+    for damage in (lambda path: path.write_bytes(b"id,label,probability_a\n\xff\xfe,a,1\n"), os.mkfifo):
         (folder / "predictions.csv").unlink()
         damage(folder / "predictions.csv")
         with pytest.raises(BadData, match=r"predictions\.csv: not readable"):

@@ -130,18 +130,26 @@ def read_config(
         raise CheckpointMismatch(
             f"{path}: model_type {str(family)[:60]!r}, expected {' or '.join(families)}; 0 tensors were loaded"
         )
-    for setting, field in (fields or {}).items():
-        if config.get(setting) is None:
-            config.pop(setting, None)
-        elif not _fits(config[setting], *field):
-            raise BadData(f"{path}: {setting} {str(config[setting])[:60]!r}, expected {_expected(*field)}; fetch it again")
-    return config
+    check_fields(config, fields or {}, path)
+    return {setting: value for setting, value in config.items() if value is not None or setting not in (fields or {})}
+
+
+def check_fields(config: Mapping[str, Any], fields: Mapping[str, Field], path: Path) -> None:
+    """Hold the settings of a configuration, read from ``path``, to their types and bounds. Null ones count as absent.
+
+    Raises:
+        BadData: a setting has another type or is out of bounds.
+    """
+    for setting, field in fields.items():
+        value = config.get(setting)
+        if value is not None and not _fits(value, *field):
+            raise BadData(f"{path}: {setting} {str(value)[:60]!r}, expected {_expected(*field)}; fetch it again")
 
 
 def _fits(value: Any, kind: type, low: float | None, high: float | None) -> bool:
     if (isinstance(value, bool) and kind is not bool) or not isinstance(value, (int, float) if kind is float else kind):
         return False
-    if kind is float and not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return False
     return (low is None or value >= low) and (high is None or value <= high)
 
@@ -179,7 +187,8 @@ def rename(tensors: Mapping[str, Tensor], names: Sequence[tuple[str, str]], file
         name = original
         for pattern, replacement in names:
             name = re.sub(pattern, replacement, name)
-        if not torch.equal(renamed.setdefault(name, tensor), tensor):
+        first = renamed.setdefault(name, tensor)
+        if first is not tensor and not torch.equal(first, tensor):
             raise CheckpointMismatch(f"checkpoint {file}: {original} should be tied to {name}, but their values differ")
     return renamed
 

@@ -208,9 +208,7 @@ def named_tasks(
     if files and (other := [word for word in words if word not in files]):
         raise UserError(f"task {other[0]!r} and files: give one or the other")
     if len(files) > 1 and any(map(_is_table, files)):
-        raise UserError(
-            f"task {' '.join(files)[:200]}: one table is one task; run them one by one, or join parts of one set into one"
-        )
+        raise UserError(f"task {' '.join(files)[:200]}: one table is one task; run them one by one, or join the parts of one set")
     groups = [files] if files else [[word] for word in words]
     if name is not None and (len(groups) > 1 or not (files or groups[0][0].startswith(VARIANTS))):
         raise UserError(f"name {name!r}: only a task made of your own files can be named, and one at a time")
