@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, overload
 from harness.data import Example, Locus, Window
 from harness.errors import BadData, UserError
 from harness.files import sources
+from harness.files.memory import check_memory
 from harness.task import Reference
 
 from . import _aligned
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from harness.files.alignments import Alignment
     from harness.files.genome import Genome
 
+BYTES_A_SITE = 4  # of memory that a nucleotide of a window takes while windows are cut
 HG38 = sources.REFERENCES["hg38"]
 
 
@@ -89,6 +91,7 @@ def cut_windows(
     alignment = None if reference.alignment is None else open_alignment(reference.alignment, reference.species)
     genome = _genome(path, reference)
     context = reference.context
+    check_memory(len(variants) * context * BYTES_A_SITE, f"context {context}", "use a shorter --context, or fewer variants")
     loci = [_locus(variant, context) for variant in variants]
     if genome is not None:
         target = f"genome {genome.path.name}"

@@ -32,6 +32,7 @@ from typing import NamedTuple
 
 from harness.errors import BadData, DataMissing, UserError
 from harness.files import sources
+from harness.files.memory import check_memory
 from harness.task import Reference, Source, Splits, Task, task_label
 
 from . import _evolve
@@ -68,6 +69,7 @@ SETS = {
         Evolution(rate=0.4, stretch=15, swapped=0.08, seed=12),
     ),
 }
+BYTES_A_SITE = 750  # of memory that drawing a site of a sample takes, measured
 SAMPLE_PARTS = (720, 240, 240)  # variants in train, validation and test
 SAMPLE_CHROMOSOMES = 10
 
@@ -243,6 +245,7 @@ def _load_sample(name: str, evolution: Evolution, context: int, rule: str) -> Sp
 
     check_rule(rule, (CHROMOSOME,))
     count = sum(SAMPLE_PARTS)
+    check_memory(count * context * BYTES_A_SITE, f"context {context}", "use a shorter --context")
     drawn = _evolve.draw(evolution, count, context)
     a_chromosome = count // SAMPLE_CHROMOSOMES
     variants = [
