@@ -59,13 +59,13 @@ def run(
     **settings: Any,
 ) -> None:
     """Fine-tune a model on a task, score it on the test split, and write a record."""
-    from harness.evidence.records import check_writable
+    from harness.files.atomic import check_writable
     from harness.study.plan import plan
     from harness.study.run import execute_all
 
     from .screen import Screen
 
-    check_writable(results)
+    check_writable(results, "results")
     runs = plan(
         model,
         [*task, *(more_files or [])],

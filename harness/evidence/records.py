@@ -9,7 +9,6 @@ import os
 import re
 import stat
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -17,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from harness.errors import BadData, HarnessError, UserError
+from harness.errors import BadData, HarnessError
 from harness.files.fingerprint import digest, plain
 from harness.progress import printable
 from harness.task import task_label
@@ -156,22 +155,6 @@ def folder_name(name: str) -> str:
     if name == claimant and short not in RESERVED:
         return short
     return f"{short}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def check_writable(results_dir: Path) -> None:
-    """Check, before anything runs, that records can be written. Creates nothing.
-
-    Raises:
-        UserError: the folder, or the existing folder in which it would be made, cannot be written.
-    """
-    results_dir = Path(results_dir).absolute()
-    existing = next(folder for folder in (results_dir, *results_dir.parents) if folder.exists())
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        fault = f"cannot be written ({error.strerror})"
-        raise UserError(f"results folder {results_dir}: {fault}; choose another with --results") from None
 
 
 def write(record: RunRecord, predictions: Predictions | None, results_dir: Path) -> Path:

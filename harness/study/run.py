@@ -16,6 +16,7 @@ from harness.errors import HarnessError, UserError
 from harness.evidence import records
 from harness.evidence.records import RunRecord
 from harness.evidence.sensitivity import insensitive
+from harness.files.atomic import check_writable
 from harness.progress import Reporter
 
 from .plan import Run, check_unchanged, open_task
@@ -46,7 +47,7 @@ def execute_all(
     Raises:
         UserError: the results folder cannot be written, or a model cannot take its task.
     """
-    records.check_writable(results)
+    check_writable(results, "results")
     reporter = reporter or Reporter()
     described: set[tuple[str, str]] = set()
     found, seconds = [], list[float]()
