@@ -116,6 +116,11 @@ def model_file(name: str) -> Path:
     return files[_canonical(name)]
 
 
+def is_own(name: str) -> bool:
+    """Whether a model is one of the project's, rather than a plug-in."""
+    return not name.endswith(".py") and _canonical(name) in _built_in("adapters")
+
+
 def model_facts(name: str) -> ModelFacts:
     """Card, recipe and options of a model, as a rule without importing it.
 

@@ -148,6 +148,16 @@ class TestRun:
         found = {(record.model["name"], record.task["name"]) for record in results.read_all(tmp_path / "results")}
         assert found == {(model, task) for model in ("gc", "kmer") for task in ("QKI", "PTBP1", "ILF3")}
 
+    def test_an_option_of_one_value_that_is_given_twice_is_refused(self, harness):
+        command = ("run", "--model", "cnn", "--task", "QKI")
+        for twice in (
+            ("--results", "a", "--results=b"),
+            ("--lr", "1e-3", "--learning-rate", "1e-4"),
+            ("--split", "a", "--split", "b"),
+        ):
+            refused(harness(*command, *twice), "is given 2 times, and takes one value; give it once")
+        refused(harness("table", "--metric", "f1", "--metric", "auroc"), "--metric is given 2 times")
+
     def test_every_setting_of_a_recipe_is_an_option(self, harness, tmp_path):
         shown = harness("run", "--help").stdout
         for item in fields(Recipe):

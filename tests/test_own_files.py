@@ -349,3 +349,19 @@ def test_a_task_can_be_named(tmp_path: Path) -> None:
             from_files([path], name)
     long = table(tmp_path / f"{'x' * 200}.csv")
     assert len(from_files([long]).name) == 100
+
+
+@pytest.mark.parametrize("header", ["{} [label={}]", "{} CLASS = {}", "{} (class:{})"])
+def test_classes_in_brackets_or_with_blanks_are_classes(tmp_path, header):
+    lines = [
+        f">{header.format(f's{number}', number % 2)}\n{'ACGT' * 5}{'ACGT'[number % 4]}{'A' * number}\n" for number in range(12)
+    ]
+    (tmp_path / "own.fa").write_text("".join(lines))
+    assert from_files([tmp_path / "own.fa"]).classes == ("0", "1")
+
+
+def test_one_spelling_of_accents(tmp_path):
+    spellings = ("n\u00e9g", "ne\u0301g", "pos")
+    rows = [f"{'ACGT' * 5}{'A' * number},{spellings[number % 3]}\n" for number in range(18)]
+    (tmp_path / "t.csv").write_text("sequence,label\n" + "".join(rows), encoding="utf-8")
+    assert from_files([tmp_path / "t.csv"]).classes == (spellings[0], "pos")

@@ -186,14 +186,13 @@ class TestExecute:
         monkeypatch.syspath_prepend(tmp_path)
         template = (Path(harness.__file__).parent / "check/template.py").read_text().replace("template", "helped")
         (tmp_path / "helped.py").write_text("from helped_by import SCALE\n" + template)
-        table = str(write_table(tmp_path / "t.csv"))
-        for scale in (1, 2):
-            (tmp_path / "helped_by.py").write_text(f"SCALE = {scale}\n")
-            (run,) = plan(str(tmp_path / "helped.py"), table, init="random:tiny", epochs=1, device="cpu")
-            if scale == 1:
-                assert execute(run, tmp_path / "results").finished
+        asked = {"task": str(write_table(tmp_path / "t.csv")), "init": "random:tiny", "epochs": 1, "device": "cpu"}
+        (tmp_path / "helped_by.py").write_text("SCALE = 1\n")
+        (run,) = plan(str(tmp_path / "helped.py"), **asked)
+        assert execute(run, tmp_path / "results").finished
+        (tmp_path / "helped_by.py").write_text("SCALE = 2\n")
         with pytest.raises(UserError, match="helped_by: its code has changed since it was imported; start Python again"):
-            execute(run, tmp_path / "results")
+            plan(str(tmp_path / "helped.py"), **asked)
 
     def test_all_that_computes_is_in_the_id(self):
         """A new module of the engine goes into NUMERIC, or here with the reason why it cannot change a number."""

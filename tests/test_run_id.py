@@ -67,14 +67,29 @@ class TestId:
         scores.rename(tmp_path / "renamed.csv")
         assert plan("cadd", "clinvar", option={"scores": str(tmp_path / "renamed.csv")})[0].id == ids[1]
 
+    def test_differs_with_a_file_that_a_plug_in_reads(self, tmp_path):
+        template = (Path(harness.__file__).parent / "check/template.py").read_text().replace("template", "reader")
+        read = "SCALE = Path(__file__).with_name('scale.txt').read_text()\n"
+        (tmp_path / "reader.py").write_text("from pathlib import Path\n" + read + template)
+        (tmp_path / "unread.txt").write_text("1")
+        ids = []
+        for name in ("scale.txt", "scale.txt", "unread.txt"):
+            (tmp_path / name).write_text(str(len(ids)))
+            ids.append(plan(str(tmp_path / "reader.py"), "QKI", init="random:tiny")[0].id)
+        assert ids[0] != ids[1] == ids[2]
+
     def test_differs_with_a_module_that_a_plug_in_imports(self, tmp_path):
-        template = Path(harness.__file__).parent / "check/template.py"
-        model = tmp_path / "mine.py"
-        model.write_text("from mine_helper import SIZE\n" + template.read_text().replace("template", "mine"))
+        """Each in a process of its own: within one, a module that changed after it was imported is refused."""
+        template = (Path(harness.__file__).parent / "check/template.py").read_text()
+        (tmp_path / "mine.py").write_text("from mine_helper import SIZE\n" + template.replace("template", "mine"))
+        code = "from harness.study.plan import plan; print(plan('mine.py', 'QKI', init='random:tiny')[0].id)"
+        environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
         ids = []
         for size in "12":
             (tmp_path / "mine_helper.py").write_text(f"SIZE = {size}\n")
-            ids.append(plan(str(model), "QKI", init="random:tiny")[0].id)
+            done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            ids.append(done.stdout)
         assert ids[0] != ids[1]
 
     def test_is_the_same_in_a_wheel_and_follows_no_installed_package(self, tmp_path):

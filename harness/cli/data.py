@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Quiet
+from .options import Once, Quiet
 
 app = typer.Typer(no_args_is_help=True, help="Get, find and check data sets.")
 DataName = Annotated[
@@ -15,7 +15,7 @@ DataName = Annotated[
 ]
 
 
-@app.command("get")
+@app.command("get", cls=Once)
 def data_get(
     name: DataName = "all",
     force: Annotated[bool, typer.Option("--force", help="Download anew what is here already.")] = False,
@@ -35,7 +35,7 @@ def data_get(
     screen.say(f"{len(sources)} files are in {data_home()}, {checked}")
 
 
-@app.command("path")
+@app.command("path", cls=Once)
 def data_path(name: Annotated[str | None, typer.Argument(help="As for `get`; none: the data folder.")] = None) -> None:
     """Print where data lies, or would lie: set HARNESS_DATA to move it."""
     from harness.files.sources import data_home, find_sources, locate
@@ -47,7 +47,7 @@ def data_path(name: Annotated[str | None, typer.Argument(help="As for `get`; non
         print(locate(source))
 
 
-@app.command("verify")
+@app.command("verify", cls=Once)
 def data_verify(name: DataName = "all") -> None:
     """Compare every file with its checksum, the published one or its download's; exit 1 if any is not intact."""
     from harness.files.sources import USABLE, find_sources, verify
@@ -59,7 +59,7 @@ def data_verify(name: DataName = "all") -> None:
     raise typer.Exit(0 if set(states.values()) <= set(USABLE) else 1)
 
 
-@app.command("build-msa")
+@app.command("build-msa", cls=Once)
 def data_build_msa(
     sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="MAF, aligned FASTA or zarr; many make one.")],
     out: Annotated[Path, typer.Option(help="The folder to write, for `--msa`; must not exist.")],

@@ -9,13 +9,15 @@ import typer
 
 from harness.errors import UnknownName
 
+from .options import Once
+
 if TYPE_CHECKING:
     from harness.task import Task
 
 list_app = typer.Typer(no_args_is_help=True, help="Show the models or tasks there are.")
 
 
-@list_app.command("models")
+@list_app.command("models", cls=Once)
 def list_models() -> None:
     """Every model: what it reads, its size and length limit, licence and paper."""
     from harness.registry import faults, model_cards
@@ -38,7 +40,7 @@ def list_models() -> None:
     _say(faults())
 
 
-@list_app.command("tasks")
+@list_app.command("tasks", cls=Once)
 def list_tasks() -> None:
     """Every task: its classes and split rules, and whether the data is on this machine."""
     from harness.files.sources import missing

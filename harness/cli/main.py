@@ -14,6 +14,7 @@ from harness.errors import HarnessError
 from harness.progress import printable
 
 from . import adapters, data, look, pretrain, run, tables, weights
+from .options import Once
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,16 +22,16 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["--help", "-h"]},
 )
-app.command("run")(run.run)
-app.command("table")(tables.table)
-app.command("pretrain")(pretrain.pretrain)
+app.command("run", cls=Once)(run.run)
+app.command("table", cls=Once)(tables.table)
+app.command("pretrain", cls=Once)(pretrain.pretrain)
 app.add_typer(look.list_app, name="list")
-app.command("show")(look.show)
+app.command("show", cls=Once)(look.show)
 app.add_typer(data.app, name="data")
 app.add_typer(weights.app, name="weights")
-app.command("doctor")(look.doctor)
-app.command("check-adapter")(adapters.check_adapter)
-app.command("new-adapter")(adapters.new_adapter)
+app.command("doctor", cls=Once)(look.doctor)
+app.command("check-adapter", cls=Once)(adapters.check_adapter)
+app.command("new-adapter", cls=Once)(adapters.new_adapter)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from harness.errors import UserError
 from harness.recipe import Recipe
@@ -23,6 +24,19 @@ ModelOptions = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 
 TRAINING = "Fine-tuning (default: the model's published settings)"
+
+
+class Once(TyperCommand):
+    """A command that refuses an option which is given twice and takes one value: the last would win in silence."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        before = args[: args.index("--")] if "--" in args else args
+        for option in self.params:
+            if option.param_type_name == "option" and option.nargs == 1 and not option.multiple and not option.is_flag:  # type: ignore[attr-defined]
+                given = [word for word in before if word.split("=", 1)[0] in option.opts]
+                if len(given) > 1:
+                    raise UserError(f"{option.opts[0]} is given {len(given)} times, and takes one value; give it once")
+        return super().parse_args(ctx, args)
 
 
 def pairs(options: Sequence[str] | None) -> dict[str, str]:

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from .options import Once
+
 if TYPE_CHECKING:
     from harness.card import ModelCard
 
 app = typer.Typer(no_args_is_help=True, help="Get, find and check the official weights of models.")
 
 
-@app.command("get")
+@app.command("get", cls=Once)
 def weights_get(model: str) -> None:
     """Download a model's official weights at the pinned revision, with resume and checksum."""
     from harness.files.hub import fetch
@@ -25,7 +27,7 @@ def weights_get(model: str) -> None:
         print(folder)
 
 
-@app.command("path")
+@app.command("path", cls=Once)
 def weights_path(model: str) -> None:
     """Print the folder of a model's official weights; fails where they are not here."""
     from harness.files.hub import official
@@ -34,7 +36,7 @@ def weights_path(model: str) -> None:
         print(official(name, card))
 
 
-@app.command("verify")
+@app.command("verify", cls=Once)
 def weights_verify(model: str) -> None:
     """Compare a model's files with their checksums; exit 1 if any is not intact."""
     from harness.files.hub import USABLE, official, verify

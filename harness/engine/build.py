@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from harness import registry
 from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.files import hub, sources
-from harness.files.code import code_modules
-from harness.files.fingerprint import digest, file_digest
+from harness.files.code import beside, code_digest, code_modules, watch_reading
+from harness.files.fingerprint import digest, file_digest, remembered
 
 if TYPE_CHECKING:
     from harness.adapter import Adapter
@@ -76,9 +76,32 @@ class ModelRequest:
                 "weights": self.fingerprint() or self.size,
                 "partial": self.allow_partial,
                 "options": options,
+                "side files": self._side_files(),
                 "scores": file_digest(published) if published is not None and published.is_file() else None,
             }
         )
+
+    def _side_files(self) -> list[list[str]]:
+        """Names and sha256 of the files that a plug-in reads while it is built, beside its checkpoint and what options name.
+
+        Which these are is found by building it once, and remembered until its code changes. The project's own models read
+        none.
+        """
+        file = registry.model_file(self.model)
+        if registry.is_own(self.model):
+            return []
+
+        def found() -> list[str]:
+            import torch
+
+            with torch.random.fork_rng(), watch_reading() as read:
+                self.build()
+            given = {Path(path).resolve() for path in (self.checkpoint, *self.options.values()) if isinstance(path, str)}
+            return [str(path) for path in beside(file, read) if not given & {path, path.parent}]
+
+        asked = [code_digest(file), self.size, self.checkpoint, dict(self.options), self.allow_partial]
+        names = remembered("side files", [file], asked, found)
+        return [[Path(name).name, file_digest(Path(name))] for name in names if Path(name).is_file()]
 
     def _check_code(self) -> None:
         """Refuse a module of the model that was changed after this process imported it; the model's own file is read anew.

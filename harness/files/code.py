@@ -8,7 +8,8 @@ import os
 import sys
 import sysconfig
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -90,6 +91,47 @@ def _imports(name: str, file: Path) -> Iterator[tuple[str, Path]]:
             found = _find(module, file, name)
             if found is not None:
                 yield module, found
+
+
+_read: set[Path] | None = None  # the files that are being noted
+
+
+@contextmanager
+def watch_reading() -> Iterator[set[Path]]:
+    """While it lasts, the files that Python opens for reading are noted; not those of the project or of installed packages."""
+    global _read
+    _install_watch()
+    _read, before = set(), _read
+    try:
+        yield _read
+    finally:
+        _read = before
+
+
+@cache
+def _install_watch() -> None:
+    """Once per process, since an audit hook cannot be taken out again."""
+    roots = [Path(root).resolve() for root in harness.__path__]
+    project = [roots[0], *(root / room for root in roots for room in ("adapters", "tasks", "kernels"))]
+    elsewhere = [*project, *map(Path, ("/proc", "/sys", "/dev", "/etc"))]
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if event != "open" or _read is None or not isinstance(arguments[0], str):
+            return
+        path, mode = Path(arguments[0]), str(arguments[1] or "r")
+        if "r" not in mode or path.suffix == ".pyc" or not path.is_file():
+            return
+        path = path.resolve()
+        if not _installed(path.parent) and not any(path.is_relative_to(folder) for folder in elsewhere):
+            _read.add(path)
+
+    sys.addaudithook(note)
+
+
+def beside(file: Path, read: Iterable[Path]) -> list[Path]:
+    """Of files that were read, those that are no code that :func:`code_digest` of ``file`` is about."""
+    known = code_modules(file)
+    return sorted(path for path in read if path != file.resolve() and (path.suffix != ".py" or _module_name(path) not in known))
 
 
 def _inert(name: str) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import chain, pairwise
@@ -30,12 +31,14 @@ PARTS = {  # how people call the parts of a split
     **dict.fromkeys(("validation", "valid", "val", "dev", "eval"), "validation"),
     **dict.fromkeys(("test", "testing", "holdout", "heldout"), "test"),
 }
-MISSING = ("nan", "na", "n/a", "#n/a", "<na>", "null")
+MISSING = (".", "none", "nan", "na", "n/a", "#n/a", "<na>", "null")
 MAX_CLASSES = 50  # more distinct numbers than this are taken for measurements
 MIN_UNLIKE = 10  # with more distinct labels than this, of which most windows have their own, they are no classes
 MAX_DIGITS = 15  # of whole numbers: labels and positions
 
-_CLASS = re.compile(r"(?:^|[\s;|,])(?:class|label)[:=]\s*((?:[-+.\d]+[,;|/]\s*)*[-+.\d]+(?=[\s,;|]|$)|[^\s;|,]+)", re.IGNORECASE)
+_CLASS = re.compile(
+    r"(?:^|[\s;|,\[({])(?:class|label)\s*[:=]\s*((?:[-+.\d]+[,;|/]\s*)*[-+.\d]+(?=[\s,;|]|$)|[^\s;|,\])}]+)", re.IGNORECASE
+)
 _PIPED_CLASS = re.compile(r"\|(\w+)\|(?:training|testing)\s*$")  # iLearn: >name|1|training
 _PART = re.compile(r"(?:^|[\s;|,])(?:split|set|subset|partition|fold)[:=]\s*(\w+)|\|(\w+)\s*$", re.IGNORECASE)
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE | re.ASCII)
@@ -183,7 +186,7 @@ def _label(where: str, label: str) -> str:
         raise BadData(f"{where}: no label ({label!r}); fill it in or delete the line")
     if not label.isprintable():
         raise BadData(f"{where}: label {label[:40]!r} has control characters; remove them")
-    return whole(label)
+    return whole(unicodedata.normalize("NFC", label))  # one spelling of accents
 
 
 class _Letters:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .trial import Trial
 
 ONE_ROW = "no alignment at hand: each window is read as an alignment of one row"
+UNKNOWN_ORDER = "which species these weights were trained with, in which order, is not known: its rows go as they come"
 ZERO_SHOT = "zero-shot: p(reference) / (p(reference) + p(alternate)), never fitted to a label; judge it by auroc and auprc"
 UNUSED_ALIGNMENT = "the model does not use its alignment: its predictions are the same without it"
 RECORDED = "this very run is recorded already: same data, weights, settings, seed and code (--force runs it again)"
@@ -194,6 +195,7 @@ def _begin_record(trial: Trial) -> dict[str, Any]:
             "allow_partial": run.allow_partial,
             "notes": [
                 *(audit.warnings if audit else ()),
+                *([UNKNOWN_ORDER] if audit and splits.species and adapter.species_names is None else []),
                 *([ONE_ROW] if adapter.card.reads == "alignment" and sequence_only else []),
                 *([ZERO_SHOT] if trial.recipe.tune == "zero" else []),
             ],
