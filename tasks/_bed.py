@@ -19,6 +19,7 @@ EXPECTED = "BED: chromosome, start (0-based), end, and optionally name, score an
 LONGEST_INTERVAL = 10_000_000  # nucleotides
 _BOUND = re.compile(r"[0-9]{1,15}")
 _BLOCKS = re.compile(r"[0-9,]+")
+_STRANDS = ("+", "-", "plus", "minus", "forward", "reverse")  # as files write them in other columns than the sixth
 _NAMES = {4: "name", 5: "score"}
 MAX_OUTSIDE_SHARE = 0.01  # of the nucleotides of all intervals
 
@@ -46,7 +47,7 @@ def read(path: Path, notes: list[str] | None = None) -> list[Locus]:
         where = f"{path}, line {number}"
         fields = [field.strip() for field in (line.split("\t") if "\t" in line else line.split())]
         strand = fields[5] if len(fields) > 5 else "."
-        elsewhere = next((index for index, field in enumerate(fields) if field in ("+", "-") and index != 5), None)
+        elsewhere = next((index for index, field in enumerate(fields) if index != 5 and field.lower() in _STRANDS), None)
         if strand not in ("+", "-") and elsewhere is not None:
             raise BadData(
                 f"{where}: the strand {fields[elsewhere]!r} stands in column {elsewhere + 1}; BED has it in column 6, after "

@@ -57,6 +57,7 @@ def rows(path: Path, start: int = 0, end: int = 4, chromosome: str = "1") -> dic
         ("homo_sapiens.KI270706.1", "homo_sapiens", "KI270706.1"),
         ("Lsat.scaffold.7", "Lsat", "scaffold.7"),
         ("Lsat.v8.LG1", "Lsat.v8", "LG1"),
+        ("mm10.v1.chr1", "mm10.v1", "chr1"),
         ("panTro6", "panTro6", ""),
         ("L.sativa", "L.sativa", ""),
         ("GCF_000001405.40", "GCF_000001405.40", ""),

@@ -253,6 +253,7 @@ def test_windows_that_say_nothing_are_counted(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("chr1\t0\t50\t+", r"line 1: the strand '\+' stands in column 4; BED has it in column 6"),
+        ("chr1\t0\t50\tpeak\tminus", "the strand 'minus' stands in column 5"),
         ("chr1\t0\t50\tpeak\t-", "the strand '-' stands in column 5"),
         ("chr1\t0\t50\tpeak\t-\t7", "the strand '-' stands in column 5"),
         ("chr1 0 50 peak 0 . -", "the strand '-' stands in column 7"),

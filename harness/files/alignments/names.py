@@ -1,9 +1,9 @@
 """Species and chromosome in the names of a MAF file's rows, ``species.chromosome``, where both parts may hold dots.
 
-A name is split by the first of these rules that fits: at the dot after an assembly of UCSC (``hg38.chrUn.1``) or an accession
-of a genome (``GCA_028858775.2.chr1``); before a word for a sequence (``T.koksaghyz.Chr1``, ``Lsat.scaffold.7``); before the
-accession of a sequence (``homo_sapiens.KI270706.1``); at the last dot. Then all names of the file must agree: see
-:meth:`Names.check`.
+A name is split by the first of these rules that fits: at the dot after an assembly of UCSC (``hg38.chrUn.1``,
+``mm10.v1.chr1``) or an accession of a genome (``GCA_028858775.2.chr1``); before a word for a sequence
+(``T.koksaghyz.Chr1``, ``Lsat.scaffold.7``); before the accession of a sequence (``homo_sapiens.KI270706.1``); at the last
+dot. Then all names of the file must agree: see :meth:`Names.check`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SEQUENCE = (
 _RULES = tuple(
     re.compile(rule)
     for rule in (
-        r"(?P<species>[a-z]{2,3}(?:[A-Z][a-z]{2}){0,2}\d{1,3})\.(?P<chromosome>.+)",
+        r"(?P<species>[a-z]{2,3}(?:[A-Z][a-z]{2}){0,2}\d{1,3}(?:\.v\d+)?)\.(?P<chromosome>.+)",
         r"(?P<species>GC[AF]_\d+\.\d+[^.]*)\.(?P<chromosome>.+)",
         rf"(?P<species>GC[AF]_\d{{9}}\.\d+|[A-Z]\.(?!(?:{_SEQUENCE})$)[a-z]{{3,}})",  # without a chromosome
         rf"(?P<species>.+?)\.(?P<chromosome>(?i:{_SEQUENCE})(?![a-z]).*)",
