@@ -10,13 +10,14 @@ import ctypes
 import os
 import re
 import shutil
-import socket
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+
+from harness.files.workspace import ended, host
 
 RECORD, PREDICTIONS = "record.json", "predictions.csv"
 RESERVED = ("tables", "published")  # folders in the results folder that do not belong to a task
@@ -126,28 +127,15 @@ def _entries(folder: Path, complain: Callable[[str], None], waiting: bool = Fals
     return [folder / name for name in names if not name.startswith(".") or (waiting and name.startswith(_OLD))]
 
 
-def _host() -> str:
-    """Where a process id means one process: the machine and, as containers may share its name, their own numbering."""
-    name = socket.gethostname()
-    with suppress(OSError):
-        name += os.readlink("/proc/self/ns/pid")
-    return re.sub(r"[^\w.]", "", name)[-64:]
-
-
 def _beside(folder: Path, prefix: str) -> Path:
-    return folder.with_name(f"{prefix}{folder.name}-{os.getpid()}@{_host()}-{uuid.uuid4().hex[:8]}")
+    return folder.with_name(f"{prefix}{folder.name}-{os.getpid()}@{host()}-{uuid.uuid4().hex[:8]}")
 
 
 def _abandoned(path: Path) -> bool:
     """Whether the process that made a hidden folder is dead or, where that cannot be known, the folder is stale."""
     owner = _OWNER.search(path.name)
-    if owner and owner[2] == _host() and os.name == "posix":  # elsewhere os.kill would end the process
-        try:
-            os.kill(int(owner[1]), 0)
-        except (ProcessLookupError, OverflowError):
-            return True
-        except PermissionError:
-            pass  # somebody else's, alive
+    if owner and ended(int(owner[1]), owner[2]):
+        return True
     return time.time() - path.lstat().st_mtime > STALE_SECONDS
 
 

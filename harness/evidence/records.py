@@ -285,9 +285,8 @@ def judge(predictions: Predictions) -> tuple[dict[str, float], dict[str, tuple[f
 
 def _write_predictions(predictions: Predictions, path: Path) -> None:
     with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(
-            file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
-        )  # unquoted, a "\r" in an id would end the line
+        # Unquoted, a "\r" in an id would end the line.
+        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         block = [BLOCK] if predictions.blocks else []
         writer.writerow(["id", "label", *block, *(f"probability_{name}" for name in predictions.classes)])
         words = zip(

@@ -66,7 +66,7 @@ class BigWigFile:
         if signature not in SIGNATURES or file.read(file.size - 4, 4) != signature:
             raise file.damaged("it does not end with its signature")
         version, zooms = (int(value) for value in file.numbers(4, "u2", 2))
-        tree, self._data, self._index = (int(value) for value in file.numbers(8, "u8", 3))
+        tree, _, self._index = file.numbers(8, "u8", 3).tolist()
         totals, (buffer,) = int(file.numbers(44, "u8")[0]), file.numbers(52, "u4")
         self._buffer = int(buffer)
         if not 1 <= version <= 4:

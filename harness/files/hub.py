@@ -22,7 +22,7 @@ from harness.errors import BadData, ChecksumMismatch, DataMissing, DownloadFaile
 from . import sources
 from .atomic import atomic
 from .fingerprint import file_digest
-from .sources import cache_home, locked, offline, sha256
+from .sources import aside, cache_home, locked, offline, partial, sha256
 
 Status = Literal["ok", "no checksum", "missing", "wrong checksum"]
 USABLE = ("ok", "no checksum")
@@ -124,8 +124,8 @@ def fetch(
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
             for file in absent:
-                _fetch(hub_id, revision, file, folder / file, _published(card, folder).get(file), progress)
-                _remember(folder, {file: sha256(folder / file)})
+                found = _fetch(hub_id, revision, file, folder / file, _published(card, folder).get(file), progress)
+                _remember(folder, {file: found})
     except OSError as error:  # the network's errors have become DownloadFailed by now
         raise UserError(
             f"{folder}: cannot be written ({error.strerror or error}); set HARNESS_WEIGHTS to another folder"
@@ -136,16 +136,17 @@ def fetch(
 
 def _fetch(
     hub_id: str, revision: str | None, file: str, path: Path, published: str | None, progress: sources.Transferred | None
-) -> None:
+) -> str:
+    """Download one file; its sha256."""
     from .download import check_address, discard, download, finish
 
     if path.is_file():
-        return  # another process fetched it while we waited for the lock
+        return sha256(path)  # another process fetched it while we waited for the lock
     endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     check_address(endpoint, "HF_ENDPOINT")
     url = f"{endpoint.rstrip('/')}/{hub_id}/resolve/{revision or 'main'}/{quote(file)}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    part, folder = path.with_name(path.name + ".part"), locate(hub_id, revision)
+    part, folder = partial(path), locate(hub_id, revision)
     try:
         download(url, part, progress, checked=bool(published), remedy="", pause=sources.PAUSE, headers=_authorisation(url))
     except DownloadFailed as error:
@@ -155,14 +156,15 @@ def _fetch(
         raise DownloadFailed(
             f"{hub_id} at {revision or 'main'}: {file} cannot be fetched ({reason}): {remedy}; or copy it to {folder}"
         ) from None
-    if published is not None and (found := sha256(part)) != published:
-        bad = path.with_name(path.name + ".bad")
-        part.replace(bad)
+    found = sha256(part)
+    if published is not None and found != published:
+        part.replace(aside(path))
         discard(part)
         raise ChecksumMismatch(
-            f"{hub_id}: {file} has sha256 {found[:12]}…, not the published {published[:12]}…; kept as {bad}, not used"
+            f"{hub_id}: {file} has sha256 {found[:12]}…, not the published {published[:12]}…; kept as {aside(path)}, not used"
         )
     finish(part, path)
+    return found
 
 
 def _authorisation(url: str) -> dict[str, str]:

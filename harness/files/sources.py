@@ -94,7 +94,7 @@ def verify(source: Source, quick: bool = False) -> Status:
     """
     path = locate(source)
     if not os.path.isfile(path):
-        return "partial" if os.path.isfile(_partial(path)) else "missing"
+        return "partial" if os.path.isfile(partial(path)) else "missing"
     if source.sha256:
         return "ok" if sha256(path) == source.sha256 else "wrong checksum"
     kept, status = _kept(path), path.stat()
@@ -192,8 +192,8 @@ def _fetch(source: Source, url: str, path: Path, progress: Transferred | None, f
     if status in USABLE and not force:
         return path
     if status in ("wrong checksum", "wrong format"):
-        path.replace(_aside(path))
-    part = _partial(path)
+        path.replace(aside(path))
+    part = partial(path)
     if force:
         discard(part)
     remedy = f"check the network, set https_proxy or HARNESS_MIRROR, or copy the file by hand to {path}"
@@ -204,8 +204,8 @@ def _fetch(source: Source, url: str, path: Path, progress: Transferred | None, f
             discard(part)
             download(url, part, progress, checked=True, remedy=remedy, pause=PAUSE)
     if wrong := _wrong(source, part, path.name):
-        finish(part, _aside(path))
-        kept = f"kept as {_aside(path)}, not used; try again, or without a proxy or mirror"
+        finish(part, aside(path))
+        kept = f"kept as {aside(path)}, not used; try again, or without a proxy or mirror"
         raise (BadData if wrong.startswith("it ") else ChecksumMismatch)(f"{source.url}: {wrong}; {kept}")
     if not source.sha256:
         _memory(path).unlink(missing_ok=True)
@@ -282,11 +282,13 @@ def _keep(path: Path) -> None:
         pass  # a folder that cannot be written: the next look at the file is like the first
 
 
-def _partial(path: Path) -> Path:
+def partial(path: Path) -> Path:
+    """Where a download of a file lies until it is whole."""
     return path.with_name(path.name + ".part")
 
 
-def _aside(path: Path) -> Path:
+def aside(path: Path) -> Path:
+    """Where what turned out not to be the file is kept."""
     return path.with_name(path.name + ".bad")
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import platform
 import re
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 MAX_AGE = 86_400  # seconds, of the folder of a process on another machine
 
-_HOST = re.sub(r"\W", "_", platform.node())
-
 
 @contextmanager
 def workspace(parent: Path, what: str) -> Iterator[Path]:
@@ -36,7 +34,7 @@ def workspace(parent: Path, what: str) -> Iterator[Path]:
     for folder in parent.glob(f".{what}-*"):
         if _abandoned(folder, what):
             shutil.rmtree(folder, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(dir=parent, prefix=f".{what}-{_HOST}-{os.getpid()}-"))
+    temporary = Path(tempfile.mkdtemp(dir=parent, prefix=f".{what}-{host()}-{os.getpid()}-"))
     try:
         yield temporary
     finally:
@@ -71,16 +69,35 @@ def cache_key(path: Path) -> str:
     return digest(file_states([path]))[:16]
 
 
+def host() -> str:
+    """Where a process id means one process: the machine and, as containers may share its name, their own numbering.
+
+    Of word characters and dots, 64 at most.
+    """
+    name = socket.gethostname()
+    with suppress(OSError):
+        name += os.readlink("/proc/self/ns/pid")
+    return re.sub(r"[^\w.]", "", name)[-64:]
+
+
+def ended(process: int, where: str) -> bool | None:
+    """Whether a process has ended; ``where`` is its :func:`host`. None if that cannot be known from here."""
+    if where != host() or os.name != "posix":  # elsewhere os.kill would end the process
+        return None
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:
+        pass  # another user's process
+    return False
+
+
 def _abandoned(folder: Path, what: str) -> bool:
-    found = re.fullmatch(rf"\.{what}-(?P<host>\w*)-(?P<process>\d+)-\w+", folder.name)
-    if found and found["host"] == _HOST and os.name == "posix":
-        try:
-            os.kill(int(found["process"]), 0)
-        except ProcessLookupError:
-            return True
-        except OSError:
-            pass  # another user's process
-        return False
+    found = re.fullmatch(rf"\.{what}-(?P<host>[\w.]*)-(?P<process>\d+)-\w+", folder.name)
+    over = ended(int(found["process"]), found["host"]) if found else None
+    if over is not None:
+        return over
     try:
         return time.time() - folder.stat().st_mtime > MAX_AGE
     except OSError:

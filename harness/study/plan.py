@@ -167,6 +167,7 @@ def plan(
     runs = []
     for found, words in asked:
         rule = split or found.split_rules[0]
+        content = _content(found, words, rule, reference)
         for model_name, tuned, wanted in models:
             kind, precision = resolved[tuned.precision]
             one = Run(
@@ -183,7 +184,7 @@ def plan(
                 device=kind,
                 precision=precision,
                 sample=found.simulated,
-                data=_content(found, words, rule, reference),
+                data=content,
                 label=found.label,
                 name=model_name,
                 own_name=name,
