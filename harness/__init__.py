@@ -103,7 +103,7 @@ def load_task(
         UserError: no such task, or a family of several.
     """
     from harness.errors import UserError
-    from harness.study.plan import as_reference, named_tasks
+    from harness.study.asked import as_reference, named_tasks
 
     found = [task for task, _ in named_tasks(name, as_reference(genome, msa, species, context))]
     if len(found) != 1:

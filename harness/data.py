@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 ALPHABET = "ACGTN"
 AMBIGUITY_LETTERS = "RYSWKMBDHVN"
 
+# What an example is labelled with, by the kind of its task (see :data:`harness.task.KINDS`): the index of its class, a number,
+# or a 0 or 1 for each of the task's labels.
+Label = int | float | tuple[int, ...]
+
 _TO_DNA = str.maketrans("Uu" + AMBIGUITY_LETTERS + AMBIGUITY_LETTERS.lower(), "Tt" + "N" * 22)
 _COMPLEMENT = str.maketrans("ACGTN", "TGCAN")
 
@@ -71,11 +75,11 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One window, or two (reference, alternate) for a variant; ``label`` is an index into the task's classes."""
+    """One window, or two (reference, alternate) for a variant, and its label."""
 
     id: str
     windows: tuple[Window, ...]
-    label: int
+    label: Label
 
 
 def normalise(sequence: str, changes: Counter[str]) -> str:

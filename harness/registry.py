@@ -25,7 +25,7 @@ import harness
 from harness.card import ModelCard
 from harness.errors import HarnessError, UnknownName, UserError
 from harness.facts import ModelFacts, read_card, read_facts
-from harness.task import Task
+from harness.task import Reading, Task
 
 if TYPE_CHECKING:
     from harness.adapter import Adapter
@@ -259,9 +259,9 @@ def find_tasks(name: str) -> list[Task]:
     return found
 
 
-def task_from_files(paths: Sequence[Path], name: str | None = None) -> Task:
+def task_from_files(paths: Sequence[Path], name: str | None = None, reading: Reading | None = None) -> Task:
     """The task that the user's own files make, called ``name`` or after the files; see ``tasks/files.py``."""
-    return importlib.import_module("harness.tasks.files").from_files(paths, name)
+    return importlib.import_module("harness.tasks.files").from_files(paths, name, reading or Reading())
 
 
 def task_from_variants(path: Path, name: str | None = None) -> Task:

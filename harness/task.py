@@ -8,6 +8,9 @@ from pathlib import Path
 
 from harness.data import Example
 
+# What is asked about each window: which one of the classes it belongs to, a number, or which of several labels it has.
+CLASSIFICATION, REGRESSION, MULTILABEL = KINDS = ("classification", "regression", "multilabel")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -51,27 +54,48 @@ class Reference:
     """The reference data that a run brings for tasks that are made of loci.
 
     ``species`` selects the alignment's rows (see :func:`harness.files.alignments.open_alignment`); ``context`` is the window's
-    length in nucleotides.
+    length in nucleotides. ``source`` says where the letters come from, for tasks that can be read from several places: one of
+    the names that the task gives, or a folder.
     """
 
     genome: Path | None = None
     alignment: Path | None = None
     species: str = ""
     context: int = 128
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the user's own files are to be read, where they don't say so themselves.
+
+    ``parts`` names the part of the split that each file holds (``train``, ``validation`` or ``test``); empty where no file is
+    one part. ``sequence_column`` and ``label_columns`` are names of columns, or numbers from 1 where a table has no header;
+    several label columns make a multi-label task. ``positive`` is the class that counts as positive. ``kind`` is one of KINDS.
+    What is empty is found out from the files.
+    """
+
+    parts: tuple[str, ...] = ()
+    sequence_column: str = ""
+    label_columns: tuple[str, ...] = ()
+    positive: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True)
 class Task:
     """One question put to every model.
 
-    ``name`` is what the command line and `harness data get` call it; :attr:`label` is what tables show. ``classes`` is
-    ordered, so a label is an index that never depends on a folder listing. ``load`` takes the name of a split rule, one of
+    ``name`` is what the command line and `harness data get` call it; :attr:`label` is what tables show. ``kind`` is one of
+    KINDS. ``classes`` is ordered, so a label is an index that never depends on a folder listing; of a multi-label task they are
+    its labels, of a regression the one name of what is measured. ``load`` takes the name of a split rule, one of
     ``split_rules`` (the first is the default); the runner never re-splits. ``simulated``: the project drew the data itself.
     ``sample`` is the simulated stand-in that is used, and shown as such, while ``sources`` are not on this machine.
     ``context`` is the length in nucleotides of windows that are cut out of a genome for this task, None where they come as
     they are. ``bind``, of tasks that read a genome or an alignment, gives the task with that reference data; unbound, they
     use their defaults. ``inputs`` lists the files that ``load`` reads: while they do not change, what it gives does not
-    either; None where that is not known.
+    either; None where that is not known. ``readable_from`` names the places that its letters can be read from, the default
+    first (see :attr:`Reference.source`); empty where there is only one.
     """
 
     name: str
@@ -90,11 +114,13 @@ class Task:
     citation: str = ""
     bind: Callable[[Reference], Task] | None = None
     inputs: Callable[[], Sequence[Path]] | None = None
+    kind: str = CLASSIFICATION
+    readable_from: tuple[str, ...] = ()
 
     @property
     def positive(self) -> str | None:
-        """The class that f1, precision, recall, AUROC and AUPRC are about; None if there are more than two."""
-        return self.classes[1] if len(self.classes) == 2 else None
+        """The class that f1, precision, recall, AUROC and AUPRC are about; None if there are not exactly two classes."""
+        return self.classes[1] if self.kind == CLASSIFICATION and len(self.classes) == 2 else None
 
     @property
     def label(self) -> str:

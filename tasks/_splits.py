@@ -10,6 +10,7 @@ from harness.errors import BadData, UnknownName
 
 SEED = 42
 SHARES = (0.6, 0.2, 0.2)  # of train, validation and test
+HELD_OUT = 0.1  # of a published training part, for validation
 MIN_STRATIFIED = 10  # examples of the rarest class; with fewer, scikit-learn may leave a part without that class
 
 
@@ -81,6 +82,43 @@ def stratified_groups(name: str, labels: Sequence[int], groups: Sequence[int]) -
                 f"the largest of {len(members):,} such groups has {max(map(len, members.values())):,} of {len(labels):,} windows"
             )
     return parts
+
+
+def hold_out(name: str, strata: Sequence[int], groups: Sequence[int], share: float = HELD_OUT) -> tuple[list[int], list[int]]:
+    """Indices of the examples that stay for training, and of those held out for validation: a ``share`` of every stratum.
+
+    For sets that come with a training and a test part only. Groups (a number for each example) are held out whole, in the order
+    of a shuffle with seed 42, as long as they bring the held-out part nearer to its share of their strata. ``name`` is the
+    data's, for messages.
+
+    Raises:
+        BadData: one of the two parts would lack a stratum.
+    """
+    import pandas as pd
+
+    members: dict[int, list[int]] = defaultdict(list)
+    for position in pd.Series(range(len(strata))).sample(frac=1, random_state=SEED).tolist():
+        members[groups[position]].append(position)
+    wanted = {stratum: max(1.0, share * count) for stratum, count in Counter(strata).items()}
+    train, validation, have = list[int](), list[int](), Counter[int]()
+    for group in members.values():
+        counts = Counter(strata[position] for position in group)
+        gain = sum(
+            (abs(wanted[stratum] - have[stratum]) - abs(wanted[stratum] - have[stratum] - count)) / wanted[stratum]
+            for stratum, count in counts.items()
+        )
+        if gain > 0:
+            validation += group
+            have += counts
+        else:
+            train += group
+    for part, chosen in (("train", train), ("validation", validation)):
+        if lacking := wanted.keys() - {strata[position] for position in chosen}:
+            raise BadData(
+                f"{name}: no validation part is given, and drawing one from train would leave {part} without class number "
+                f"{min(lacking)}; windows that overlap or repeat each other stay together. Give a validation part of your own"
+            )
+    return train, validation
 
 
 def dependent(sequences: Sequence[str], places: Sequence[Locus | None], changes: Counter[str]) -> list[int]:

@@ -14,7 +14,7 @@ from harness.data import Example, Locus, Window
 from harness.errors import BadData, UserError
 from harness.files import readers, sources
 from harness.files.readers import Record
-from harness.task import Reference, Splits, Task
+from harness.task import Reading, Reference, Splits, Task
 
 from . import _aligned, _bed
 from ._names import check_name, pair_notes, task_name
@@ -49,7 +49,7 @@ def tasks() -> tuple[Task, ...]:
     return ()
 
 
-def from_files(paths: Sequence[Path], name: str | None = None) -> Task:
+def from_files(paths: Sequence[Path], name: str | None = None, reading: Reading = Reading()) -> Task:  # noqa: B008 - frozen
     """The task that the user's files make. The files are read and checked here. ``name`` replaces the one after the files.
 
     The classes are ("negative", "positive") for two files; otherwise the file's own labels, in numerical order if they

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import inspect
 import operator
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, partial
@@ -20,15 +18,14 @@ import harness
 from harness import registry
 from harness.engine import hardware
 from harness.engine.build import ModelRequest, request
-from harness.errors import DataMissing, UserError
+from harness.errors import UserError
 from harness.evidence.records import data_digest
-from harness.files import sources
 from harness.files.code import code_digest
 from harness.files.fingerprint import digest, file_states, plain, remembered
 from harness.recipe import Recipe, preset
 from harness.task import Reference, Splits, Task
 
-VARIANTS = "variants:"
+from .asked import VARIANTS, absolute, as_reference, available, named_tasks, words_of
 
 # What fits, asks and scores. Their changes are every run's; those of a model or a task are its own runs' (see _code).
 NUMERIC = (
@@ -147,17 +144,19 @@ def plan(
     Raises:
         UserError: a mistake in what was asked for.
     """
-    reference = as_reference(genome, msa, species, context)
-    asked = [_available(found, words, split, sample) for found, words in named_tasks(task, reference, name)]
+    models_asked = dict.fromkeys(known for word in words_of("model", model) for known in registry.model_names(word))
+    option = dict(option or {})
+    theirs = any("source" in registry.model_facts(known).options for known in models_asked)
+    reference = as_reference(genome, msa, species, context, "" if theirs else option.pop("source", ""))
+    asked = [available(found, words, split, sample) for found, words in named_tasks(task, reference, name)]
     asked = list({tuple(words): (found, words) for found, words in asked}.values())
     seeds = _seeds(seed)
-    models_asked = dict.fromkeys(known for word in _words("model", model) for known in registry.model_names(word))
     given = {name: value for name, value in settings.items() if value is not None}
     asked_for = {**(preset(recipe) if recipe else {}), **given}
     models: list[tuple[str, Recipe, ModelRequest]] = []
     for known in models_asked:
         facts = registry.model_facts(known)
-        wanted = request(_absolute(known), checkpoint=checkpoint, init=init, options=option, allow_partial=allow_partial)
+        wanted = request(absolute(known), checkpoint=checkpoint, init=init, options=option, allow_partial=allow_partial)
         models.append((facts.name, facts.recipe.override(**asked_for), wanted))
     for setting in given:
         if not any(setting in tuned.used() for _, tuned, _ in models):
@@ -193,43 +192,6 @@ def plan(
     return runs
 
 
-def named_tasks(
-    task: str | Path | Sequence[str | Path], reference: Reference | None, name: str | None = None
-) -> list[tuple[Task, list[str]]]:
-    """The tasks that the words of ``--task`` name, each with the words that name it alone, paths made absolute.
-
-    ``variants:FILE`` is a file of variants; what looks like a path is a file of windows; else a task or a family. Files make
-    one task together, called ``name`` if that is given.
-
-    Raises:
-        UserError: no such task, names and files together, or reference data for a task that reads none.
-    """
-    words = _words("task", task)
-    files = [word for word in words if _is_file(word)]
-    if files and (other := [word for word in words if word not in files]):
-        raise UserError(f"task {other[0]!r} and files: give one or the other")
-    if len(files) > 1 and any(map(_is_table, files)):
-        raise UserError(f"task {' '.join(files)[:200]}: one table is one task; run them one by one, or join the parts of one set")
-    groups = [files] if files else [[word] for word in words]
-    if name is not None and (len(groups) > 1 or not (files or groups[0][0].startswith(VARIANTS))):
-        raise UserError(f"name {name!r}: only a task made of your own files can be named, and one at a time")
-    found: list[tuple[Task, list[str]]] = []
-    for group in groups:
-        if files:
-            found.append((registry.task_from_files([Path(word) for word in group], name), [_absolute(word) for word in group]))
-        elif group[0].startswith(VARIANTS):
-            path = Path(group[0].removeprefix(VARIANTS))
-            found.append((registry.task_from_variants(path, name), [VARIANTS + str(path.absolute())]))
-        else:
-            found += [(item, [item.name]) for item in registry.find_tasks(group[0])]
-    if reference is None:
-        return found
-    for item, _ in found:
-        if item.bind is None:
-            raise UserError(f"{item.name} reads no genome and no alignment; leave --genome, --msa, --species and --context out")
-    return [(item.bind(reference), words) for item, words in found if item.bind is not None]
-
-
 def sealed(run: Run, task: Task) -> Run:
     """The run with the checksums of its weights, of all that makes the model, and of the code, as they are now."""
     request = run.model_request()
@@ -256,7 +218,9 @@ def check_unchanged(run: Run, task: Task, splits: Splits) -> None:
 def open_task(run: Run) -> tuple[Task, Splits]:
     """The task of a planned run, and its examples."""
     given = run.reference or {}
-    reference = as_reference(given["genome"], given["alignment"], given["species"], given["context"]) if given else None
+    reference = (
+        as_reference(*(given[name] for name in ("genome", "alignment", "species", "context", "source"))) if given else None
+    )
     (task,) = (item for item, _ in named_tasks(run.task, reference, run.own_name))
     if run.sample:
         assert task.sample is not None
@@ -311,16 +275,6 @@ def _task_code(task: Task) -> str:
     return code_digest(loader, *([maker] if maker is not None else []))
 
 
-def _words(what: str, given: str | Path | Sequence[str | Path]) -> list[str]:
-    """Words given apart or with commas between them; the path of a file is one word, whatever is in it."""
-    words = [given] if isinstance(given, str | Path) else list(given)
-    split = [[str(word)] if isinstance(word, Path) or Path(word).exists() else str(word).split(",") for word in words]
-    found = [part.strip() for parts in split for part in parts if part.strip()]
-    if not found:
-        raise UserError(f"{what}: give a name" + (", a family or files" if what == "task" else ", floors or a path"))
-    return list(dict.fromkeys(found))
-
-
 def _seeds(seed: Any) -> list[int]:
     numbers: list[Any] = [seed] if isinstance(seed, str) or not hasattr(seed, "__iter__") else list(seed)
     found = []
@@ -335,53 +289,3 @@ def _seeds(seed: Any) -> list[int]:
     if not found:
         raise UserError("seed: give at least one")
     return list(dict.fromkeys(found))
-
-
-def _absolute(word: str) -> str:
-    """A path made absolute, so that a plan means the same in every folder; a name as it is."""
-    return str(Path(word).absolute()) if word.endswith(".py") or _is_file(word) else word
-
-
-def _is_file(word: str) -> bool:
-    return not word.startswith(VARIANTS) and ("/" in word or bool(Path(word).suffix) or Path(word).is_file())
-
-
-def _is_table(word: str) -> bool:
-    return re.search(r"\.(csv|tsv|tab|parquet|pq)(\.b?gz)?$", word, re.IGNORECASE) is not None
-
-
-def _available(task: Task, words: list[str], split: str | None, sample: bool) -> tuple[Task, list[str]]:
-    """The task itself where its data is here, else its simulated sample.
-
-    Raises:
-        DataMissing: there is no sample, or it is not wanted, or cannot be split as asked.
-        UnknownName: the task has no such split rule.
-    """
-    if split is not None and split not in task.split_rules:
-        raise registry.unknown(f"split of {task.label}", split, list(task.split_rules))
-    absent = sources.missing(task.sources)
-    if not absent:
-        return task, words
-    if sources.presence(task.sources) == "some":
-        raise DataMissing(
-            f"{task.label}: only {len(task.sources) - len(absent)} of its {len(task.sources)} files are in "
-            f"{sources.data_home()}, which is no whole set; `harness data get {task.name}` fetches the rest"
-        )
-    if task.sample is None or not sample or split is not None:
-        raise DataMissing(
-            f"{task.label}: {len(absent)} of {len(task.sources)} files are not in {sources.data_home()}; "
-            f"`harness data get {task.name}` downloads them"
-        )
-    return task.sample, words
-
-
-def as_reference(genome: str | Path | None, msa: str | Path | None, species: str, context: int | None) -> Reference | None:
-    """The reference data that these options bring; None for none at all."""
-    if genome is None and msa is None and not species and context is None:
-        return None
-    return Reference(
-        None if genome is None else Path(genome).absolute(),
-        None if msa is None else Path(msa).absolute(),
-        str(Path(species).absolute()) if os.path.isfile(species) else species,
-        Reference.context if context is None else context,
-    )
