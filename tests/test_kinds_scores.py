@@ -184,18 +184,35 @@ def drawn_labels(rng, size, blocks=False):
 
 
 class TestIntervals:
-    @pytest.mark.parametrize("name", ["spearman", "pearson"])
-    def test_influence_is_what_leaving_out_an_example_does(self, name):
+    def test_influence_on_spearman_is_what_leaving_out_an_example_does(self):
         rng = np.random.default_rng(0)
         x, y = np.round(rng.normal(size=(2, 300)), 1)  # with ties
         y += x
-        value, influence = getattr(regression, f"_{name}_influence")(x, y)
-        measure = {"spearman": stats.spearmanr, "pearson": stats.pearsonr}[name]
-        assert value == pytest.approx(measure(x, y)[0])
-        moved = [299 * (value - measure(np.delete(x, i), np.delete(y, i))[0]) for i in range(300)]
+        value, influence = regression._spearman_influence(x, y)
+        assert value == pytest.approx(stats.spearmanr(x, y)[0])
+        moved = [299 * (value - stats.spearmanr(np.delete(x, i), np.delete(y, i))[0]) for i in range(300)]
         assert influence == pytest.approx(moved, abs=0.1)
         assert influence.std() == pytest.approx(np.std(moved), rel=0.02)
         assert influence.mean() == pytest.approx(0, abs=1e-9)
+
+    def test_pearson_and_r2_without_each_block_are_scipys_and_scikit_learns(self):
+        outputs, labels, groups = drawn(np.random.default_rng(1), 8, blocks=True, shift=3)
+        predicted, kept = outputs[:, 0] + 50, [groups != name for name in np.unique(groups)]
+        without = {
+            "pearson": [np.arctanh(stats.pearsonr(predicted[rest], labels[rest])[0]) for rest in kept],
+            "r2": [np.log(1 - sk.r2_score(labels[rest], predicted[rest])) for rest in kept],
+        }
+        whole = numbers(predicted, labels)
+        found = intervals(predicted[:, None], labels, groups, REGRESSION)
+        effective = len(labels) ** 2 / (np.unique(groups, return_counts=True)[1] ** 2).sum()
+        times = stats.t.ppf(0.975, effective - 1)
+        for name, scale, back in (
+            ("pearson", np.arctanh, np.tanh),
+            ("r2", lambda r2: np.log(1 - r2), lambda rest: 1 - np.exp(rest)),
+        ):
+            value = scale(whole[name])
+            half = times * np.sqrt(((without[name] - value) ** 2).sum() * 7 / 8)
+            assert found[name] == pytest.approx(sorted(back([value - half, value + half])))
 
     def test_pearson_of_normal_data_has_fishers_interval(self):
         x, y = np.random.default_rng(1).multivariate_normal([0, 0], [[1, 0.6], [0.6, 1]], 20_000).T
@@ -266,7 +283,7 @@ class TestIntervals:
                 np.arange(20) + 1,
                 {"spearman": "without exception", "rmse": "the same error"},
             ),
-            (REGRESSION, np.arange(20.0)[:, None], np.arange(20), {"r2": "every prediction is right", "mae": "the same error"}),
+            (REGRESSION, np.arange(20.0)[:, None], np.arange(20), {"r2": "without exception", "mae": "the same error"}),
             (MULTILABEL, np.full((20, 2), 0.3), [[0, 1], [0, 0]] * 10, {"f1": "0 examples with label 0: too few"}),
             (
                 MULTILABEL,
