@@ -34,8 +34,11 @@ NUMERIC = (
     "engine/fit.py",
     "engine/predict.py",
     "engine/probe.py",
+    "evidence/classification.py",
     "evidence/intervals.py",
     "evidence/metrics.py",
+    "evidence/multilabel.py",
+    "evidence/regression.py",
     "evidence/sensitivity.py",
     "study/trial.py",
 )

@@ -112,7 +112,7 @@ class Trial:
         has_alignment = self.adapter.card.reads == "alignment" and test[0].windows[0].alignment is not None
         alignment = alignment_sensitivity(test, probabilities, ask) if has_alignment else {}
         reasons = missing_intervals(probabilities, labels, blocks)
-        return Scored(predictions, *judge(predictions), reasons, alignment, collapsed(probabilities))
+        return Scored(predictions, *judge(predictions), reasons, alignment, collapsed(probabilities, labels))
 
     def parameters(self) -> dict[str, int]:
         """How many numbers the run trains, how many there are in all, and how many of these are the head's."""
