@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from harness.files.fingerprint import digest
 from harness.recipe import used_settings
-from harness.task import CLASSIFICATION
 
 from .cells import Column, Row
 from .records import RunRecord, data_digest
@@ -101,8 +100,7 @@ def column_of(record: RunRecord) -> Column:
 
 def _by_data(record: RunRecord) -> Column:
     task = record.task
-    kind = task.get("kind", CLASSIFICATION)
-    return Column(task["name"], task.get("context"), task["simulated"], task["split"], data_digest(task["files"]), kind)
+    return Column(task["name"], task.get("context"), task["simulated"], task["split"], data_digest(task["files"]), record.kind)
 
 
 def usual_recipes(records: Iterable[RunRecord]) -> dict[Row, dict[str, Any]]:

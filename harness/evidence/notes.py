@@ -17,7 +17,7 @@ from .identity import column_of
 from .metrics import METRICS
 from .published import Published
 from .records import RunRecord
-from .render import INTERVAL, LEAKS, SYMBOLS
+from .render import INTERVAL, LEAKY, SYMBOLS
 from .subsets import ALL, NOVEL, examples_on, order_changes
 
 OF_POSITIVE = ("precision", "recall", "f1", "auroc", "auprc", "brier")  # metrics that refer to class 1 of two
@@ -101,7 +101,7 @@ def _of_leaks(shown: Shown) -> Iterator[str]:
         return
     if shown.leaking:
         shares = listed(f"{share:.1%} in {shown.columns[column]}" for column, share in shown.leaking.items())
-        yield f"{LEAKS} many test examples repeat, overlap or resemble training examples ({shares}); see --subset {NOVEL}"
+        yield f"{LEAKY} many test examples repeat, overlap or resemble training examples ({shares}); see --subset {NOVEL}"
     for column, moved in order_changes(shown.runs, shown.columns, shown.metric).items():
         ranks = listed(f"{shown.rows[row]} {before} → {after}" for row, (before, after) in moved.items())
         yield f"order changes without leaking examples in {shown.columns[column]}: {ranks}"

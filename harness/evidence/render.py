@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SYMBOLS = {COLLAPSED: "!", BELOW: "↓", ALIGNED: "≡"}
-LEAKS = "‡"  # beside a column's label
+LEAKY = "‡"  # beside a column's label
 MEAN_RANK = "mean rank"
 INTERVAL = "[low, high]"
 COSTS = (
@@ -55,7 +55,7 @@ def as_text(table: Table, intervals: bool = True) -> Grid:
         return _grid(title, frame.columns, frame.itertuples(index=False, name=None), table.notes, table.keys)
     assert isinstance(table, CrossTable)
     numbers: dict[str, int] = {}
-    names = [f"{label} {LEAKS}" if column in table.leaking else label for column, label in table.columns.items()]
+    names = [f"{label} {LEAKY}" if column in table.leaking else label for column, label in table.columns.items()]
     header, rows = ["model", *names], dict[Row, list[Any]]()
     notes = [note if intervals or not note.startswith(INTERVAL) else f"{INTERVAL} intervals: see --wide" for note in table.notes]
     for row, label in table.rows.items():
@@ -133,9 +133,9 @@ def show(table: Table, console: Console) -> None:
     if len(blocks := _blocks(grid, console.width)) > 1:
         grid = as_text(table, intervals=False)
         blocks = _blocks(grid, console.width)
+    console.print(Text(grid.title, style="italic"))
     for number, block in enumerate(blocks):
-        title = None if number else Text(grid.title)
-        shown = RichTable(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        shown = RichTable(box=None, pad_edge=False, header_style="bold")
         for place in block:  # as Text: rich would read "QKI [published]" as markup
             whole = place >= grid.keys and len(block) > grid.keys + 1
             side = "right" if place else "left"

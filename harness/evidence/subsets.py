@@ -6,11 +6,14 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import permutations
 
+from . import schema
 from .cells import Column, Row
 from .metrics import METRICS
 from .records import RunRecord
 
-SUBSETS = ALL, NOVEL, LEAKING = "all", "novel", "leaking"
+NOVEL, LEAKING = schema.SUBSETS
+ALL = "all"
+SUBSETS = (ALL, NOVEL, LEAKING)
 MAX_LEAKING = 0.05  # share of a test split beyond which its column is marked
 
 Scores = tuple[Mapping[str, float | None], Mapping[str, Sequence[float]]]  # metrics, and the intervals that are known
@@ -36,7 +39,8 @@ def examples_on(run: RunRecord, subset: str) -> int | None:
 def leaking_share(run: RunRecord) -> float | None:
     """The share of a run's test examples that leak; None if it was not audited."""
     counts = run.leakage.get("counts") or {}
-    return 1 - counts.get("none", 0) / sum(counts.values()) if sum(counts.values()) else None
+    total = sum(counts.values())
+    return (total - counts["none"]) / total if total else None
 
 
 def leaking_shares(runs: Iterable[tuple[Column, RunRecord]]) -> dict[Column, float]:

@@ -74,7 +74,7 @@ def _line(record: RunRecord, counted: bool, setting: str) -> dict[str, Any]:
     checkpoint = record.model["checkpoint"] or {}
     return {
         "family": task["family"],
-        "kind": task.get("kind", CLASSIFICATION),
+        "kind": record.kind,
         "split": task["split"],
         "simulated": task["simulated"],
         "data": column_of(record).data,
@@ -118,5 +118,5 @@ def _on_subsets(record: RunRecord) -> dict[str, Any]:
         if (examples := examples_on(record, subset)) is not None:
             metrics = scores_on(record, subset)[0]
             found[f"{subset}_examples"] = examples
-            found |= {f"{subset}_{name}": metrics.get(name) for name in MAIN[record.task.get("kind", CLASSIFICATION)]}
+            found |= {f"{subset}_{name}": metrics.get(name) for name in MAIN[record.kind]}
     return found

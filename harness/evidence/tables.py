@@ -19,7 +19,7 @@ from .cells import BEST, CrossTable, Listing, Row, Table
 from .comparison import MAX_LISTED, wide
 from .folders import sweep
 from .identity import column_labels, column_of, identified, model_label
-from .metrics import MAIN_METRIC, METRICS
+from .metrics import MAIN_METRIC, METRICS, metrics_of
 from .published import read_published
 from .records import RunRecord, read_all
 from .subsets import ALL, SUBSETS
@@ -154,7 +154,7 @@ def _by_kind(records: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
     """The records of each kind of task, in the order of KINDS."""
     found: dict[str, list[RunRecord]] = {kind: [] for kind in KINDS}
     for record in records:
-        found[record.task.get("kind", CLASSIFICATION)].append(record)
+        found[record.kind].append(record)
     return {kind: of_kind for kind, of_kind in found.items() if of_kind}
 
 
@@ -222,8 +222,7 @@ def _main_metric(records: Sequence[RunRecord], kind: str) -> tuple[str, str]:
     """The main metric of tasks of one kind, and why it is another one than accuracy where it is."""
     tasks = {column_of(record): record.task for record in records}
     labels = column_labels(records)
-    own = {name for name, metric in METRICS.items() if kind in metric.kinds}
-    named = {name if (name := task.get("main_metric")) in own else MAIN_METRIC[kind] for task in tasks.values()}
+    named = {name if (name := task.get("main_metric")) in metrics_of(kind) else MAIN_METRIC[kind] for task in tasks.values()}
     if (metric := named.pop() if len(named) == 1 else MAIN_METRIC[kind]) != "accuracy":
         return metric, ""
     shares = dict[str, float]()
