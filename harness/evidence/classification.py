@@ -100,8 +100,17 @@ def checked(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, 
         raise RunFailed(f"probabilities of {bad} of {len(probabilities)} examples are not numbers: lower the learning rate")
     if (probabilities < 0).any() or (np.abs(probabilities.sum(axis=1) - 1) > SUM_TOLERANCE).any():
         raise ValueError("probabilities: every row must be 0 or more and sum to 1; were logits given?")
-    if labels.shape != (len(probabilities),) or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels {labels.dtype} {labels.shape}: expected whole numbers ({len(probabilities)},)")
-    if labels.min() < 0 or labels.max() >= probabilities.shape[1]:
-        raise ValueError(f"labels from {labels.min()} to {labels.max()}: expected indices of {probabilities.shape[1]} classes")
+    check_labels(labels, probabilities.shape)
     return probabilities, labels
+
+
+def check_labels(labels: np.ndarray, shape: tuple[int, int]) -> None:
+    """Check the labels of predictions of a shape (N, K).
+
+    Raises:
+        ValueError: they are not indices (N,) of K classes.
+    """
+    if labels.shape != shape[:1] or labels.dtype.kind not in "iu":
+        raise ValueError(f"labels {labels.dtype} {labels.shape}: expected whole numbers ({shape[0]},)")
+    if labels.min() < 0 or labels.max() >= shape[1]:
+        raise ValueError(f"labels from {labels.min()} to {labels.max()}: expected indices of {shape[1]} classes")

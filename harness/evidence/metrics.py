@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION
+from harness.errors import BadData
+from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION, Splits, Task
 
 from . import classification, multilabel, regression
 
@@ -110,3 +111,19 @@ def collapsed(outputs: np.ndarray, labels: np.ndarray, kind: str = CLASSIFICATIO
 def left_out(labels: np.ndarray, classes: Sequence[str], kind: str = CLASSIFICATION) -> list[str]:
     """Sentences on what the scores leave out: labels of a multi-label task that do not vary."""
     return multilabel.left_out(labels, classes) if kind == MULTILABEL else []
+
+
+def check_labels(task: Task, splits: Splits) -> None:
+    """Check that all labels are those of the task's kind and classes.
+
+    Raises:
+        BadData: some are not.
+    """
+    import numpy as np
+
+    for name, part in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
+        try:
+            labels = np.array([example.label for example in part])
+            OF_KIND[task.kind].check_labels(labels, (len(part), len(task.classes)))
+        except ValueError as error:
+            raise BadData(f"{task.label}, {name}: not the labels of a {task.kind} ({error})") from None

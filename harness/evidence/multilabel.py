@@ -87,9 +87,20 @@ def checked(outputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
         raise RunFailed(f"probabilities of {bad} of {len(outputs)} examples are not numbers: lower the learning rate")
     if outputs.min() < 0 or outputs.max() > 1:
         raise ValueError("probabilities: expected numbers from 0 to 1; were logits given?")
-    if labels.shape != outputs.shape or labels.dtype.kind not in "iu" or not np.isin(labels, (0, 1)).all():
-        raise ValueError(f"labels {labels.dtype} {labels.shape}: expected 0 and 1 {outputs.shape}")
+    check_labels(labels, outputs.shape)
     return outputs, labels
+
+
+def check_labels(labels: np.ndarray, shape: tuple[int, int]) -> None:
+    """Check the labels of predictions of a shape (N, K).
+
+    Raises:
+        ValueError: they are not 0 and 1 (N, K).
+    """
+    import numpy as np
+
+    if labels.shape != shape or labels.dtype.kind not in "iu" or not np.isin(labels, (0, 1)).all():
+        raise ValueError(f"labels {labels.dtype} {labels.shape}: expected 0 and 1 {shape}")
 
 
 def collapsed(probabilities: np.ndarray, labels: np.ndarray) -> bool:

@@ -67,9 +67,22 @@ def checked(outputs: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
     if not np.isfinite(outputs).all():
         bad = int((~np.isfinite(outputs)).sum())
         raise RunFailed(f"predictions of {bad} of {len(outputs)} examples are not numbers: lower the learning rate")
-    if labels.shape != (len(outputs),) or not np.isfinite(labels).all():
-        raise ValueError(f"labels {labels.shape}: expected finite numbers ({len(outputs)},)")
+    check_labels(labels, outputs.shape)
     return outputs[:, 0], labels
+
+
+def check_labels(labels: np.ndarray, shape: tuple[int, int]) -> None:
+    """Check the labels of predictions of a shape (N, 1).
+
+    Raises:
+        ValueError: they are not finite numbers (N,).
+    """
+    import numpy as np
+
+    if labels.shape != shape[:1] or labels.dtype.kind not in "iuf":
+        raise ValueError(f"labels {labels.dtype} {labels.shape}: expected numbers ({shape[0]},)")
+    if not np.isfinite(labels).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(labels))} of {len(labels)} labels: expected finite numbers")
 
 
 @dataclass(frozen=True, eq=False)

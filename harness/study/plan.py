@@ -32,6 +32,7 @@ NUMERIC = (
     "engine/build.py",
     "engine/classifier.py",
     "engine/fit.py",
+    "engine/kinds.py",
     "engine/predict.py",
     "engine/probe.py",
     "evidence/classification.py",
