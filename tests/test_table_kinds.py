@@ -101,6 +101,12 @@ def test_a_note_on_the_positive_class_is_for_classes_only():
     assert not any("of the class" in text or "each against" in text for text in wide([multilabel()], "auroc").notes)
 
 
+def test_a_collapsed_regression_has_no_classes_to_speak_of():
+    assert "[1] bob, activity: collapsed, one answer to every test example (seed 0)" in str(
+        wide([regression(collapsed=True)], "rmse")
+    )
+
+
 def test_one_question_read_as_two_kinds_is_two_columns():
     number, label = regression(task="mine.csv", question="q1"), record("bob", task="mine.csv", question="q1")
     frame = summary([number, label])

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from harness.task import CLASSIFICATION
+
 from . import render
 from .cells import ALIGNED, BELOW, BEST, COLLAPSED, FAILED, NO_AUDIT, REFERENCE, UNDEFINED, Cell, Column, Costs, CrossTable, Row
 from .identity import (
@@ -108,7 +110,8 @@ def _cell(runs: Runs, metric: str, usual: Mapping[str, Any], others: Sequence[st
         notes.append(f"no audit, so not counted: seed {listed(unknown)}")
     if seeds := sorted(run.seed for run in counted if run.collapsed):
         marks.append(COLLAPSED)
-        notes.append(f"collapsed, every test example in one class (seed {listed(seeds)})")
+        what = "every test example in one class" if counted[0].kind == CLASSIFICATION else "one answer to every test example"
+        notes.append(f"collapsed, {what} (seed {listed(seeds)})")
     if any(run.alignment for run in counted):
         marks.append(ALIGNED)
     notes += [f"seed {run.seed} failed: {next(iter(str(run.error).strip().splitlines()), '')}" for run in failed]
