@@ -159,8 +159,14 @@ def table(
     sort: str | None = None,
     all_settings: bool = False,
     costs: bool = False,
+    published: bool = True,
+    subset: str = "all",
 ) -> Table:
-    """Models against tasks, as `harness table` with its options; ``metric`` is by default the main one of the tasks."""
+    """Models against tasks, as `harness table` with its options; ``metric`` is by default the main one of the tasks.
+
+    Of tasks of several kinds (see :data:`harness.task.KINDS`), the table is that of the first kind; a note names the others.
+    """
     from harness.evidence.tables import make_table
 
-    return make_table(Path(results), metric, by, sort=sort, all_settings=all_settings, costs=costs)
+    options = {"sort": sort, "all_settings": all_settings, "costs": costs, "published": published, "subset": subset}
+    return make_table(Path(results), metric, by, **options)

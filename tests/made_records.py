@@ -18,7 +18,7 @@ def record(model="msamamba", task="QKI", accuracy=0.9, seed=0, minute=0, **chang
     facts = {name: changes.pop(name) for name in ("checkpoint", "size", "options") if name in changes}
     split, files = changes.pop("split", "thesis"), changes.pop("files", {"train.csv": "aa"})
     card = ModelCard("", "", "", "DNA", floor=floor, checkpoint="msamamba.pt" if model == "msamamba" else None)
-    asked = {name: changes.pop(name) for name in ("question", "counts", "classes", "main_metric") if name in changes}
+    asked = {name: changes.pop(name) for name in ("question", "counts", "classes", "main_metric", "kind") if name in changes}
     card = replace(card, reads=changes.pop("reads", "sequence"))
     simulated, context = task.endswith(" (sample)"), changes.pop("context", None)
     made = {

@@ -93,12 +93,14 @@ def test_any_change_of_a_field_is_refused_by_name_or_makes_a_table(results):
     assert all(message.startswith(str(path)) and "\n" not in message for message in refused.values())
     assert set(schema.REQUIRED) | set(schema.REQUIRED_OF[CLASSIFICATION]) <= set(refused)
     for odd in accepted:
-        tables._table([good, odd], None, "model,task", None, False, True).to_frame()
+        for table in tables._tables(tables._by_kind([good, odd]), tables.View(costs=True)).values():
+            table.to_frame()
     everything = [good, *accepted]
     for metric in ("accuracy", "auroc"):
         table = tables.wide(everything, metric, all_settings=True)
         assert GOOD in str(table)
         assert table._repr_html_()
+        assert str(tables.wide(everything, metric, subset="novel"))
     tables.long(everything, "f1", ["model", "device"])
     tables.write_tables(results, everything)
 

@@ -18,8 +18,8 @@ def test_csv_and_markdown():
     found = {(Row("a", weights="f1"), column): Cell(0.5, 0.25, 3, (0.125, 0.75), (COLLAPSED, BELOW), ("one", "two"))}
     table = CrossTable("accuracy", rows, {column: "QKI [published]"}, found, ("↓ worse",))
     assert csv(table) == (
-        "model,fingerprint,source,task,split,simulated,data,metric,mean,sd,n,low,high,marks,notes\n"
-        "a|b,f1,,QKI,published,False,d1,accuracy,0.5,0.25,3,0.125,0.75,collapsed; below floor,one; two\n"
+        "model,fingerprint,source,task,split,simulated,data,metric,mean,sd,n,low,high,marks,notes,adapter,kind,subset\n"
+        "a|b,f1,,QKI,published,False,d1,accuracy,0.5,0.25,3,0.125,0.75,collapsed; below floor,one; two,a,classification,all\n"
     )
     assert markdown(table).splitlines() == [
         "| model | QKI [published] |",

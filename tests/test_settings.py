@@ -171,10 +171,24 @@ def test_a_model_with_two_alignments_is_two_settings_but_a_model_of_sequences_is
     files = [{"v.csv": "aa", "a.maf": name} for name in ("bb", "cc")]
     aligned = [record("bob", files=each, question="q", reads="alignment", seed=seed) for seed, each in enumerate(files)]
     assert list(rows(aligned).values()) == ["0.9000 (n=1) [1]"]
-    assert notes(aligned)[0].startswith("1 other setting, see --all-settings: input ")
+    assert notes(aligned) == ["1 other setting, see --all-settings: input a.maf bb"]  # one name, and a piece of each sha256
     assert len(rows(aligned, all_settings=True)) == 2
     sequences = [record("bob", files=each, question="q", seed=seed) for seed, each in enumerate(files)]
     assert list(rows(sequences).values()) == ["0.9000 ± 0.0000 (n=2)"]
+
+
+def test_an_alignment_is_called_by_its_file_where_the_others_lack_it():
+    files = [
+        {"v.csv": "aa", "columns of 3 rows, a.maf": "bb"},
+        {"v.csv": "aa", "columns of 90 rows, b.zarr": "cc"},
+        {"v.csv": "aa"},
+    ]
+    aligned = [record("bob", files=each, question="q", reads="alignment", minute=minute) for minute, each in enumerate(files)]
+    named = {"bob (input columns of 90 rows, b.zarr)", "bob (input columns of 3 rows, a.maf)"}
+    found = set(rows(aligned, all_settings=True))
+    (other,) = found - named
+    assert named < found
+    assert len(other) == len("bob (input 325040)")  # no file of its own: a piece of the digest of all
 
 
 def test_an_older_record_gets_the_question_that_newer_ones_hold_for_its_data():

@@ -131,6 +131,7 @@ def test_costs_are_columns_of_the_table_and_of_the_csv(harness, results):
     assert as_text(table).header[-3:] == ("train s", "trainable", "peak MiB")
     assert as_text(table).rows[0][-3:] == ("2.0", "4,000", "4")
     assert as_text(table).rows[1][-3:] == ("", "", "")
+    assert "costs of a row, over its columns: train s is the mean of" in as_text(table).notes[-1]
     assert [cell.costs for cell in table.cells.values()] == [Costs(2.0, 4000, 2**22), Costs()]
     line = next(csv.DictReader(shown(harness, results, "--costs", "--format", "csv")))
     assert (line["train_seconds"], line["trainable_parameters"], line["peak_memory_bytes"]) == ("3.0", "1000", str(3 * 2**20))

@@ -209,7 +209,8 @@ def test_published_numbers_are_rows_of_their_own_in_the_same_column():
     numbers += [published(task="ILF3"), published(split="published"), published(metric="f1")]
     table = wide([record(), record(model="kmer", accuracy=0.85)], "accuracy", numbers)
     assert as_text(table).rows[-1] == ("BERT (published: Doe 2020)", "0.80 ± 0.01 (n=3) [1] ↓")
-    assert as_text(table).notes == ("↓ worse than kmer (floor)", "[1] 100 nt")
+    said = "published rows worse than the kmer floor: 1 of 1 in QKI (0.8500)"
+    assert as_text(table).notes == ("↓ worse than kmer (floor)", said, "[1] 100 nt")
     assert len(wide([record(task="QKI (sample)")], "accuracy", numbers).rows) == 2  # the model and the best possible
     assert table.cells[Row("BERT", source="Doe 2020"), next(iter(table.columns))].mean == 0.8
 

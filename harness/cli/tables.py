@@ -21,9 +21,16 @@ def table(
     by: Annotated[
         str, typer.Option(help="Rows and columns, or the columns of summary.csv by which to list the runs.")
     ] = "model,task",
-    sort: Annotated[str | None, typer.Option(help="Best rows first: rank (the mean rank) or a column's label.")] = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(help="Best rows first: rank (the mean rank) or a column's label; or model: papers' rows below ours."),
+    ] = None,
     all_settings: Annotated[bool, typer.Option("--all-settings", help="A row for each setting that a model ran with.")] = False,
     costs: Annotated[bool, typer.Option("--costs", help="Seconds of training, trainable parameters, peak memory.")] = False,
+    published: Annotated[bool, typer.Option("--published/--no-published", help="With the numbers that papers print.")] = True,
+    subset: Annotated[
+        str, typer.Option(help="Test examples that are scored: all, novel, or leaking (which training examples give away).")
+    ] = "all",
     wide: Annotated[bool, typer.Option("--wide", help="All columns side by side, however wide the terminal is.")] = False,
     format: Annotated[str, typer.Option(help="terminal, markdown or csv (one line per cell).")] = "terminal",
     results: Results = Path("results"),
@@ -31,4 +38,5 @@ def table(
     """Compare the records in a table; also writes the CSV files in results/tables/."""
     from harness.evidence.tables import print_table
 
-    print_table(results, metric, by, format, sort=sort, all_settings=all_settings, costs=costs, full_width=wide)
+    options = {"sort": sort, "all_settings": all_settings, "costs": costs, "published": published, "subset": subset}
+    print_table(results, metric, by, format, full_width=wide, **options)

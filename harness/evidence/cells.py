@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from harness.task import task_label
+from harness.task import CLASSIFICATION, task_label
 
 from .metrics import METRICS
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Marks of a cell.
 COLLAPSED, BELOW, FAILED, UNDEFINED, ALIGNED = "collapsed", "below floor", "failed", "undefined", "read an alignment"
+NO_AUDIT = "no audit"
+REFERENCE = "kmer"  # the floor that other models are held against
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Row:
 
     ``weights`` is the checkpoint's fingerprint, None for random initialisation; ``options`` is JSON text. ``source`` is the
     publication that a number was taken from, and empty for our own runs. ``setting`` is how the model was run, in words,
-    where each setting has a row of its own and this is not the model's usual one.
+    where each setting has a row of its own and this is not the model's usual one. ``adapter`` is our adapter of the
+    architecture that a publication measured; empty where there is none, and for our own runs.
     """
 
     model: str
@@ -35,6 +38,12 @@ class Row:
     floor: bool = False
     source: str = ""
     setting: str = ""
+    adapter: str = ""
+
+    @property
+    def named(self) -> str:
+        """The adapter that the row stands for, empty if none."""
+        return self.model if self.own else self.adapter
 
     @property
     def own(self) -> bool:
@@ -57,6 +66,7 @@ class Column:
     simulated: bool
     split: str
     data: str
+    kind: str = CLASSIFICATION
 
     @property
     def task(self) -> str:
@@ -77,9 +87,9 @@ class Costs:
 class Cell:
     """One model's scores on one task: mean and sample standard deviation of ``n`` values, one per seed.
 
-    ``interval`` is (low, high). ``marks`` are among COLLAPSED, BELOW, ALIGNED, FAILED and UNDEFINED; a cell without a mean
-    has one of the last two. ``notes`` are sentences that explain the cell. ``printed`` is a published number in its source's
-    spelling. What is not known is None.
+    ``interval`` is (low, high). ``marks`` are among COLLAPSED, BELOW, ALIGNED, FAILED, UNDEFINED and NO_AUDIT; a cell without
+    a mean has one of the last three. ``notes`` are sentences that explain the cell. ``printed`` is a published number in its
+    source's spelling. What is not known is None.
     """
 
     mean: float | None = None
@@ -94,9 +104,13 @@ class Cell:
 
 @dataclass(frozen=True, repr=False)
 class Table(ABC):
-    """A comparison by one metric, a key of :data:`harness.evidence.metrics.METRICS`. Prints itself, also in notebooks."""
+    """A comparison by one metric, a key of :data:`harness.evidence.metrics.METRICS`. Prints itself, also in notebooks.
+
+    ``subset`` is the part of the test examples that is scored, one of :data:`.subsets.SUBSETS`.
+    """
 
     metric: str
+    subset: str = field(default="all", kw_only=True)
 
     @abstractmethod
     def to_frame(self) -> pd.DataFrame:
@@ -118,7 +132,8 @@ class CrossTable(Table):
     """Models down, tasks across.
 
     ``rows`` and ``columns`` map each key to its label, in the order shown. ``cells`` has no entry where nothing was run.
-    ``notes`` explain the marks of the whole table. ``costs``: whether costs are shown.
+    ``notes`` explain the marks of the whole table. ``costs``: whether costs are shown. ``leaking`` are the columns to be
+    marked because many of their test examples leak.
     """
 
     rows: Mapping[Row, str]
@@ -126,6 +141,7 @@ class CrossTable(Table):
     cells: Mapping[tuple[Row, Column], Cell]
     notes: tuple[str, ...] = ()
     costs: bool = False
+    leaking: Collection[Column] = ()
 
     def means(self, column: Column) -> dict[Row, float]:
         """The means that a column has."""
@@ -153,9 +169,10 @@ class CrossTable(Table):
         """One line per cell.
 
         ``model`` is the row's label, ``fingerprint`` its checkpoint's, ``source`` the publication of a printed number.
-        ``task`` is the task's label, ``data`` the column's. ``mean``, ``sd``, ``low`` and ``high`` are NaN, and ``n`` is NA,
-        where not known. ``marks`` and ``notes`` are joined by ``; ``. With costs, ``train_seconds``,
-        ``trainable_parameters`` and ``peak_memory_bytes`` follow.
+        ``task`` is the task's label, ``kind`` and ``data`` the column's. ``mean``, ``sd``, ``low`` and ``high`` are NaN, and
+        ``n`` is NA, where not known. ``marks`` and ``notes`` are joined by ``; ``. ``adapter`` is the name of our adapter that
+        the row stands for, empty if none. With costs, ``train_seconds``, ``trainable_parameters`` and ``peak_memory_bytes``
+        follow.
         """
         import pandas as pd
 
@@ -166,12 +183,13 @@ class CrossTable(Table):
                     continue
                 low, high = cell.interval or (None, None)
                 what = [label, row.weights or "", row.source, column.task, column.split, column.simulated, column.data]
-                texts = ["; ".join(cell.marks), "; ".join(cell.notes)]
+                texts = ["; ".join(cell.marks), "; ".join(cell.notes), row.named, column.kind, self.subset]
                 costs = [cell.costs.seconds, cell.costs.parameters, cell.costs.memory]
                 lines.append([*what, self.metric, cell.mean, cell.sd, cell.n, low, high, *texts, *costs])
         keys = ("model", "fingerprint", "source", "task", "split", "simulated", "data", "metric")
+        texts = ("marks", "notes", "adapter", "kind", "subset")
         costs = ("train_seconds", "trainable_parameters", "peak_memory_bytes")
-        frame = pd.DataFrame(lines, columns=[*keys, "mean", "sd", "n", "low", "high", "marks", "notes", *costs])
+        frame = pd.DataFrame(lines, columns=[*keys, "mean", "sd", "n", "low", "high", *texts, *costs])
         numbers = {"mean": float, "sd": float, "n": "Int64", "low": float, "high": float}
         frame = frame.astype(numbers | {costs[0]: float, costs[1]: "Int64", costs[2]: "Int64"})
         return frame if self.costs else frame.drop(columns=list(costs))

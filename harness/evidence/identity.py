@@ -100,7 +100,7 @@ def column_of(record: RunRecord) -> Column:
 
 def _by_data(record: RunRecord) -> Column:
     task = record.task
-    return Column(task["name"], task.get("context"), task["simulated"], task["split"], data_digest(task["files"]))
+    return Column(task["name"], task.get("context"), task["simulated"], task["split"], data_digest(task["files"]), record.kind)
 
 
 def usual_recipes(records: Iterable[RunRecord]) -> dict[Row, dict[str, Any]]:
@@ -184,19 +184,28 @@ def main_setting(settings: Mapping[Setting, Runs], usual: Mapping[str, Any]) -> 
 def setting_texts(found: Found, usual: Mapping[Row, Mapping[str, Any]]) -> dict[tuple[Row, Column, Setting], str]:
     """What sets each setting apart from the others of its row, e.g. ``learning_rate 1e-05``; empty for the model's own."""
     computed: dict[Row, set[str]] = defaultdict(set)
-    inputs: dict[tuple[Row, Column, Setting], set[str]] = defaultdict(set)
+    inputs: dict[tuple[Row, Column, Setting], dict[str, Mapping[str, str]]] = defaultdict(dict)
     keys = [(row, column, setting) for (row, column), settings in found.items() for setting in settings]
     for row, column, setting in keys:
         computed[row].add(setting.computed)
-        inputs[row, column, replace(setting, input="")].add(setting.input)
+        inputs[row, column, replace(setting, input="")][setting.input] = found[row, column][setting].all[-1].task["files"]
 
     def text(row: Row, column: Column, setting: Setting) -> str:
         parts = [f"{name} {value}" for name, value in changes(found[row, column][setting], usual[row]).items()]
         parts += [f"on {setting.computed}"] if len(computed[row]) > 1 else []
-        several = len(inputs[row, column, replace(setting, input="")]) > 1
-        return ", ".join([*parts, *([f"input {setting.input[:6]}"] if several else [])])
+        read = inputs[row, column, replace(setting, input="")]
+        return ", ".join([*parts, *([f"input {_input_text(setting.input, read)}"] if len(read) > 1 else [])])
 
     return {key: text(*key) for key in keys}
+
+
+def _input_text(one: str, inputs: Mapping[str, Mapping[str, str]]) -> str:
+    """What one of several inputs (digest → name → sha256) has that the others lack: names of files, with a piece of the sha256
+    where the names are the same; a piece of its digest if that is nothing."""
+    others = [files for digest, files in inputs.items() if digest != one]
+    own = {name: sha256 for name, sha256 in inputs[one].items() if any(files.get(name) != sha256 for files in others)}
+    names = [f"{name} {sha256[:6]}" if any(name in files for files in others) else name for name, sha256 in own.items()]
+    return " + ".join(names) or one[:6]
 
 
 # --- labels --------------------------------------------------------------------------------------------------------------
@@ -252,7 +261,8 @@ def column_labels(records: Iterable[RunRecord]) -> dict[Column, str]:
     for column in ordered:
         split, data = f" [{column.split}]", f" data {column.data[:6]}"
         usual = column.task + ("" if column.split == tasks[column]["default_split"] else split)
-        candidates[column] = [usual, usual + data, column.task + split + data]
+        whole = column.task + split + data
+        candidates[column] = [usual, usual + data, whole, f"{whole} {column.kind}"]
     return _distinct(candidates)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from harness.progress import printable
 
-from .cells import ALIGNED, BELOW, COLLAPSED, FAILED, UNDEFINED, Cell, Costs, CrossTable, Listing, Row, Table
+from .cells import ALIGNED, BELOW, COLLAPSED, FAILED, NO_AUDIT, UNDEFINED, Cell, Costs, CrossTable, Listing, Row, Table
 from .metrics import METRICS
 
 if TYPE_CHECKING:
@@ -18,8 +18,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SYMBOLS = {COLLAPSED: "!", BELOW: "↓", ALIGNED: "≡"}
+LEAKY = "‡"  # beside a column's label
 MEAN_RANK = "mean rank"
 INTERVAL = "[low, high]"
+COSTS = (
+    "costs of a row, over its columns: train s is the mean of the columns' mean seconds of training a run, whatever the machine; "
+    "trainable (parameters) and peak MiB (memory of a run) are the largest"
+)
 UNLIMITED = 10_000  # columns of a terminal, where nothing is to be wrapped
 _GAP = 2  # between columns
 _FORMULA = tuple("=+-@\t")  # a spreadsheet takes text that begins so for a formula
@@ -44,13 +49,14 @@ def as_text(table: Table, intervals: bool = True) -> Grid:
 
     Without ``intervals``, a note says where they are.
     """
-    title = METRICS[table.metric].label
+    title = METRICS[table.metric].label + (f", {table.subset} test examples" if table.subset != "all" else "")
     if isinstance(table, Listing):
         frame = table.frame.drop(columns=list(table.hidden))
         return _grid(title, frame.columns, frame.itertuples(index=False, name=None), table.notes, table.keys)
     assert isinstance(table, CrossTable)
     numbers: dict[str, int] = {}
-    header, rows = ["model", *table.columns.values()], dict[Row, list[Any]]()
+    names = [f"{label} {LEAKY}" if column in table.leaking else label for column, label in table.columns.items()]
+    header, rows = ["model", *names], dict[Row, list[Any]]()
     notes = [note if intervals or not note.startswith(INTERVAL) else f"{INTERVAL} intervals: see --wide" for note in table.notes]
     for row, label in table.rows.items():
         rows[row] = [label]
@@ -70,7 +76,7 @@ def as_text(table: Table, intervals: bool = True) -> Grid:
             texts.append(f"{ranks[row]:.2f}" if row in ranks else "")
     if table.costs:
         header += ["train s", "trainable", "peak MiB"]
-        notes.append("train s: mean seconds of training a run; trainable: parameters; peak MiB: largest memory use of a run")
+        notes.append(COSTS)
         for row, texts in rows.items():
             texts += _costs([table.cells[row, column].costs for column in table.columns if (row, column) in table.cells])
     return _grid(title, header, rows.values(), [*notes, *(f"[{number}] {note}" for note, number in numbers.items())])
@@ -127,9 +133,9 @@ def show(table: Table, console: Console) -> None:
     if len(blocks := _blocks(grid, console.width)) > 1:
         grid = as_text(table, intervals=False)
         blocks = _blocks(grid, console.width)
+    console.print(Text(grid.title, style="italic"))
     for number, block in enumerate(blocks):
-        title = None if number else Text(grid.title)
-        shown = RichTable(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+        shown = RichTable(box=None, pad_edge=False, header_style="bold")
         for place in block:  # as Text: rich would read "QKI [published]" as markup
             whole = place >= grid.keys and len(block) > grid.keys + 1
             side = "right" if place else "left"
@@ -141,6 +147,18 @@ def show(table: Table, console: Console) -> None:
         console.print(shown)
     for note in grid.notes:
         console.print(Text(note, style="dim"))
+
+
+def show_all(tables: Mapping[str, Table], width: int | None = None) -> None:
+    """Print tables to standard output, each below the kind of its tasks if there are several; ``width`` as in a console."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, width=width)
+    for number, (kind, table) in enumerate(tables.items()):
+        if len(tables) > 1:
+            console.print(Text(("\n" if number else "") + f"{kind} tasks", style="bold"))
+        show(table, console)
 
 
 def _blocks(grid: Grid, width: int) -> list[list[int]]:
@@ -173,14 +191,15 @@ def plain_text(table: Table) -> str:
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
-def spread(mean: str, sd: str, n: str | int | None) -> str:
-    """``mean ± sd (n=…)``, without the parts that are not known."""
-    return mean + (f" ± {sd}" if sd else "") + ("" if n in ("", None) else f" (n={n})")
+def spread(mean: str, sd: str, n: str | int | None, other: str = "") -> str:
+    """``mean ± sd (other, n=…)``, without the parts that are not known; ``other`` says how else the values spread."""
+    aside = ", ".join([*([other] if other else []), *([] if n in ("", None) else [f"n={n}"])])
+    return mean + (f" ± {sd}" if sd else "") + (f" ({aside})" if aside else "")
 
 
 def _cell(cell: Cell, notes: list[int]) -> str:
     if cell.mean is None:
-        text = FAILED if FAILED in cell.marks else UNDEFINED
+        text = next(mark for mark in (FAILED, NO_AUDIT, UNDEFINED) if mark in cell.marks)
     else:
         text = cell.printed or spread(f"{cell.mean:.4f}", "" if cell.sd is None else f"{cell.sd:.4f}", cell.n)
     if cell.interval is not None:

@@ -6,14 +6,21 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UnknownName
+from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION
 
 from .identity import column_labels, column_of, grouped, identified, row_labels, row_of, setting_code
 from .metrics import METRICS
 from .records import RunRecord
+from .subsets import ALL, LEAKING, NOVEL, SUBSETS, examples_on, scores_on
 
 if TYPE_CHECKING:
     import pandas as pd
 
+MAIN = {  # metrics that are most looked at, by kind of task
+    CLASSIFICATION: ("accuracy", "f1", "log_loss", "auroc", "auprc"),
+    REGRESSION: ("spearman", "pearson", "r2", "rmse", "mae"),
+    MULTILABEL: ("auroc", "auprc", "f1", "log_loss"),
+}
 KEPT_APART = ("task", "simulated", "data", "setting")  # runs that differ in one of these are never averaged
 
 
@@ -39,20 +46,24 @@ def summary(records: Iterable[RunRecord]) -> pd.DataFrame:
         line = {"model": rows[row_of(record)], "task": columns[column_of(record)]}
         lines.append(line | _line(record, id(record) in counted, settings[id(record)]))
     frame = pd.DataFrame(lines)
-    return frame.astype({name: float for name in METRICS if name in frame})  # undefined in every run is still a number
+    numbers = dict.fromkeys(METRICS, float) | {f"{subset}_examples": "Int64" for subset in SUBSETS}
+    return frame.astype({name: kind for name, kind in numbers.items() if name in frame})  # undefined in every run, too
 
 
-def long(records: Iterable[RunRecord], metric: str, by: Sequence[str]) -> pd.DataFrame:
+def long(records: Iterable[RunRecord], metric: str, by: Sequence[str], subset: str = ALL) -> pd.DataFrame:
     """Mean, sd and number of runs and of distinct seeds of a metric, grouped by any columns of :func:`summary`.
 
-    Runs that differ in one of KEPT_APART are kept apart whatever the grouping.
+    Runs that differ in one of KEPT_APART are kept apart whatever the grouping. The metric is that on a ``subset`` of the
+    test examples, one of :data:`.subsets.SUBSETS`; runs without an audit are counted on ALL only.
 
     Raises:
         UnknownName: a key that is no column of the summary.
     """
+    records = list(records)
     frame = summary(records)
     if unknown := [key for key in by if key not in frame]:
         raise UnknownName(f"--by {unknown[0]!r}: choose model,task or any of {', '.join(frame.columns)}")
+    frame = frame.assign(**{metric: [scores_on(record, subset)[0].get(metric) for record in records]}).astype({metric: float})
     groups = frame[frame.counted].groupby(list(dict.fromkeys([*by, *KEPT_APART])), dropna=False, sort=True)
     values = groups[metric]
     return values.agg(mean="mean", sd="std", runs="count").assign(seeds=groups["seed"].nunique()).reset_index()
@@ -63,6 +74,7 @@ def _line(record: RunRecord, counted: bool, setting: str) -> dict[str, Any]:
     checkpoint = record.model["checkpoint"] or {}
     return {
         "family": task["family"],
+        "kind": record.kind,
         "split": task["split"],
         "simulated": task["simulated"],
         "data": column_of(record).data,
@@ -75,6 +87,7 @@ def _line(record: RunRecord, counted: bool, setting: str) -> dict[str, Any]:
             for name, limits in record.intervals.items()
             for index, end in enumerate(("low", "high"))
         },
+        **_on_subsets(record),
         "collapsed": record.collapsed,
         "best_accuracy": task.get("best_accuracy"),
         **{f"seconds_{name}": seconds for name, seconds in timing.get("seconds", {}).items()},
@@ -96,3 +109,14 @@ def _line(record: RunRecord, counted: bool, setting: str) -> dict[str, Any]:
         "run_id": record.run_id,
         "folder": record.folder.as_posix(),
     }
+
+
+def _on_subsets(record: RunRecord) -> dict[str, Any]:
+    """``novel_examples``, ``novel_accuracy`` and so on; nothing of a run without an audit."""
+    found: dict[str, Any] = {}
+    for subset in (NOVEL, LEAKING):
+        if (examples := examples_on(record, subset)) is not None:
+            metrics = scores_on(record, subset)[0]
+            found[f"{subset}_examples"] = examples
+            found |= {f"{subset}_{name}": metrics.get(name) for name in MAIN[record.kind]}
+    return found

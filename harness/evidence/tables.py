@@ -3,102 +3,99 @@
 from __future__ import annotations
 
 import difflib
-import statistics
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, UnknownName, UserError
 from harness.files.atomic import atomic
 from harness.progress import printable
+from harness.task import CLASSIFICATION, KINDS
 
 from . import render
-from .cells import ALIGNED, BELOW, BEST, COLLAPSED, FAILED, UNDEFINED, Cell, Column, Costs, CrossTable, Listing, Row, Table
+from .cells import BEST, CrossTable, Listing, Row, Table
+from .comparison import MAX_LISTED, wide
 from .folders import sweep
-from .identity import (
-    Runs,
-    changes,
-    column_labels,
-    column_of,
-    grouped,
-    identified,
-    main_setting,
-    model_label,
-    row_labels,
-    setting_texts,
-    usual_recipes,
-)
-from .metrics import METRICS
-from .published import Published, read_published
+from .identity import column_labels, column_of, identified, model_label
+from .metrics import MAIN_METRIC, METRICS, metrics_of
+from .published import read_published
 from .records import RunRecord, read_all
-from .summary import long, summary
+from .subsets import ALL, SUBSETS
+from .summary import MAIN, long, summary
 
 __all__ = ["Table", "long", "make_table", "model_label", "print_table", "summary", "wide", "write_tables"]
 
-WIDE = ("accuracy", "f1", "log_loss", "auroc", "auprc")  # the tables kept in results/tables/
+WIDE = MAIN[CLASSIFICATION]  # the tables kept in results/tables/, of classification tasks
 FORMATS = ("terminal", "markdown", "csv")
-REFERENCE = "kmer"  # the floor that other models are held against
-RANK = "rank"  # the word of --sort for the mean rank
+RANK, MODEL = "rank", "model"  # words of --sort: by the mean rank; published rows below our own of the same model
 MAX_MAJORITY = 0.7  # share of the test split's largest class beyond which accuracy is no headline
-OF_POSITIVE = ("precision", "recall", "f1", "auroc", "auprc", "brier")  # metrics that refer to class 1 of two
-MAX_LISTED = 3  # other settings that a note spells out
 
 
-def make_table(
-    results_dir: Path,
-    metric: str | None,
-    by: str = "model,task",
-    *,
-    sort: str | None = None,
-    all_settings: bool = False,
-    costs: bool = False,
-) -> Table:
-    """The table of a results folder: models against tasks, or a flat list by other keys.
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What a table is to show of the records.
 
-    ``metric``, in any spelling of upper and lower case, is by default the main one of the tasks, or accuracy where they
-    differ; instead of accuracy, auroc where a class has more than MAX_MAJORITY of a test split. ``sort`` is a column's
-    label, or RANK; the best come first. ``all_settings`` gives each setting of a model a row of its own.
-
-    Raises:
-        UnknownName: a metric, grouping or column that does not exist.
-        UserError: no readable records, or costs of a flat list.
+    ``metric``, in any spelling of upper and lower case, is by default the main one of the tasks, or that of their kind where
+    they differ; instead of accuracy, auroc where a class has more than MAX_MAJORITY of a test split. ``sort`` is a column's
+    label, RANK (the best come first), or MODEL. ``all_settings`` gives each setting of a model a row of its own.
+    ``published``: with the numbers that papers print. ``subset`` is the part of the test examples that is scored.
     """
-    return _table(_read(results_dir), metric, by, sort, all_settings, costs)
+
+    metric: str | None = None
+    by: str = "model,task"
+    sort: str | None = None
+    all_settings: bool = False
+    costs: bool = False
+    published: bool = True
+    subset: str = ALL
+
+    @property
+    def keys(self) -> list[str]:
+        """The names in ``by``."""
+        return [key.strip() for key in self.by.split(",")]
 
 
-def print_table(
-    results_dir: Path,
-    metric: str | None,
-    by: str,
-    format: str,
-    *,
-    sort: str | None = None,
-    all_settings: bool = False,
-    costs: bool = False,
-    full_width: bool = False,
-) -> None:
-    """Print a table of a results folder (see :func:`make_table`) to standard output, and write the CSV files.
+def make_table(results_dir: Path, metric: str | None = None, by: str = "model,task", **options: Any) -> Table:
+    """The table of a results folder: models against tasks, or a flat list by other keys; ``options`` are those of
+    :class:`View`.
 
-    On a terminal it is as wide as that, elsewhere 80 columns wide or as COLUMNS says, unless ``full_width``. Where the files
-    cannot be written, standard error says so.
+    Tasks of different kinds share no table: of several kinds that have the metric, the table is that of the first of
+    :data:`harness.task.KINDS`, and a note says what is not in it.
 
     Raises:
-        UnknownName: a metric, format, grouping or column that does not exist.
-        UserError: no readable records.
+        UnknownName: a metric, grouping, subset or column that does not exist.
+        UserError: no readable records, none of a kind that has the metric, or costs of a flat list.
+    """
+    by_kind = _by_kind(_read(results_dir))
+    kind, table = next(iter(_tables(by_kind, View(metric=metric, by=by, **options)).items()))
+    return _without(table, by_kind, [kind])
+
+
+def print_table(results_dir: Path, metric: str | None, by: str, format: str, *, full_width: bool = False, **options: Any) -> None:
+    """Print the tables of a results folder (see :func:`make_table`) to standard output, and write the CSV files.
+
+    Of tasks of several kinds there is a table each, one below the other. On a terminal they are as wide as that, elsewhere
+    80 columns wide or as COLUMNS says, unless ``full_width``. Where the files cannot be written, standard error says so.
+
+    Raises:
+        UnknownName: a metric, format, grouping, subset or column that does not exist.
+        UserError: no readable records, none of a kind that has the metric, or costs of a flat list.
     """
     if format not in FORMATS:
         raise UnknownName(f"format {format!r}: choose one of {', '.join(FORMATS)}")
     records = _read(results_dir)
-    table = _table(records, metric, by, sort, all_settings, costs)
-    if format == "terminal":
-        from rich.console import Console
-
-        render.show(table, Console(highlight=False, width=render.UNLIMITED if full_width else None))
+    by_kind = _by_kind(records)
+    found = _tables(by_kind, View(metric=metric, by=by, **options))
+    tables = {kind: _without(table, by_kind, found) for kind, table in found.items()}
+    if format == "csv":
+        print(_as_csv(list(tables.values())), end="")
+    elif format == "markdown":
+        heading = "## {} tasks\n\n" if len(tables) > 1 else ""
+        print("\n".join(heading.format(kind) + render.markdown(table) for kind, table in tables.items()), end="")
     else:
-        print(render.csv(table) if format == "csv" else render.markdown(table), end="")
+        render.show_all(tables, render.UNLIMITED if full_width else None)
     try:
         write_tables(results_dir, records)
     except HarnessError as error:
@@ -108,12 +105,20 @@ def print_table(
 def write_tables(results_dir: Path, records: Sequence[RunRecord] | None = None) -> list[Path]:
     """Write the CSV files of a results folder's ``tables/`` and return their paths. ``records`` are the folder's, if read.
 
+    Files of kinds of task that have no records are removed. Those of other kinds than classification have it in their names.
+
     Raises:
         HarnessError: the files cannot be written.
     """
     records, published = read_all(results_dir) if records is None else records, read_published()
     folder = Path(results_dir) / "tables"
-    texts = {f"{metric}.csv": render.csv(wide(records, metric, published)) for metric in WIDE}
+    by_kind, texts, outdated = _by_kind(records), dict[str, str](), list[str]()
+    for kind, metrics in MAIN.items():
+        names = {f"{metric}.csv" if kind == CLASSIFICATION else f"{kind}_{metric}.csv": metric for metric in metrics}
+        if kind in by_kind:
+            texts |= {name: render.csv(wide(by_kind[kind], metric, published)) for name, metric in names.items()}
+        else:
+            outdated += names
     texts["summary.csv"] = render.frame_as_csv(summary(records))
     try:
         sweep(results_dir)
@@ -121,9 +126,21 @@ def write_tables(results_dir: Path, records: Sequence[RunRecord] | None = None) 
         for name, text in texts.items():
             with atomic(folder / name) as temporary:
                 temporary.write_text(text, encoding="utf-8", newline="\n")
+        for name in outdated:
+            (folder / name).unlink(missing_ok=True)
     except OSError as error:
         raise HarnessError(f"{folder}: the CSV tables were not written ({error.strerror or error})") from error
     return [folder / name for name in texts]
+
+
+def _as_csv(tables: Sequence[CrossTable | Listing]) -> str:
+    """The lines of tables below one another; a flat list gets a column for the metric where there are several."""
+    import pandas as pd
+
+    frames = [table.to_frame() for table in tables]
+    if len(tables) > 1 and isinstance(tables[0], Listing):
+        frames = [frame.assign(metric=table.metric) for frame, table in zip(frames, tables)]
+    return render.frame_as_csv(pd.concat(frames) if len(frames) > 1 else frames[0])
 
 
 def _read(results_dir: Path) -> list[RunRecord]:
@@ -133,162 +150,53 @@ def _read(results_dir: Path) -> list[RunRecord]:
     return records
 
 
-def _table(records: Sequence[RunRecord], metric: str | None, by: str, sort: str | None, all_settings: bool, costs: bool) -> Table:
-    metric, why = (_metric(metric), "") if metric is not None else _main_metric(records)
-    keys = [key.strip() for key in by.split(",")]
+def _by_kind(records: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
+    """The records of each kind of task, in the order of KINDS."""
+    found: dict[str, list[RunRecord]] = {kind: [] for kind in KINDS}
+    for record in records:
+        found[record.kind].append(record)
+    return {kind: of_kind for kind, of_kind in found.items() if of_kind}
+
+
+def _tables(by_kind: Mapping[str, Sequence[RunRecord]], view: View) -> dict[str, CrossTable | Listing]:
+    """A table for each kind of task that has the metric."""
+    if view.subset not in SUBSETS:
+        raise UnknownName(f"subset {view.subset!r}: choose one of {', '.join(SUBSETS)}")
+    if view.metric is None:
+        metrics = {kind: _main_metric(records, kind) for kind, records in by_kind.items()}
+    else:
+        metric = _metric(view.metric)
+        metrics = {kind: (metric, "") for kind in by_kind if kind in METRICS[metric].kinds}
+        if not metrics:
+            of, instead = " or ".join(METRICS[metric].kinds), " or ".join(MAIN_METRIC[kind] for kind in by_kind)
+            raise UserError(f"metric {metric}: only {of} has it, and the records are of {' and '.join(by_kind)}; try {instead}")
+    return _sorted_all({kind: _table(by_kind[kind], *chosen, view) for kind, chosen in metrics.items()}, view.sort)
+
+
+def _without(
+    table: CrossTable | Listing, by_kind: Mapping[str, Sequence[RunRecord]], shown: Collection[str]
+) -> CrossTable | Listing:
+    """A table with a note on the columns of kinds of task that are not shown."""
+    parts = []
+    for kind, records in by_kind.items():
+        if kind not in shown:
+            columns = len(column_labels(identified(records)))
+            parts.append(f"{columns} column{'s' * (columns > 1)} of {kind} (--metric {_main_metric(records, kind)[0]})")
+    return replace(table, notes=(*table.notes, f"not shown: {', '.join(parts)}")) if parts else table
+
+
+def _table(records: Sequence[RunRecord], metric: str, why: str, view: View) -> CrossTable | Listing:
+    """The table of records of one kind; ``why`` explains the choice of the metric."""
     notes = (why,) if why else ()
-    if keys == ["model", "task"]:
-        table = wide(records, metric, read_published(), all_settings)
-        return _sorted(replace(table, notes=notes + table.notes, costs=costs), sort)
-    if costs:
-        raise UserError(f"costs with --by {by}: they are columns of --by model,task only; summary.csv has those of every run")
-    frame, hidden = long(records, metric, keys), tuple({"simulated", "data"} - set(keys))
-    if sort is not None:
-        if sort not in frame:
-            raise UnknownName(f"sort {sort!r}: choose one of {', '.join(frame.columns)}")
-        frame = frame.sort_values(sort, ascending=sort != "mean" or not METRICS[metric].higher_is_better, ignore_index=True)
-    return Listing(metric, frame, len(set(keys)), hidden, notes)
-
-
-# --- models against tasks ------------------------------------------------------------------------------------------------
-
-
-def wide(
-    records: Iterable[RunRecord], metric: str, published: Iterable[Published] = (), all_settings: bool = False
-) -> CrossTable:
-    """Models down, tasks across; of each model its own recipe or, where that was not run, the newest setting that finished.
-
-    Other settings are rows of their own with ``all_settings``, else counted in a note. Settings are never chosen by their
-    scores. Published numbers are rows of their own. They stand in every column of their task and split, except that of
-    simulated data.
-    """
-    records = identified(records)
-    found, usual = grouped(records), usual_recipes(records)
-    texts = setting_texts(found, usual)
-    cells, members, floors = dict[tuple[Row, Column], Cell](), list[tuple[Row, RunRecord]](), dict[Column, float]()
-    for (row, column), settings in found.items():
-        main = main_setting(settings, usual[row])
-        for setting in settings if all_settings else [main]:
-            runs, key = settings[setting], row
-            others = [texts[row, column, other] for other in settings if other != setting]
-            if all_settings:
-                key, others = replace(row, setting=texts[row, column, setting]), []
-            cells[key, column] = cell = _cell(runs, metric, usual[row], others)
-            members += [(key, record) for record in runs.counted]
-            if setting == main and cell.mean is not None and _is_reference(row, usual[row]):
-                floors[column] = cell.mean
-    shown = [record for _, record in members]
-    rows, columns = row_labels(members), column_labels(shown)
-    for item in sorted(published, key=lambda item: item.label):
-        row = Row(item.model, source=item.source)
-        for column in columns:
-            if (item.metric, item.task, item.split, False) == (metric, column.task, column.split, column.simulated):
-                cells[row, column] = _published_cell(item)
-                rows[row] = item.label
-    cells = {key: _held_against(cell, floors.get(key[1]), metric) for key, cell in cells.items()}
-    for record in shown:
-        if metric == "accuracy" and (best := record.task.get("best_accuracy")) is not None:
-            cells[BEST, column_of(record)] = Cell(best)
-            rows[BEST] = BEST.model
-    return CrossTable(metric, rows, columns, cells, tuple(_notes(cells.values(), columns, shown, metric)))
-
-
-def _cell(runs: Runs, metric: str, usual: Mapping[str, Any], others: Sequence[str]) -> Cell:
-    """One cell from the runs of one setting; ``others`` are the texts of the settings that are not shown."""
-    counted = runs.counted
-    values = [value for run in counted if (value := run.metrics.get(metric)) is not None]
-    failed = [run for run in counted if not run.finished]
-    limits = [run.intervals[metric] for run in counted if None not in run.intervals.get(metric, [None])] if values else []
-    marks, notes = [], []
-    if not values:
-        marks.append(FAILED if len(failed) == len(counted) else UNDEFINED)
-    if seeds := sorted(run.seed for run in counted if run.collapsed):
-        marks.append(COLLAPSED)
-        notes.append(f"collapsed, every test example in one class (seed {_listed(seeds)})")
-    if any(run.alignment for run in counted):
-        marks.append(ALIGNED)
-    notes += [f"seed {run.seed} failed: {next(iter(str(run.error).strip().splitlines()), '')}" for run in failed]
-    if changed := changes(runs, usual):
-        differences = (f"{name} {value} (not {usual.get(name)})" for name, value in changed.items())
-        notes.append(f"not the model's own recipe: {', '.join(differences)}")
-    if others:
-        more = "; …" if len(others) > MAX_LISTED else ""
-        spelt = "; ".join(text or "the model's own recipe" for text in others[:MAX_LISTED])
-        notes.append(f"{len(others)} other setting{'s' * (len(others) > 1)}, see --all-settings: {spelt}{more}")
-    if runs.left_out:
-        notes.append(f"not counted, run with another version of the code: seed {_listed(runs.left_out)}")
-    return Cell(
-        mean=statistics.fmean(values) if values else None,
-        sd=statistics.stdev(values) if len(values) > 1 else None,
-        n=len(values),
-        interval=(min(low for low, _ in limits), max(high for _, high in limits)) if limits else None,
-        marks=tuple(marks),
-        notes=tuple(notes),
-        costs=_costs(counted),
-    )
-
-
-def _costs(runs: Sequence[RunRecord]) -> Costs:
-    seconds = [value for run in runs if (value := run.timing.get("seconds", {}).get("train")) is not None]
-    parameters = [value for run in runs if (value := (run.model.get("parameters") or {}).get("trainable")) is not None]
-    memory = [value for run in runs if (value := run.timing.get("peak_memory_bytes")) is not None]
-    return Costs(
-        statistics.fmean(seconds) if seconds else None,
-        int(max(parameters)) if parameters else None,
-        int(max(memory)) if memory else None,
-    )
-
-
-def _published_cell(item: Published) -> Cell:
-    return Cell(
-        mean=float(item.value),
-        sd=float(item.sd) if item.sd else None,
-        n=int(item.n) if item.n else None,
-        notes=(item.note,) if item.note else (),
-        printed=render.spread(item.value, item.sd, item.n),
-    )
-
-
-def _is_reference(row: Row, usual: Mapping[str, Any]) -> bool:
-    return row == Row(REFERENCE, tune=usual["tune"], floor=True)
-
-
-def _held_against(cell: Cell, floor: float | None, metric: str) -> Cell:
-    """A cell, marked if its mean is worse than the floor of its column."""
-    sign = 1 if METRICS[metric].higher_is_better else -1
-    worse = None not in (cell.mean, floor) and sign * cell.mean < sign * floor  # type: ignore[operator]
-    return replace(cell, marks=(*cell.marks, BELOW)) if worse else cell
-
-
-def _notes(cells: Iterable[Cell], columns: Mapping[Column, str], records: Sequence[RunRecord], metric: str) -> list[str]:
-    """What explains the whole table."""
-    marks, notes = {mark for cell in cells for mark in cell.marks}, []
-    if BELOW in marks:
-        notes.append(f"{render.SYMBOLS[BELOW]} worse than {REFERENCE} (floor)")
-    if ALIGNED in marks:
-        notes.append(f"{render.SYMBOLS[ALIGNED]} read an alignment of each window; other models read the sequence alone")
-    if metric in OF_POSITIVE:
-        notes.append(_positive_classes(records, columns, metric))
-    if any(metric in record.intervals for record in records):
-        notes.append(f"{render.INTERVAL}: 95 % interval over the test split; of several seeds, the widest")
-    if any(column.simulated for column in columns):
-        notes.append("(sample): simulated data, which says nothing about the real set")
-    return notes
-
-
-def _positive_classes(records: Iterable[RunRecord], columns: Mapping[Column, str], metric: str) -> str:
-    """Which class the metric is about, by column."""
-    found: dict[str, list[str]] = defaultdict(list)
-    classes = {column_of(record): record.task["classes"] for record in records}
-    for column, label in columns.items():
-        names = classes[column]
-        found[f"the class {names[1]}" if len(names) == 2 else "all classes, each against the rest (mean)"].append(label)
-    parts = [text if len(found) == 1 else f"{text} ({_listed(labels)})" for text, labels in found.items()]
-    return f"{METRICS[metric].label}: of {'; of '.join(parts)}"
-
-
-def _listed(items: Iterable[Any]) -> str:
-    return ", ".join(map(str, items))
+    if view.keys == ["model", "task"]:
+        table = wide(records, metric, read_published() if view.published else (), view.all_settings, view.subset)
+        return replace(table, notes=notes + table.notes, costs=view.costs)
+    if view.costs:
+        raise UserError(
+            f"costs with --by {view.by}: they are columns of --by model,task only; summary.csv has those of every run"
+        )
+    frame, hidden = long(records, metric, view.keys, view.subset), tuple({"simulated", "data"} - set(view.keys))
+    return Listing(metric, frame, len(set(view.keys)), hidden, notes, subset=view.subset)
 
 
 # --- what to show --------------------------------------------------------------------------------------------------------
@@ -310,12 +218,12 @@ def _metric(asked: str) -> str:
     raise UnknownName(f"metric {asked!r}: choose one of {', '.join(METRICS)}{hint}")
 
 
-def _main_metric(records: Iterable[RunRecord]) -> tuple[str, str]:
-    """The tasks' main metric, and why it is another one than accuracy where it is."""
+def _main_metric(records: Sequence[RunRecord], kind: str) -> tuple[str, str]:
+    """The main metric of tasks of one kind, and why it is another one than accuracy where it is."""
     tasks = {column_of(record): record.task for record in records}
     labels = column_labels(records)
-    named = {name if (name := task.get("main_metric")) in METRICS else "accuracy" for task in tasks.values()}
-    if (metric := named.pop() if len(named) == 1 else "accuracy") != "accuracy":
+    named = {name if (name := task.get("main_metric")) in metrics_of(kind) else MAIN_METRIC[kind] for task in tasks.values()}
+    if (metric := named.pop() if len(named) == 1 else MAIN_METRIC[kind]) != "accuracy":
         return metric, ""
     shares = dict[str, float]()
     for column, task in tasks.items():
@@ -328,19 +236,48 @@ def _main_metric(records: Iterable[RunRecord]) -> tuple[str, str]:
     return "auroc", f"shown because accuracy says little where most of a test split is one class ({majority}); --metric accuracy"
 
 
-def _sorted(table: CrossTable, sort: str | None) -> CrossTable:
+def _sorted_all(tables: Mapping[str, CrossTable | Listing], sort: str | None) -> dict[str, CrossTable | Listing]:
+    """Tables in the order that ``sort`` asks for, which may name a column that only one of them has."""
+    found, faults = dict[str, CrossTable | Listing](), list[UserError]()
+    for kind, table in tables.items():
+        try:
+            found[kind] = table if sort is None else _sorted(table, sort)
+        except UserError as error:
+            found[kind] = table
+            faults.append(error)
+    if faults and len(faults) == len(tables):
+        raise faults[0]
+    return found
+
+
+def _sorted(table: CrossTable | Listing, sort: str) -> CrossTable | Listing:
     """A table with the best rows first, by a column or by mean rank; those without a value follow in their order."""
-    if sort is None:
-        return table
-    if sort.strip().lower() in (RANK, render.MEAN_RANK):
+    metric, word = METRICS[table.metric], sort.strip().lower()
+    if isinstance(table, Listing):
+        if sort not in table.frame:
+            raise UnknownName(f"sort {sort!r}: choose one of {', '.join(table.frame.columns)}")
+        rising = sort != "mean" or not metric.higher_is_better
+        return replace(table, frame=table.frame.sort_values(sort, ascending=rising, ignore_index=True))
+    if word == MODEL:
+        values = _beside_own(table)
+    elif word in (RANK, render.MEAN_RANK):
         values = table.mean_ranks()[0]
         if not values:
             raise UserError(f"sort {sort!r}: there is no column where every model has a score; sort by a column's label")
     else:
-        named = [column for column, label in table.columns.items() if sort.strip().lower() == label.lower()]
+        named = [column for column, label in table.columns.items() if word == label.lower()]
         if not named:
-            raise UnknownName(f"sort {sort!r}: choose {RANK} or one of {', '.join(table.columns.values())}")
-        sign = -1 if METRICS[table.metric].higher_is_better else 1
+            raise UnknownName(f"sort {sort!r}: choose {RANK} or one of {', '.join(table.columns.values())}, or {MODEL}")
+        sign = -1 if metric.higher_is_better else 1
         values = {row: sign * mean for row, mean in table.means(named[0]).items() if row != BEST}
     ordered = sorted(table.rows, key=lambda row: values.get(row, float("inf")))
     return replace(table, rows={row: table.rows[row] for row in ordered})
+
+
+def _beside_own(table: CrossTable) -> dict[Row, float]:
+    """Each row's place if published rows follow our own of the same model; without an entry for what has none of our own."""
+    places: dict[str, float] = {}
+    for place, row in enumerate(table.rows):
+        if row.own:
+            places.setdefault(row.model, place)
+    return {row: places[row.named] + (0 if row.own else 0.5) for row in table.rows if row.named in places}
