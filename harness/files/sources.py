@@ -39,12 +39,20 @@ Transferred = Callable[[int, int | None], None]  # called with the bytes so far 
 PAUSE = 1.0  # seconds before the second attempt of a download, doubled before the third
 MD5SUMS = {"hgdownload.soe.ucsc.edu": "md5sum.txt"}  # where a host lists the md5 of the files of a folder
 
-# Reference data of the human genome, by the name that `harness data get` takes; UCSC states no sha256.
-UCSC = "https://hgdownload.soe.ucsc.edu/goldenPath/hg38"
+# Reference data by the name that `harness data get` takes: genomes (cdna97: the human transcripts of Ensembl 97), and scores per
+# position of hg38. No sha256 is published.
+UCSC = "https://hgdownload.soe.ucsc.edu/goldenPath"
 REFERENCES = {
-    "hg38": Source(f"{UCSC}/bigZips/hg38.2bit", "", "genomes/hg38.2bit"),
-    "phylop": Source(f"{UCSC}/phyloP100way/hg38.phyloP100way.bw", "", "scores/hg38.phyloP100way.bw"),
-    "phastcons": Source(f"{UCSC}/phastCons100way/hg38.phastCons100way.bw", "", "scores/hg38.phastCons100way.bw"),
+    "hg38": Source(f"{UCSC}/hg38/bigZips/hg38.2bit", "", "genomes/hg38.2bit"),
+    "mm10": Source(f"{UCSC}/mm10/bigZips/mm10.2bit", "", "genomes/mm10.2bit"),
+    "ce11": Source(f"{UCSC}/ce11/bigZips/ce11.2bit", "", "genomes/ce11.2bit"),
+    "cdna97": Source(
+        "https://ftp.ensembl.org/pub/release-97/fasta/homo_sapiens/cdna/Homo_sapiens.GRCh38.cdna.all.fa.gz",
+        "",
+        "genomes/Homo_sapiens.GRCh38.97.cdna.all.fa.gz",
+    ),
+    "phylop": Source(f"{UCSC}/hg38/phyloP100way/hg38.phyloP100way.bw", "", "scores/hg38.phyloP100way.bw"),
+    "phastcons": Source(f"{UCSC}/hg38/phastCons100way/hg38.phastCons100way.bw", "", "scores/hg38.phastCons100way.bw"),
 }
 
 
