@@ -49,7 +49,7 @@ def _task(name: str, reference: Reference) -> Task:
     return Task(
         name=name,
         family=FAMILY,
-        summary=facts.summary + (f" ({facts.leak})" if facts.leak else ""),
+        summary=facts.summary + (f"; {facts.leak}" if facts.leak else ""),
         classes=facts.classes,
         load=partial(_load_ready, name, ready) if ready else partial(_load, name, reference),
         split_rules=(_gb_splits.PUBLISHED,) if ready else _gb_splits.RULES,

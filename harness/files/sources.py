@@ -142,8 +142,10 @@ def intact(sources: Iterable[Source], name: str) -> list[Path]:
     return [locate(source) for source in sources]
 
 
-def find_sources(name: str) -> list[Source]:
+def find_sources(name: str, references: bool = False) -> list[Source]:
     """The files of a task, of a family, of all tasks (``all``) or of one of REFERENCES; each once.
+
+    With ``references``, also the genomes that the tasks are read with.
 
     Raises:
         UnknownName: ``name`` is none of these.
@@ -155,7 +157,8 @@ def find_sources(name: str) -> list[Source]:
     except UnknownName:
         words = dict.fromkeys(word for task in registry.tasks().values() for word in (task.name, task.family))
         raise registry.unknown("data set", name, [*words, *REFERENCES]) from None
-    return list(dict.fromkeys(source for task in found for source in task.sources))
+    files = [source for task in found for source in task.sources]
+    return list(dict.fromkeys(files + [source for task in found if references for source in task.references]))
 
 
 def sha256(path: Path) -> str:
