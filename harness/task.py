@@ -95,7 +95,9 @@ class Task:
     they are. ``bind``, of tasks that read a genome or an alignment, gives the task with that reference data; unbound, they
     use their defaults. ``inputs`` lists the files that ``load`` reads: while they do not change, what it gives does not
     either; None where that is not known. ``readable_from`` names the places that its letters can be read from, the default
-    first (see :attr:`Reference.source`); empty where there is only one.
+    first (see :attr:`Reference.source`); empty where there is only one. ``references`` are large public files, such as genomes,
+    that ``load`` reads besides ``sources`` and that are fetched only when asked for. ``hub`` is the Hugging Face data set with
+    ready sequences, of tasks that are readable from there.
     """
 
     name: str
@@ -116,6 +118,8 @@ class Task:
     inputs: Callable[[], Sequence[Path]] | None = None
     kind: str = CLASSIFICATION
     readable_from: tuple[str, ...] = ()
+    references: tuple[Source, ...] = ()
+    hub: str = ""
 
     @property
     def positive(self) -> str | None:

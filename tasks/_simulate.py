@@ -1,10 +1,12 @@
-"""Simulates the samples of binding sites: windows for which the best possible accuracy is known.
+"""Simulates samples of windows with planted motifs, for which the best possible accuracy is known.
 
 A window is drawn from left to right. Background letters follow a first-order Markov chain, also after a motif. The ``c``
 copies of a motif are placed uniformly among all non-overlapping placements, and their letters come from a position weight
-matrix (PWM). Bound windows carry the protein's motif, unbound windows a decoy: the same columns in another order, with the
-last column kept, so that every letter is equally frequent in both classes and composition carries no information. A small
-share of windows has no copy at all, and their labels are random.
+matrix (PWM). Windows of the second class (bound ones) carry the motif, windows of the first a decoy, and those of a third class
+another one: the same columns in another order, with the last column kept, so that every letter is equally frequent in all
+classes and composition carries no information. A small share of windows has no copy at all, and their labels are random.
+Where a set has windows of several lengths, each length is drawn by itself, with the classes in equal numbers; a window that is
+too short for ``c`` copies has as many as fit.
 
 The likelihood of a window given ``c`` copies, divided by its likelihood as pure background, is a mean over placements::
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 LENGTH = 101
+PARTS = ("train", "validation", "test")
 SIZES = {"train": 2400, "validation": 800, "test": 800}
 RULE = "drawn"
 
@@ -46,15 +49,17 @@ TRANSITIONS = (
 # The frequencies of the letters there, from which the first letter of a window is drawn.
 FREQUENCIES = (0.274, 0.204, 0.216, 0.306)
 
-_IUPAC = {"A": "A", "C": "C", "G": "G", "U": "T", "Y": "CT", "N": "ACGT"}
+_IUPAC = {"A": "A", "C": "C", "G": "G", "T": "T", "U": "T", "Y": "CT", "N": "ACGT"}
 
 
 @dataclass(frozen=True)
 class Motif:
-    """What is planted: ``consensus`` in bound windows, ``decoy`` in unbound ones, both in IUPAC RNA letters.
+    """What is planted: ``consensus`` in windows of the second class, ``decoy`` in those of the first, in IUPAC letters.
 
     ``fidelity`` is the probability that a letter of a copy agrees with the consensus; ``copies[c]`` the probability that a
-    window, bound or not, has ``c`` copies. ``source`` cites the publication of the consensus. ``seed`` fixes the draw.
+    window of any class has ``c`` copies. ``source`` cites the publication of the consensus. ``seed`` fixes the draw. ``third`` is
+    what a third class carries, if there is one. The windows' ``lengths``, in nucleotides, take turns; ``sizes`` are the numbers
+    of windows in train, validation and test.
     """
 
     consensus: str
@@ -63,49 +68,67 @@ class Motif:
     copies: tuple[float, ...]
     source: str
     seed: int
+    third: str = ""
+    lengths: tuple[int, ...] = (LENGTH,)
+    sizes: tuple[int, int, int] = (SIZES["train"], SIZES["validation"], SIZES["test"])
+
+    @property
+    def planted(self) -> tuple[str, ...]:
+        """What each class carries."""
+        return (self.decoy, self.consensus, *([self.third] if self.third else []))
 
     def __str__(self) -> str:
         copies = " ".join(f"{share:g}" for share in self.copies)
         return (
-            f"motif {self.consensus}, decoy {self.decoy}, fidelity {self.fidelity:g}, "
-            f"share of windows with 0, 1, … copies {copies}, seed {self.seed}"
+            f"motif {self.consensus}, decoy {self.decoy}, {f'third {self.third}, ' if self.third else ''}"
+            f"fidelity {self.fidelity:g}, share of windows with 0, 1, … copies {copies}, seed {self.seed}"
+            + ("" if self.lengths == (LENGTH,) else f", lengths {' '.join(map(str, self.lengths))}")
         )
 
 
 def load(name: str, motif: Motif, rule: str) -> Splits:
     """The sample that ``motif`` describes; ``name`` is its task's label, and ``rule`` must be ``drawn``, its only split."""
+    import numpy as np
+
     check_rule(rule, (RULE,))
-    letters, labels = draw(motif, sum(SIZES.values()))
-    sequences = _sequences(letters)
+    count = sum(motif.sizes)
+    sequences, labels, chances = [""] * count, [0] * count, np.full(count, np.nan)
+    uniform = Uniform(motif.seed)
+    for turn, length in enumerate(motif.lengths):
+        places = np.arange(turn, count, len(motif.lengths))
+        letters, drawn = draw(motif, len(places), length, uniform)
+        for place, sequence, label in zip(places.tolist(), _sequences(letters), drawn.tolist(), strict=True):
+            sequences[place], labels[place] = sequence, label
+        tested = places >= count - motif.sizes[2]
+        chances[places[tested]] = posterior(motif, letters[tested]).max(axis=1)
     digest = hashlib.sha256("\n".join(f"{s},{y}" for s, y in zip(sequences, labels, strict=True)).encode()).hexdigest()
-    examples: dict[str, list[Example]] = {}
-    start = 0
-    for split, size in SIZES.items():
+    examples, start = [], 0
+    for part, size in zip(PARTS, motif.sizes, strict=True):
         rows = range(start, start + size)
-        examples[split] = [Example(f"{split}:{i - start + 1}", (Window(sequences[i]),), int(labels[i])) for i in rows]
+        examples.append([Example(f"{part}:{i - start + 1}", (Window(sequences[i]),), labels[i]) for i in rows])
         start += size
-    p = posterior(motif, letters[-SIZES["test"] :])
     return Splits(
-        train=examples["train"],
-        validation=examples["validation"],
-        test=examples["test"],
+        *examples,
         files={f"simulated {name}: {motif}": digest},
-        best_accuracy=float(abs(p - 0.5).mean() + 0.5),
+        best_accuracy=float(np.nanmean(chances)),
     )
 
 
-def draw(motif: Motif, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """``count`` windows as letter indices (count, LENGTH) and their labels (count,), 1 = bound, in equal numbers."""
+def draw(motif: Motif, count: int, length: int | None = None, uniform: Uniform | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """``count`` windows as letter indices (count, length) and their labels (count,), the classes in equal numbers.
+
+    ``length`` is LENGTH where none is given; without ``uniform``, the numbers come from the motif's own seed.
+    """
     import numpy as np
 
-    uniform = Uniform(motif.seed)
-    labels = np.argsort(uniform(count), kind="stable") % 2
-    copies = np.searchsorted(np.cumsum(motif.copies)[:-1], uniform(count), side="right")
-    column = _place(copies, len(motif.consensus), uniform(count, LENGTH))
-    pwm = np.stack([_pwm(motif.decoy, motif.fidelity), _pwm(motif.consensus, motif.fidelity)])  # (class, width, 4)
+    length, uniform = length or LENGTH, uniform or Uniform(motif.seed)
+    labels = np.argsort(uniform(count), kind="stable") % len(motif.planted)
+    copies = np.searchsorted(np.cumsum(_copies(motif, length))[:-1], uniform(count), side="right")
+    column = _place(copies, len(motif.consensus), uniform(count, length))
+    pwm = np.stack([_pwm(planted, motif.fidelity) for planted in motif.planted])  # (class, width, 4)
     chain = np.array(TRANSITIONS)
-    letters = np.empty((count, LENGTH), np.int64)
-    for position in range(LENGTH):
+    letters = np.empty((count, length), np.int64)
+    for position in range(length):
         background = chain[letters[:, position - 1]] if position else np.tile(FREQUENCIES, (count, 1))
         inside = column[:, position, None] >= 0
         chances = np.where(inside, pwm[labels, column[:, position]], background).cumsum(axis=1)[:, :-1]  # (count, 3)
@@ -114,10 +137,17 @@ def draw(motif: Motif, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def posterior(motif: Motif, letters: np.ndarray) -> np.ndarray:
-    """The probability (count,) that each window is bound, given its ``letters`` (count, LENGTH)."""
-    bound = _likelihood_ratio(motif, _pwm(motif.consensus, motif.fidelity), letters)
-    unbound = _likelihood_ratio(motif, _pwm(motif.decoy, motif.fidelity), letters)
-    return bound / (bound + unbound)
+    """The probability of each class (count, classes) of each window, given its ``letters`` (count, length)."""
+    import numpy as np
+
+    ratios = [_likelihood_ratio(motif, _pwm(planted, motif.fidelity), letters) for planted in motif.planted]
+    return np.stack(ratios, axis=1) / np.sum(ratios, axis=0)[:, None]
+
+
+def _copies(motif: Motif, length: int) -> tuple[float, ...]:
+    """``motif.copies`` in windows of a length; those that do not fit count for as many as do."""
+    most = min(length // len(motif.consensus), len(motif.copies) - 1)
+    return (*motif.copies[:most], sum(motif.copies[most:]))
 
 
 def _likelihood_ratio(motif: Motif, pwm: np.ndarray, letters: np.ndarray) -> np.ndarray:
@@ -125,6 +155,9 @@ def _likelihood_ratio(motif: Motif, pwm: np.ndarray, letters: np.ndarray) -> np.
     import numpy as np
 
     width, (count, length) = len(pwm), letters.shape
+    copies = _copies(motif, length)
+    if len(copies) == 1:
+        return np.ones(count)
     background = np.empty(letters.shape)
     background[:, 0] = np.array(FREQUENCIES)[letters[:, 0]]
     background[:, 1:] = np.array(TRANSITIONS)[letters[:, :-1], letters[:, 1:]]
@@ -133,8 +166,8 @@ def _likelihood_ratio(motif: Motif, pwm: np.ndarray, letters: np.ndarray) -> np.
     for j in range(width):
         ratio *= pwm[j, letters[:, j : j + starts]] / background[:, j : j + starts]
     within = np.ones((count, length + 1))  # F_c[e], here for c = 0
-    total = np.full(count, motif.copies[0])
-    for c, share in enumerate(motif.copies[1:], start=1):
+    total = np.full(count, copies[0])
+    for c, share in enumerate(copies[1:], start=1):
         longer = np.zeros_like(within)
         longer[:, width:] = np.cumsum(within[:, :starts] * ratio, axis=1)
         within = longer
@@ -143,17 +176,17 @@ def _likelihood_ratio(motif: Motif, pwm: np.ndarray, letters: np.ndarray) -> np.
 
 
 def _place(copies: np.ndarray, width: int, noise: np.ndarray) -> np.ndarray:
-    """The motif column at each position, -1 for background; (count, LENGTH).
+    """The motif column at each position, -1 for background; (count, length), the shape of ``noise``.
 
     Shrinking every copy to one letter maps the non-overlapping placements of ``c`` copies onto the subsets of ``c`` out of
-    ``LENGTH - c (width - 1)`` positions. The positions with the smallest ``noise`` are such a subset, uniformly drawn.
+    ``length - c (width - 1)`` positions. The positions with the smallest ``noise`` are such a subset, uniformly drawn.
     """
     import numpy as np
 
     column = np.full(noise.shape, -1)
     for c in range(1, int(copies.max(initial=0)) + 1):
         rows = np.flatnonzero(copies == c)[:, None]
-        free = LENGTH - c * (width - 1)
+        free = noise.shape[1] - c * (width - 1)
         subset = np.argsort(noise[rows[:, 0], :free], axis=1, kind="stable")[:, :c]
         starts = np.sort(subset, axis=1) + np.arange(c) * (width - 1)
         for j in range(width):
@@ -175,7 +208,8 @@ def _sequences(letters: np.ndarray) -> list[str]:
     import numpy as np
 
     text = np.frombuffer(LETTERS.encode(), np.uint8)[letters].tobytes().decode()
-    return [text[start : start + LENGTH] for start in range(0, len(text), LENGTH)]
+    length = letters.shape[1]
+    return [text[start : start + length] for start in range(0, len(text), length)]
 
 
 class Uniform:

@@ -138,6 +138,8 @@ def dependent(sequences: Sequence[str], places: Sequence[Locus | None], changes:
 
     same: dict[str, int] = {}
     for number, sequence in enumerate(sequences):
+        if not sequence.strip("N"):  # no letters, which repeat nothing
+            continue
         if sequence in same:
             changes["duplicates"] += 1
             parents[number] = same[sequence]

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .options import Once, Quiet
 
+if TYPE_CHECKING:
+    from harness.task import Source
+
 app = typer.Typer(no_args_is_help=True, help="Get, find and check data sets.")
 DataName = Annotated[
-    str, typer.Argument(help="A task (QKI), a family (rbp), all tasks (all), or a reference: hg38, phylop, phastcons.")
+    str,
+    typer.Argument(
+        help="A task (QKI), a family (rbp), all tasks (all), or a reference: hg38, mm10, ce11, cdna97, phylop, phastcons."
+    ),
 ]
 
 
 @app.command("get", cls=Once)
 def data_get(
     name: DataName = "all",
+    genomes: Annotated[
+        bool, typer.Option("--genomes", help="Also the genomes that the tasks are cut from (hg38 and mm10: 0.8 GB each).")
+    ] = False,
+    source: Annotated[str, typer.Option(help="hub: ready sequences instead, for `harness run --option source=hub`.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Download anew what is here already.")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -27,12 +37,42 @@ def data_get(
     from .screen import Screen
 
     screen = Screen(quiet)
-    sources = find_sources(name)
-    for number, source in enumerate(sources, start=1):
-        with screen.download(f"{source.path} ({number}/{len(sources)})") as progress:
-            fetch(source, progress, force)
+    files = _on_hub(name, source) if source else find_sources(name, references=genomes)
+    for number, file in enumerate(files, start=1):
+        with screen.download(f"{file.path} ({number}/{len(files)})") as progress:
+            fetch(file, progress, force)
     checked = "each compared with its published checksum, or else with its format and what was downloaded first"
-    screen.say(f"{len(sources)} files are in {data_home()}, {checked}")
+    screen.say(f"{len(files)} files are in {data_home()}, {checked}")
+    if not source and (lacking := _lacking_references(name)):
+        screen.say(
+            f"windows are cut from what is not here yet: {' '.join(lacking)}; `harness data get {name} --genomes` fetches all of "
+            "it, and `harness run --genome FILE` takes another copy"
+        )
+
+
+def _on_hub(name: str, source: str) -> list[Source]:
+    """The hub's files of a task or of a family."""
+    from harness.errors import UserError
+    from harness.files.hub import dataset_files
+    from harness.registry import find_tasks
+
+    if source != "hub":
+        raise UserError(f"source {source!r}: only the hub is another source; leave it out for the usual one")
+    tasks = find_tasks(name)
+    if elsewhere := next((task for task in tasks if not task.hub), None):
+        raise UserError(f"source 'hub': {elsewhere.name} is read from one place only; leave it out")
+    return [file for task in tasks for file in dataset_files(task.hub, f"{task.family}/hub/{task.name}")]
+
+
+def _lacking_references(name: str) -> list[str]:
+    """The names of the genomes that are not here, of a task or of tasks that are read with them."""
+    from harness.files.sources import REFERENCES, missing
+    from harness.registry import find_tasks
+
+    if name.lower() in REFERENCES:
+        return []
+    absent = missing(dict.fromkeys(source for task in find_tasks(name) for source in task.references))
+    return [key for key, source in REFERENCES.items() if source in absent]
 
 
 @app.command("path", cls=Once)
@@ -50,11 +90,13 @@ def data_path(name: Annotated[str | None, typer.Argument(help="As for `get`; non
 @app.command("verify", cls=Once)
 def data_verify(name: DataName = "all") -> None:
     """Compare every file with its checksum, the published one or its download's; exit 1 if any is not intact."""
-    from harness.files.sources import USABLE, find_sources, verify
+    from harness.files.sources import USABLE, find_sources, missing, verify
 
     from .screen import Screen
 
-    states = {source.path: verify(source) for source in find_sources(name)}
+    files = find_sources(name)
+    genomes = [source for source in find_sources(name, references=True) if source not in files and not missing([source])]
+    states = {source.path: verify(source) for source in [*files, *genomes]}
     Screen().table(["file", "state"], [[path, state] for path, state in states.items()])
     raise typer.Exit(0 if set(states.values()) <= set(USABLE) else 1)
 

@@ -43,7 +43,6 @@ def list_models() -> None:
 @list_app.command("tasks", cls=Once)
 def list_tasks() -> None:
     """Every task: its classes and split rules, and whether the data is on this machine."""
-    from harness.files.sources import missing
     from harness.registry import faults, tasks
 
     from .screen import Screen
@@ -55,13 +54,21 @@ def list_tasks() -> None:
             task.summary,
             " / ".join(task.classes),
             ", ".join(task.split_rules),
-            "yes" if not missing(task.sources) else f"no: harness data get {task.name}",
+            _here(task),
             task.licence,
         ]
         for task in tasks().values()
     ]
     Screen().table(["task", "family", "what is asked", "classes", "splits", "data here", "licence"], rows)
     _say(faults())
+
+
+def _here(task: Task) -> str:
+    from harness.files.sources import missing
+
+    if missing(task.sources):
+        return f"no: harness data get {task.name}"
+    return "yes" if not missing(task.references) else f"yes, but no genome: harness data get {task.name} --genomes"
 
 
 def _say(faults: list[str]) -> None:
@@ -125,7 +132,9 @@ def _task_card(task: Task) -> dict[str, str]:
         "assembly": task.assembly or "",
         "licence": task.licence,
         "citation": task.citation,
-        "data": "\n".join(f"{locate(source)}{' (not here)' if missing([source]) else ''}" for source in task.sources),
+        "data": "\n".join(
+            f"{locate(source)}{' (not here)' if missing([source]) else ''}" for source in (*task.sources, *task.references)
+        ),
         "sample": "" if task.sample is None else task.sample.summary,
     }
 

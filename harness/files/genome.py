@@ -63,6 +63,21 @@ class Genome:
         """The names of the chromosomes, without ``chr``, in the file's order."""
         return tuple(self._contigs)
 
+    @property
+    def ends(self) -> dict[str, int]:
+        """Where each chromosome ends, as far as the file holds it: its length, in a whole genome."""
+        return {chromosome: max(contig.end for contig in contigs) for chromosome, contigs in self._contigs.items()}
+
+    def sequences(self, loci: Sequence[Locus], changes: Counter[str] | None = None) -> list[str]:
+        """The letters of many loci, in their order, each as :meth:`sequence` gives them.
+
+        They are read in the order of the genome, so that each block of a bgzip file is unpacked once.
+        """
+        found = [""] * len(loci)
+        for number in sorted(range(len(loci)), key=lambda number: (bare(loci[number].chromosome), loci[number].start)):
+            found[number] = self.sequence(loci[number], changes)
+        return found
+
     def sequence(self, locus: Locus, changes: Counter[str] | None = None) -> str:
         """The letters ``ACGTN`` of a locus, 5'→3' on its strand.
 
@@ -86,14 +101,14 @@ class Genome:
 
     def _letters(self, name: str, start: int, end: int) -> str:
         found = self._file.sequence(name, start, end)
+        if isinstance(self._file, TwoBit):  # it has no other letters than ACGTN
+            return found
         try:
             return normalise(found, Counter())
         except BadData as error:
-            where = f"record {name!r:.80}"
-            if isinstance(self._file, IndexedFasta):
-                bad = next(place for place, letter in enumerate(found) if letter.upper() not in LETTERS)
-                where = f"line {self._file.line(name, start + bad)}, record {name!r:.80}"
-            raise BadData(f"{self.path}, {where}: {error}; mend the line") from None
+            bad = next(place for place, letter in enumerate(found) if letter.upper() not in LETTERS)
+            line = self._file.line(name, start + bad)
+            raise BadData(f"{self.path}, line {line}, record {name!r:.80}: {error}; mend the line") from None
 
 
 def _clash(contigs: Sequence[Contig]) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """Official weights: their place on this machine, and their download from the Hugging Face hub at a pinned revision.
 
+Data sets of the hub are listed here too, and fetched as any other data.
+
 Environment variables:
     HARNESS_WEIGHTS: the weights folder; otherwise ``gfm-harness/weights`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
     HARNESS_OFFLINE, HF_HUB_OFFLINE: ``1`` forbids the network.
@@ -8,6 +10,7 @@ Environment variables:
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterable
@@ -18,6 +21,7 @@ from urllib.parse import quote
 
 from harness.card import ModelCard
 from harness.errors import BadData, ChecksumMismatch, DataMissing, DownloadFailed, UserError
+from harness.task import Source
 
 from . import sources
 from .atomic import atomic
@@ -132,6 +136,40 @@ def fetch(
         ) from error
     _accept(card, folder)
     return folder
+
+
+def dataset_files(hub_id: str, folder: str) -> list[Source]:
+    """The parquet files of a data set on the hub, at its newest revision, with the checksums that the hub states.
+
+    ``folder`` is where they lie below the data folder, each under its name in the repository.
+
+    Raises:
+        DownloadFailed: no network (or HARNESS_OFFLINE), no such data set, or it has no parquet files.
+    """
+    from .download import check_address, read_small
+
+    place = f"copy its parquet files to {sources.data_home() / folder}/data by hand"
+    if offline():
+        raise DownloadFailed(f"HARNESS_OFFLINE is set, and what {hub_id} holds cannot be asked of the hub; {place}")
+    endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+    check_address(endpoint, "HF_ENDPOINT")
+    try:
+        answer = json.loads(read_small(sources.mirrored(f"{endpoint}/api/datasets/{hub_id}/revision/main?blobs=true")) or b"")
+        files = [
+            Source(
+                f"{endpoint}/datasets/{hub_id}/resolve/{answer['sha']}/{quote(file['rfilename'])}",
+                (file.get("lfs") or {}).get("sha256", ""),
+                f"{folder}/{file['rfilename']}",
+                file.get("size"),
+            )
+            for file in answer["siblings"]
+            if re.fullmatch(r"[\w./-]+\.parquet", file["rfilename"]) and ".." not in file["rfilename"]
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        files = []
+    if not files:
+        raise DownloadFailed(f"{hub_id}: the hub does not list its parquet files; check the network, or {place}")
+    return files
 
 
 def _fetch(

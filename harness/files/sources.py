@@ -39,12 +39,20 @@ Transferred = Callable[[int, int | None], None]  # called with the bytes so far 
 PAUSE = 1.0  # seconds before the second attempt of a download, doubled before the third
 MD5SUMS = {"hgdownload.soe.ucsc.edu": "md5sum.txt"}  # where a host lists the md5 of the files of a folder
 
-# Reference data of the human genome, by the name that `harness data get` takes; UCSC states no sha256.
-UCSC = "https://hgdownload.soe.ucsc.edu/goldenPath/hg38"
+# Reference data by the name that `harness data get` takes: genomes (cdna97: the human transcripts of Ensembl 97), and scores per
+# position of hg38. No sha256 is published.
+UCSC = "https://hgdownload.soe.ucsc.edu/goldenPath"
 REFERENCES = {
-    "hg38": Source(f"{UCSC}/bigZips/hg38.2bit", "", "genomes/hg38.2bit"),
-    "phylop": Source(f"{UCSC}/phyloP100way/hg38.phyloP100way.bw", "", "scores/hg38.phyloP100way.bw"),
-    "phastcons": Source(f"{UCSC}/phastCons100way/hg38.phastCons100way.bw", "", "scores/hg38.phastCons100way.bw"),
+    "hg38": Source(f"{UCSC}/hg38/bigZips/hg38.2bit", "", "genomes/hg38.2bit"),
+    "mm10": Source(f"{UCSC}/mm10/bigZips/mm10.2bit", "", "genomes/mm10.2bit"),
+    "ce11": Source(f"{UCSC}/ce11/bigZips/ce11.2bit", "", "genomes/ce11.2bit"),
+    "cdna97": Source(
+        "https://ftp.ensembl.org/pub/release-97/fasta/homo_sapiens/cdna/Homo_sapiens.GRCh38.cdna.all.fa.gz",
+        "",
+        "genomes/Homo_sapiens.GRCh38.97.cdna.all.fa.gz",
+    ),
+    "phylop": Source(f"{UCSC}/hg38/phyloP100way/hg38.phyloP100way.bw", "", "scores/hg38.phyloP100way.bw"),
+    "phastcons": Source(f"{UCSC}/hg38/phastCons100way/hg38.phastCons100way.bw", "", "scores/hg38.phastCons100way.bw"),
 }
 
 
@@ -134,8 +142,10 @@ def intact(sources: Iterable[Source], name: str) -> list[Path]:
     return [locate(source) for source in sources]
 
 
-def find_sources(name: str) -> list[Source]:
+def find_sources(name: str, references: bool = False) -> list[Source]:
     """The files of a task, of a family, of all tasks (``all``) or of one of REFERENCES; each once.
+
+    With ``references``, also the genomes that the tasks are read with.
 
     Raises:
         UnknownName: ``name`` is none of these.
@@ -147,7 +157,8 @@ def find_sources(name: str) -> list[Source]:
     except UnknownName:
         words = dict.fromkeys(word for task in registry.tasks().values() for word in (task.name, task.family))
         raise registry.unknown("data set", name, [*words, *REFERENCES]) from None
-    return list(dict.fromkeys(source for task in found for source in task.sources))
+    files = [source for task in found for source in task.sources]
+    return list(dict.fromkeys(files + [source for task in found if references for source in task.references]))
 
 
 def sha256(path: Path) -> str:
