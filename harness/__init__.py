@@ -63,7 +63,8 @@ def run(
 
     runs = plan(model, task, **asked)
     if len(runs) != 1:
-        raise UserError(f"model {model!r}, task {task or asked.get('train')!r}: these are {len(runs)} runs; use plan and execute")
+        words = task or asked.get("train")
+        raise UserError(f"model {model!r}, task {words!r}: these are {len(runs)} runs; use harness.plan and harness.execute")
     return execute(runs[0], results=results, force=force, quiet=quiet, device=asked.get("device"))
 
 

@@ -135,7 +135,7 @@ def _numbers(name: str, texts: Sequence[str], places: Sequence[str], columns: Se
     why = f"they have decimals, such as {example[:20]}" if example else f"{len(set(values)):,} different whole numbers"
     low, high = min(texts, key=_value), max(texts, key=_value)
     notes = [f"a regression: the labels ({measured}) are numbers from {low} to {high}"]
-    notes[0] += f"; {why} (--kind classification takes them for classes)" if said else ""
+    notes[0] += f"; {why}{'' if example else ' (--kind classification takes them for classes)'}" if said else ""
     if commas:
         notes.append("decimal commas are read as points")
     return Labels(REGRESSION, (measured,), values, notes)

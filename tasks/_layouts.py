@@ -16,9 +16,10 @@ from ._bed import is_bed
 from ._names import PAIR, PART_NAMES, parts_in, words_in
 
 ACCEPTED = (
-    "two FASTA or BED files (positives first, negatives second), one CSV, TSV, JSON or parquet table with the columns sequence "
-    "and label, one FASTA file with class:… in its headers, files named train, dev and test, or a folder of these"
+    "two FASTA files (positives first, negatives second), two BED files, one CSV, TSV, JSON or parquet table with the columns "
+    "sequence and label, one FASTA file with class:… in its headers, files named train, dev and test, or a folder of these"
 )
+BEDS_ACCEPTED = "BED files come in twos, positives first, negatives second, or as FOLDER/train/CLASS.bed"
 PARTS_ACCEPTED = (
     "FOLDER/train.csv and test.csv (also TSV, JSON, parquet, FASTA), or FOLDER/train/CLASS.fa and FOLDER/test/CLASS.fa"
 )
@@ -76,12 +77,15 @@ def find(paths: Sequence[Path], parts: Sequence[str] = ()) -> Layout:
         )
     if folders:
         return _folder(folders[0])
-    if len(paths) == 1:
+    if len(paths) == 1 and not is_bed(paths[0]):
         return Layout((Member(paths[0]),), tuple(_siblings(paths[0])))
-    named = _named_parts(paths)
+    named = _named_parts(paths) if paths else []
     if named:
         return Layout(_each_once(named))
-    if any(is_table(path) and not is_bed(path) for path in paths):
+    beds = [is_bed(path) for path in paths]
+    if any(beds) and not (len(paths) == 2 and all(beds)):
+        raise UserError(f"{' and '.join(map(str, paths))[:200]}: {BEDS_ACCEPTED}")
+    if sum(map(is_table, paths)) > 1:
         names = " ".join(map(str, paths))[:200]
         raise UserError(
             f"task {names}: one table is one task; run them one by one, or join the parts of one set, or name them with --train, "

@@ -15,7 +15,7 @@ from harness.files.readers import Columns
 from harness.task import Reading
 
 from . import _bed
-from ._layouts import ACCEPTED, Layout, Member, text_files
+from ._layouts import ACCEPTED, BEDS_ACCEPTED, Layout, Member, text_files
 from ._names import PAIR
 
 Word = str | tuple[str, ...]
@@ -94,7 +94,7 @@ def _rows(member: Member, reading: Reading, changes: Counter[str], notes: list[s
         rows = [_Row(text.id, text.window, None, None, "", text.where) for text in texts]
     elif _bed.is_bed(path):
         if member.label is None:
-            raise UserError(f"{path}: BED files come in twos, positives first, negatives second, or as FOLDER/train/CLASS.bed")
+            raise UserError(f"{path}: {BEDS_ACCEPTED}")
         said: list[str] = []
         rows = [_Row(_bed.name(locus), None, None, locus, "", f"{path}: {_bed.name(locus)}") for locus in _bed.read(path, said)]
         notes += said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
@@ -20,6 +21,7 @@ PARTS = {  # how people call the parts of a split
     **dict.fromkeys(("test", "testing", "holdout", "heldout"), "test"),
 }
 MISSING = (".", "none", "nan", "na", "n/a", "#n/a", "<na>", "null")
+MIN_SHARED = 4  # letters that k-mers of a window share, from which on they overlap and do not only seem to
 MAX_DIGITS = 15  # of whole numbers: labels and positions
 
 _LOCUS = (
@@ -87,11 +89,17 @@ def label_in(where: str, label: str) -> str:
 
 
 class Letters:
-    """Makes the windows of one file, which are all written alike: in one piece, or as k-mers, overlapping or not."""
+    """Makes the windows of one file, which are all written alike: in one piece, or as k-mers cut at every so many letters.
+
+    What k-mers overlap by is decided by the first window that is written so, and holds for all others.
+    """
 
     def __init__(self, path: Path, changes: Counter[str]) -> None:
         self.path, self.changes = path, changes
-        self.forms: Counter[tuple[str, int]] = Counter()  # how the windows of k-mers are written, and k
+        self.k = self.stride = 0  # of windows that are written as k-mers
+        self.fitting: set[int] = set()  # strides that undo every window so far
+        self.undone = 0
+        self.mixed = False
         self.pieces: set[int] = set()  # lengths of the windows in one piece
 
     def window(self, where: str, letters: str, place: Locus | None) -> Window:
@@ -102,14 +110,7 @@ class Letters:
             raise BadData(f"{where}: no sequence, but {words[0]!r}; delete the record or complete it")
         if len(words) == 1:
             self.pieces.add(len(letters))
-        elif all(len(word) == len(words[0]) and last[1:] == word[:-1] for last, word in pairwise(words)):
-            self.forms["overlapping", len(words[0])] += 1
-            words = [words[0], *(word[-1] for word in words[1:])]
-        elif len({len(word) for word in words[:-1]}) == 1 and len(words[-1]) <= len(words[0]):
-            self.forms["adjoining", len(words[0])] += 1
-        else:
-            raise BadData(f"{where}: blanks within the sequence, which is not of k-mers in a row; remove them")
-        text = "".join(words)
+        text = self._joined(where, words) if len(words) > 1 else words[0]
         try:
             sequence = normalise(text, self.changes)
         except BadData as error:
@@ -120,16 +121,39 @@ class Letters:
             self.changes["without_letters" if sequence[0] == "N" else "one_letter"] += 1
         return Window(sequence, place if place is not None and place.end - place.start == len(sequence) else None)
 
+    def _joined(self, where: str, words: Sequence[str]) -> str:
+        k = len(words[0])
+        alike = all(len(word) == k for word in words[:-1])
+        fitting = {
+            stride
+            for stride in range(1, k)
+            if alike and len(words[-1]) == k and all(last[stride:] == word[: k - stride] for last, word in pairwise(words))
+        }
+        fitting |= {k} if alike and len(words[-1]) <= k else set()
+        if not fitting:
+            raise BadData(f"{where}: blanks within the sequence, which is not of k-mers at even distances; remove them")
+        if not self.k:
+            self.k, self.fitting = k, fitting
+            shared = (len(words) - 1) * (k - min(fitting))
+            self.stride = min(fitting) if shared >= MIN_SHARED else max(fitting)
+        self.mixed = self.mixed or k != self.k or self.stride not in fitting
+        self.fitting &= fitting
+        self.undone += 1
+        return words[0] + "".join(word[k - self.stride :] if k >= self.stride else word for word in words[1:])
+
     def check(self, notes: list[str]) -> None:
         """Refuse a file in which not all windows are written alike."""
-        if not self.forms:
+        if not self.k:
             return
-        (form, length), count = self.forms.most_common(1)[0]
-        alone = {length} if form == "overlapping" else set(range(1, length + 1))  # windows of a single k-mer
-        if len(self.forms) > 1 or self.pieces - alone:
+        alone = {self.k} if self.stride < self.k else set(range(1, self.k + 1))  # windows of a single k-mer
+        if self.mixed or self.pieces - alone:
             raise BadData(f"{self.path}: some sequences are written as k-mers, some otherwise; write all of them in one piece")
-        self.changes["kmers_undone"] += count
-        notes.append(f"{self.path.name}: sequences of {form} {length}-mers are read as the windows that these were cut from")
+        if min(self.fitting) < self.stride:
+            raise BadData(f"{self.path}: k-mers that may or may not overlap; write the sequences in one piece")
+        form = {self.k: f"adjoining {self.k}-mers", 1: f"overlapping {self.k}-mers"}
+        written = form.get(self.stride, f"{self.k}-mers at every {self.stride} letters")
+        self.changes["kmers_undone"] += self.undone
+        notes.append(f"{self.path.name}: sequences of {written} are read as the windows that these were cut from")
 
 
 def place_in(name: str) -> Locus | None:
