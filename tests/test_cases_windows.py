@@ -146,7 +146,7 @@ def test_columns_of_deepbind_and_prismnet() -> None:
     for name in ("deepbind.seq", "deepbind.tsv"):
         assert len(sequences(given(f"C33_deepbind_prismnet/{name}")[1])) == 40
     reading = Reading(sequence_column="2", label_columns=("5",))
-    with pytest.raises(UserError, match="looks like|the columns are|is this line a header|regression|measurement|labels"):
+    with pytest.raises(UserError, match="is this line a header"):
         given("C33_deepbind_prismnet/prismnet_headerless.tsv", reading=Reading(sequence_column="1", label_columns=("5",)))
     task, splits = given("C33_deepbind_prismnet/prismnet_headerless.tsv", reading=reading)
     assert len(sequences(splits)) == sum(sizes(splits))
