@@ -10,6 +10,7 @@ from harness.errors import BadData
 from harness.task import CLASSIFICATION
 
 from ._names import PART_NAMES
+from ._near import near_groups
 from ._splits import HELD_OUT, SEED, hold_out_of_train
 
 GIVEN = "given"
@@ -52,7 +53,8 @@ def given_parts(
     _count_leaks("validation", validation, train, sequences, groups, changes, notes)
     if not validation:
         pool = len(train)
-        kept, drawn = hold_out_of_train(name, kind, [labels[index] for index in train], [groups[index] for index in train])
+        near = near_groups([sequences[index] for index in train], [groups[index] for index in train], changes, notes)
+        kept, drawn = hold_out_of_train(name, kind, [labels[index] for index in train], near)
         train, validation = [train[index] for index in kept], [train[index] for index in drawn]
         notes.append(
             f"no validation part is given: {len(validation):,} of {pool:,} training windows are held out for it "

@@ -19,6 +19,7 @@ from . import _aligned, _bed, _layouts, _windows
 from ._given import GIVEN, given_parts
 from ._labels import class_names, read_labels
 from ._names import check_name, pair_notes, task_name
+from ._near import near_groups
 from ._splits import check_rule, dependent, strata, stratified_groups
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 MIN_WINDOWS = 3  # of each class: one for each part
-STRATIFIED = "stratified"
+STRATIFIED, SHUFFLED = "stratified", "shuffled"
 MAIN_METRICS = {CLASSIFICATION: "accuracy", REGRESSION: "spearman", MULTILABEL: "auroc"}
 CONFLICTS = {CLASSIFICATION: "in_both_classes", REGRESSION: "with_different_values", MULTILABEL: "with_different_labels"}
 
@@ -48,7 +49,7 @@ class _Own:
 
     @property
     def split_rules(self) -> tuple[str, ...]:
-        return (GIVEN, STRATIFIED) if self.windows[0].part else (STRATIFIED,)
+        return (GIVEN, STRATIFIED) if self.windows[0].part else (STRATIFIED, SHUFFLED)
 
     @property
     def intervals(self) -> bool:
@@ -68,12 +69,12 @@ def from_files(paths: Sequence[Path], name: str | None = None, reading: Reading 
     :mod:`harness.tasks._labels`; ``reading`` says what they do not say themselves.
 
     Where the files have a split of their own, its rule is ``given``: the parts as they are, and a validation part drawn from
-    train if there is none (see :mod:`harness.tasks._given`). Under ``stratified``, the only rule of other files, all windows
-    are drawn 60/20/20, by class, with seed 42 and with windows that overlap or repeat each other in one part (see
-    :func:`harness.tasks._splits.dependent`, also for what is counted). Besides these and changed letters, ``Splits.changes``
-    counts ``in_both_classes`` (sequences with more than one label; ``with_different_values`` or ``with_different_labels`` where
-    labels are no classes); none is removed. ``Splits.notes`` says which class is the positive one, which columns are not used,
-    and what the files' names contradict.
+    train if there is none (see :mod:`harness.tasks._given`). Under ``stratified``, the default of other files, all windows
+    are drawn 60/20/20, by class, with seed 42 and with windows that overlap, repeat or nearly repeat each other in one part
+    (see :func:`harness.tasks._splits.dependent` and :func:`harness.tasks._near.near_groups`, also for what is counted);
+    under ``shuffled``, as in the thesis, windows that nearly repeat each other may be apart. Besides these and changed letters, ``Splits.changes`` counts ``in_both_classes`` (sequences with more than one label;
+    ``with_different_values`` or ``with_different_labels`` where labels are no classes); none is removed. ``Splits.notes`` says
+    which class is the positive one, which columns are not used, and what the files' names contradict.
 
     ``bind`` gives windows the columns of an alignment, if each has a locus (in FASTA headers ``chr1:100-200(-)``, 0-based
     and half-open). Intervals need a genome, which ``bind`` gives too.
@@ -176,17 +177,34 @@ def _load(own: _Own, reference: Reference, rule: str) -> Splits:
         given = [one.part for one in own.windows]
         parts = given_parts(said, own.kind, own.classes, own.labels, given, sequences, groups, changes, notes)
     else:
-        _check_counts(own)
-        if own.windows[0].part:
-            notes.append("the split of the files is not used: all windows are drawn anew")
-        if (kept := len(groups) - len(set(groups))) > 0:
-            notes.append(f"{kept:,} windows overlap or repeat others, and are kept in one part of the split with them")
-        parts = stratified_groups(said, strata(own.kind, _in_order_of_names(own)), groups)
+        parts, groups = _drawn(own, rule, sequences, groups, changes, notes)
     block = None
     if len(set(groups)) < len(groups):
         block = {example.id: str(group) for example, group in zip(examples, groups, strict=True)}.__getitem__
     train, validation, test = ([examples[position] for position in part] for part in parts)
     return Splits(train, validation, test, files=files, changes=+changes, block=block, notes=tuple(notes), species=species[1:])
+
+
+def _drawn(
+    own: _Own, rule: str, sequences: Sequence[str], groups: Sequence[int], changes: Counter[str], notes: list[str]
+) -> tuple[tuple[list[int], list[int], list[int]], Sequence[int]]:
+    """The parts of all windows drawn anew, and the groups of windows that were kept in one part."""
+    _check_counts(own)
+    if own.windows[0].part:
+        notes.append("the split of the files is not used: all windows are drawn anew")
+    said, shares = _joined(own.paths), strata(own.kind, _in_order_of_names(own))
+    near = near_groups(sequences, groups, changes, notes) if rule == STRATIFIED else groups
+    try:
+        parts = stratified_groups(said, shares, near)
+        groups = near
+    except BadData:
+        if len(set(near)) == len(set(groups)):
+            raise
+        parts = stratified_groups(said, shares, groups)
+        notes.append("near duplicates are drawn apart, since a part would lack a class without: scores may rest on them")
+    if (kept := len(groups) - len(set(groups))) > 0:
+        notes.append(f"{kept:,} windows overlap or repeat others, and are kept in one part of the split with them")
+    return parts, groups
 
 
 def _in_order_of_names(own: _Own) -> Sequence[Label]:
