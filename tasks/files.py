@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 MIN_WINDOWS = 3  # of each class: one for each part
-STRATIFIED, SHUFFLED = "stratified", "shuffled"
+STRATIFIED, SHUFFLED = DRAWN = ("stratified", "shuffled")
 MAIN_METRICS = {CLASSIFICATION: "accuracy", REGRESSION: "spearman", MULTILABEL: "auroc"}
 CONFLICTS = {CLASSIFICATION: "in_both_classes", REGRESSION: "with_different_values", MULTILABEL: "with_different_labels"}
 
@@ -49,7 +49,7 @@ class _Own:
 
     @property
     def split_rules(self) -> tuple[str, ...]:
-        return (GIVEN, STRATIFIED) if self.windows[0].part else (STRATIFIED, SHUFFLED)
+        return (GIVEN, *DRAWN) if self.windows[0].part else DRAWN
 
     @property
     def intervals(self) -> bool:
@@ -69,10 +69,12 @@ def from_files(paths: Sequence[Path], name: str | None = None, reading: Reading 
     :mod:`harness.tasks._labels`; ``reading`` says what they do not say themselves.
 
     Where the files have a split of their own, its rule is ``given``: the parts as they are, and a validation part drawn from
-    train if there is none (see :mod:`harness.tasks._given`). Under ``stratified``, the default of other files, all windows
-    are drawn 60/20/20, by class, with seed 42 and with windows that overlap, repeat or nearly repeat each other in one part
-    (see :func:`harness.tasks._splits.dependent` and :func:`harness.tasks._near.near_groups`, also for what is counted);
-    under ``shuffled``, as in the thesis, windows that nearly repeat each other may be apart. Besides these and changed letters, ``Splits.changes`` counts ``in_both_classes`` (sequences with more than one label;
+    train if there is none (see :mod:`harness.tasks._given`). Under ``stratified``, the default of other files, all windows are
+    drawn 60/20/20, by class, with seed 42 and with windows that overlap, repeat or nearly repeat each other in one part (see
+    :func:`harness.tasks._splits.dependent` and :func:`harness.tasks._near.near_groups`, also for what is counted); under
+    ``shuffled``, as in the thesis, windows that nearly repeat each other may be apart.
+
+    Besides these and changed letters, ``Splits.changes`` counts ``in_both_classes`` (sequences with more than one label;
     ``with_different_values`` or ``with_different_labels`` where labels are no classes); none is removed. ``Splits.notes`` says
     which class is the positive one, which columns are not used, and what the files' names contradict.
 

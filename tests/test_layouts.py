@@ -83,7 +83,7 @@ def test_a_folder_with_a_file_for_each_part(kind: str, names: tuple[str, ...], p
     for other in ("README.md", ".cache/x", "._train.csv", ".DS_Store"):
         write(tmp_path / "gue" / other, "not data")
     task = from_files([tmp_path / "gue"])
-    assert (task.name, task.split_rules, task.classes) == ("gue", ("given", "stratified"), ("0", "1"))
+    assert (task.name, task.split_rules, task.classes) == ("gue", ("given", "stratified", "shuffled"), ("0", "1"))
     assert parts(task) == WINDOWS
     assert labels(task.load("given")) == LABELS
     assert "the split is the one given: 40 train, 12 validation, 14 test" in task.load("given").notes
@@ -290,7 +290,7 @@ def test_a_column_that_gives_the_split(column: str, tmp_path: Path) -> None:
     )
     task = from_files([write(tmp_path / "t.csv", text)])
     assert parts(task) == WINDOWS
-    assert task.split_rules == ("given", "stratified")
+    assert task.split_rules == ("given", "stratified", "shuffled")
     pooled = task.load("stratified")
     assert len(pooled.train) == 39
     assert "the split of the files is not used: all windows are drawn anew" in pooled.notes
