@@ -88,7 +88,7 @@ def sequences(genome: Genome, loci: Sequence[Locus], changes: Counter[str]) -> l
     Raises:
         BadData: the genome lacks a chromosome, or more than MAX_OUTSIDE_SHARE of all nucleotides are outside it.
     """
-    found = [genome.sequence(locus, changes) for locus in loci]
+    found = genome.sequences(loci, changes)
     outside, nucleotides = changes["outside_genome"], sum(map(len, found))
     if outside > MAX_OUTSIDE_SHARE * nucleotides:
         raise BadData(

@@ -321,3 +321,21 @@ def test_bgzip_without_its_end_or_with_a_damaged_block_is_refused(tmp_path):
     (tmp_path / "bad.fa.gz").write_bytes(content[:40] + bytes([content[40] ^ 255]) + content[41:])
     with pytest.raises(BadData, match=r"bad\.fa\.gz: the gzip stream is cut or damaged"):
         Genome(tmp_path / "bad.fa.gz")
+
+
+@pytest.mark.parametrize("form", [plain, gzipped, bgzipped])
+def test_many_loci_come_in_their_order(tmp_path, form):
+    genome, changes, one_by_one = Genome(form(tmp_path)), Counter(), Counter()
+    draw = random.Random(1)
+    loci = []
+    for _ in range(200):
+        start = draw.randrange(-3, 25)
+        loci.append(Locus(draw.choice(["chr1", "2", "chr2"]), start, start + draw.randrange(1, 9), draw.choice("+-")))
+    assert genome.sequences(loci, changes) == [genome.sequence(locus, one_by_one) for locus in loci]
+    assert changes == one_by_one
+    assert genome.sequences([]) == []
+
+
+def test_where_chromosomes_end(tmp_path):
+    (tmp_path / "parts.fa").write_text(">chr1:100-104\nACGT\n>chr1:10-12\nAC\n>X\nACG\n")
+    assert Genome(tmp_path / "parts.fa").ends == {"1": 104, "X": 3}
