@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,17 @@ class SmallCNN(Adapter):
         floor=True,
     )
     recipe = Recipe(learning_rate=1e-3, batch_size=32, epochs=30, schedule="cosine", head="linear", dropout=0.3)
+    # The CNN of Gresova et al., whose experiments/torch_cnn_experiments have batches of 64, 10 epochs and Adam's defaults.
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "genomic_benchmarks": {
+            "batch_size": 64,
+            "epochs": 10,
+            "weight_decay": 0.0,
+            "warmup": 0.0,
+            "schedule": "constant",
+            "dropout": 0.0,
+        }
+    }
 
     def __init__(self, first: int, second: int) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ from harness import registry
 from harness.adapter import Adapter, MaskedModel
 from harness.data import Window, reverse_complement
 from harness.errors import HarnessError, UserError
-from harness.facts import read_card
+from harness.facts import ModelFacts, read_card
 
 from .candidate import Candidate, Skipped, Violation, described, random_windows
 
@@ -40,6 +40,10 @@ def facts(model: Candidate) -> None:
         raise Violation(f"name {cls.name!r}, but the file is {file.name}")
     if read_card(file) != cls.card:
         raise Violation(f"{file.name}: the card in the file is not the card of the class")
+    try:
+        ModelFacts(cls.name, cls.card, cls.recipe, {}, cls.recipes)
+    except UserError as error:
+        raise Violation(str(error)) from None
     if cls.card.reads not in ("sequence", "alignment", "score"):
         raise Violation(f"card.reads {cls.card.reads!r}: expected sequence, alignment or score")
     if "embedding" not in (cls.__doc__ or "").lower():

@@ -167,15 +167,15 @@ def wide(
     texts = setting_texts(found, usual)
     cells, members, floors = dict[tuple[Row, Column], Cell](), list[tuple[Row, RunRecord]](), dict[Column, float]()
     for (row, column), settings in found.items():
-        main = main_setting(settings, usual[row])
+        main = main_setting(settings, usual[row, column])
         for setting in settings if all_settings else [main]:
             runs, key = settings[setting], row
             others = [texts[row, column, other] for other in settings if other != setting]
             if all_settings:
                 key, others = replace(row, setting=texts[row, column, setting]), []
-            cells[key, column] = cell = _cell(runs, metric, usual[row], others)
+            cells[key, column] = cell = _cell(runs, metric, usual[row, column], others)
             members += [(key, record) for record in runs.counted]
-            if setting == main and cell.mean is not None and _is_reference(row, usual[row]):
+            if setting == main and cell.mean is not None and _is_reference(row, usual[row, column]):
                 floors[column] = cell.mean
     shown = [record for _, record in members]
     rows, columns = row_labels(members), column_labels(shown)

@@ -181,7 +181,7 @@ def _begin_record(trial: Trial) -> dict[str, Any]:
         "model": {
             "name": adapter.name,
             "card": asdict(adapter.card),
-            "recipe": asdict(adapter.recipe),
+            "recipe": asdict(run.published()),
             "checkpoint": audit
             and {
                 "name": Path(audit.source).name,
