@@ -221,10 +221,19 @@ def unknown_letters(model: Candidate) -> str | None:
 
 
 def shortest(model: Candidate) -> str:
-    """a window of one letter is accepted, alone and beside longer ones"""
+    """a window of one letter is accepted, alone and beside longer ones, in training too"""
     windows = [Window("A"), Window("C"), *random_windows([40])]
     alone = torch.cat([model.embed([window]) for window in windows])
     _finite(alone, "a window of one letter")
+    adapter = copy.deepcopy(model.adapter).train()
+    for batch in (windows[:1], windows):
+        embeddings = adapter(adapter.collate(batch))
+        _finite(embeddings, "a window of one letter in training")
+        if embeddings.requires_grad:
+            embeddings.sum().backward()
+            for parameter in adapter.parameters():
+                if parameter.grad is not None:
+                    _finite(parameter.grad, "gradients from a window of one letter")
     return _same(model.embed(windows), alone, "a window of one letter in a batch, and alone")
 
 
