@@ -316,12 +316,11 @@ class HyenaDNA(Adapter):
             return collate([Window(window.sequence[: self.places]) for window in windows]) | {"unread": unread}
         if longest > self.places:
             weights = next((name for places, name in LONGER.items() if places >= longest), None)
-            longer = [f"--checkpoint {weights}"] if weights else []
-            made = [f"--option places={longest}"] if self.audit is None and longest <= MAX_PLACES else []
-            raise BadData(
-                f"window of {longest} nt: this hyenadna reads at most {self.places}; take "
-                f"{', '.join([*made, *longer, '--option long=cut (the first letters alone)'])}"
-            )
+            remedies = [f"--checkpoint {weights}"] if weights else []
+            if self.audit is None and longest <= MAX_PLACES:
+                remedies.append(f"--option places={longest}")
+            remedies.append("--option long=cut, which reads the first letters alone")
+            raise BadData(f"window of {longest} nt: this hyenadna reads at most {self.places}; take {' or '.join(remedies)}")
         return collate(windows)
 
     def unknown_tokens(self, batch: Batch) -> tuple[int, int]:
