@@ -6,17 +6,20 @@ negative where the labels' mean predicts better); rmse and mae are in the labels
 Undefined cases, NaN (``null`` in a record): spearman and pearson if all predictions or all labels are equal; r2 if all labels
 are. Predictions that differ by less than a millionth of the labels' range are equal but for rounding.
 
-Intervals (see :mod:`.intervals` for what is covered) go by how much each example moves a metric, its influence function: the
-spread between the blocks' sums gives the variance (the infinitesimal jackknife), which is taken to be no less than that of
-independent examples. Quantiles are Student's with the effective number of blocks. spearman and pearson are taken on Fisher's z
-scale, 1 - r2 on the log scale; rmse, by the squared errors, and mae as log_loss.
+Intervals (see :mod:`.intervals` for what is covered) go by the spread of a metric when each block is left out in turn, which is
+taken to be no less than that of independent examples. spearman and pearson are taken on Fisher's z scale and 1 - r2 on the log
+scale, with Student's quantiles for the effective number of blocks; rmse, by the squared errors, and mae as log_loss. Without a
+block all ranks change, so that the spread of spearman is that of its influence function (infinitesimal jackknife).
+
+``benchmarks/intervals.py --kind regression`` measures the coverage.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import RunFailed
 
@@ -98,34 +101,27 @@ def limits(predicted: np.ndarray, labels: np.ndarray, blocks: Sequence[str]) -> 
     return intervals.limits(RULES, Numbers(*members(len(labels), blocks), predicted, labels))
 
 
-def _correlation(influence: Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]) -> Callable[[Numbers], Limits]:
-    def rule(sample: Numbers) -> Limits:
-        import numpy as np
+def _spearman(sample: Numbers) -> Limits:
+    _refuse_equal(sample)
+    value, influence = _spearman_influence(sample.predicted, sample.labels)
+    _refuse_exact(1 - value**2)
+    number = len(influence)
+    sums = sample.per_block(influence), influence
+    variance = max((each**2).sum() * len(each) / (len(each) - 1) for each in sums) / number**2
+    return _on_fishers_scale(sample, math.atanh(value), variance**0.5 / (1 - value**2))
 
-        _refuse_equal_labels(sample)
-        if collapsed(sample.predicted, sample.labels):
-            raise NoInterval("all predictions are equal")
-        value, moves = influence(sample.predicted, sample.labels)
-        rest = 1 - value**2
-        if rest < 1e-9:
-            raise NoInterval("predictions and labels agree without exception, which says nothing about exceptions")
-        half = intervals.quantile(sample.effective()) * _standard_error(sample, moves) / rest
-        return np.tanh(np.arctanh(value) - half), np.tanh(np.arctanh(value) + half)
 
-    return rule
+def _pearson(sample: Numbers) -> Limits:
+    _refuse_equal(sample)
+    x, y = sample.predicted - sample.predicted.mean(), sample.labels - sample.labels.mean()
+    return _on_fishers_scale(sample, *_jackknife(sample, x, y, _fishers_z))
 
 
 def _r2(sample: Numbers) -> Limits:
-    import numpy as np
-
-    _refuse_equal_labels(sample)
-    squares, spread = (sample.predicted - sample.labels) ** 2, (sample.labels - sample.labels.mean()) ** 2
-    rest = squares.mean() / spread.mean()
-    if rest < 1e-9:
-        raise NoInterval("every prediction is right, which says nothing about errors")
-    error = _standard_error(sample, (squares - rest * spread) / spread.mean())
-    factor = np.exp(intervals.quantile(sample.effective()) * error / rest)
-    return 1 - rest * factor, 1 - rest / factor
+    _refuse_equal(sample, "labels")
+    value, error = _jackknife(sample, sample.predicted - sample.labels, sample.labels - sample.labels.mean(), _log_rest)
+    half = intervals.quantile(sample.effective()) * error
+    return 1 - math.exp(value + half), 1 - math.exp(value - half)
 
 
 def _rmse(sample: Numbers) -> Limits:
@@ -137,11 +133,46 @@ def _mae(sample: Numbers) -> Limits:
     return intervals.mean_limits(sample, abs(sample.predicted - sample.labels), "error")
 
 
-def _pearson_influence(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
-    """Pearson's correlation of x and y (N,), and each example's influence on it (N,) (Devlin, Gnanadesikan & Kettenring 1975)."""
-    x, y = ((values - values.mean()) / values.std() for values in (x, y))
-    value = float((x * y).mean())
-    return value, x * y - value * (x**2 + y**2) / 2
+def _on_fishers_scale(sample: Numbers, value: float, error: float) -> Limits:
+    half = intervals.quantile(sample.effective()) * error
+    return math.tanh(value - half), math.tanh(value + half)
+
+
+Sums = Sequence[Any]  # of 1, x, y, x², y² and xy
+
+
+def _fishers_z(sums: Sums) -> np.ndarray:
+    """Fisher's z of Pearson's correlation of x and y."""
+    import numpy as np
+
+    n, x, y, xx, yy, xy = sums
+    covariance, spreads = xy / n - x * y / n**2, (xx / n - (x / n) ** 2) * (yy / n - (y / n) ** 2)
+    _refuse_exact(1 - covariance**2 / spreads)
+    return np.arctanh(covariance / spreads**0.5)
+
+
+def _log_rest(sums: Sums) -> np.ndarray:
+    """Logarithm of 1 - R², where x are the errors of predictions of y."""
+    import numpy as np
+
+    n, _, y, xx, yy, _ = sums
+    rest = xx / n / (yy / n - (y / n) ** 2)
+    _refuse_exact(rest)
+    return np.log(rest)
+
+
+def _jackknife(sample: Numbers, x: np.ndarray, y: np.ndarray, measure: Callable[[Sums], np.ndarray]) -> tuple[float, float]:
+    """A measure of x and y (N,), and its standard error by leaving out each block, or each example if that is larger."""
+    import numpy as np
+
+    rows = np.stack([np.ones_like(x), x, y, x**2, y**2, x * y])
+    whole, parts = rows.sum(axis=1), (np.stack([sample.per_block(row) for row in rows]), rows)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = float(measure(whole))
+        variance = max(intervals.variance(measure(whole[:, None] - part), value) for part in parts)
+    if not math.isfinite(variance):
+        raise NoInterval("nearly all differences are between one example, or one block, and the others")
+    return value, variance**0.5
 
 
 def _spearman_influence(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
@@ -170,26 +201,26 @@ def _above(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 RULES: dict[str, Callable[[Numbers], Limits]] = {
-    "spearman": _correlation(_spearman_influence),
-    "pearson": _correlation(_pearson_influence),
+    "spearman": _spearman,
+    "pearson": _pearson,
     "r2": _r2,
     "rmse": _rmse,
     "mae": _mae,
 }
 
 
-def _standard_error(sample: Numbers, influence: np.ndarray) -> float:
-    """Standard error of a metric from each example's influence on it (N,), whose mean is 0."""
-    number = len(influence)
-    squares = (
-        (sample.per_block(influence) ** 2).sum() * sample.blocks / (sample.blocks - 1),
-        (influence**2).sum() * number / (number - 1),
-    )
-    return max(squares) ** 0.5 / number
-
-
-def _refuse_equal_labels(sample: Numbers) -> None:
+def _refuse_equal(sample: Numbers, what: str = "") -> None:
     import numpy as np
 
     if np.ptp(sample.labels) == 0:
         raise NoInterval("all labels are equal")
+    if what != "labels" and collapsed(sample.predicted, sample.labels):
+        raise NoInterval("all predictions are equal")
+
+
+def _refuse_exact(rest: Any) -> None:
+    """Refuse where some of what is unexplained (a share) is nothing but rounding."""
+    import numpy as np
+
+    if np.min(rest) < 1e-9:
+        raise NoInterval("predictions agree with the labels without exception, which says nothing about exceptions")
