@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.adapter import Batch
 from harness.data import Window, letter_table, letters
-from harness.errors import BadData, CheckpointMismatch
+from harness.errors import CheckpointMismatch
 from harness.files.checkpoint import LAYERS, ROWS, Field
 
 from ._config import check_sizes, stated
@@ -27,15 +27,9 @@ _FILL = "-"
 TOKENS = letter_table({"A": 7, "C": 8, "G": 9, "T": 10, "N": 11, _FILL: PAD}, default=UNKNOWN).astype("uint8")
 
 
-def collate(windows: Sequence[Window], max_length: int | None = None) -> Batch:
-    """``tokens`` uint8 (B, longest), with [PAD] on the right, and ``lengths`` (B,). No special tokens, as upstream fine-tunes.
-
-    Raises:
-        BadData: a window is longer than ``max_length``.
-    """
+def collate(windows: Sequence[Window]) -> Batch:
+    """``tokens`` uint8 (B, longest), with [PAD] on the right, and ``lengths`` (B,). No special tokens, as upstream fine-tunes."""
     lengths = torch.tensor([len(window) for window in windows])
-    if max_length is not None and int(lengths.max()) > max_length:
-        raise BadData(f"window of {int(lengths.max())} nt: this model reads at most {max_length}; nothing was cut")
     return {"tokens": torch.from_numpy(TOKENS[letters(windows, _FILL)]), "lengths": lengths}
 
 

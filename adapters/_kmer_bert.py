@@ -31,7 +31,7 @@ from ._bert import (
     read_shape,
 )
 from ._masking import checked_positions
-from ._options import checked, of_size
+from ._options import LONG_WINDOWS, checked, of_size
 from ._transformer import Shape
 
 PAD, UNK, CLS, SEP, MASK = range(5)
@@ -41,7 +41,6 @@ ANY = len(ORDER)
 K_OF_VOCABULARY = {len(SPECIALS) + 4**k: k for k in (3, 4, 5, 6)}
 SIZES = {"tiny": (2, 64, 4, 128), "base": (12, 768, 12, 3072)}  # layers, width, heads, inner width
 POOLINGS = ("pooler", "cls", "mean")
-LONG_WINDOWS = ("refuse", "chunks")
 
 _DIGITS = bytes(ORDER.find(chr(code)) % (ANY + 1) for code in range(256))  # letter → 0–3, any other → 4
 

@@ -10,6 +10,9 @@ from harness.errors import UserError
 T = TypeVar("T")
 
 
+LONG_WINDOWS = ("refuse", "chunks")  # of models that can read a window in pieces
+
+
 def checked(option: str, value: str, allowed: Iterable[str]) -> str:
     """``value``, if the option may have it.
 

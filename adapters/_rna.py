@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from . import _bert
 from ._bert import DECODER, WORDS, Bert
 from ._config import Settings, check_settings, stated
 from ._masking import checked_positions
+from ._options import LONG_WINDOWS, checked
 from ._transformer import Shape
 
 BASES = "ACGT"
@@ -73,10 +74,13 @@ class RNAModel(Bert, ABC):
     """An encoder of a start token, one token a base, and an end token. Subclasses choose the pooling.
 
     ``pooling``: ``mean`` over the bases, ``cls`` the start token, ``pooler`` a trained tanh layer on it. ``layer`` is the
-    layer whose hidden states are pooled, 0 for the embeddings and -1 for the last one.
+    layer whose hidden states are pooled, 0 for the embeddings and -1 for the last one. A window longer than the table of
+    positions is refused, or with ``long="chunks"`` read in pieces, each between its own start and end tokens, whose embeddings
+    are averaged, weighted by their lengths.
     """
 
     stores_decoder = False
+    remedy: ClassVar[str] = "choose a model without this limit, or a task of shorter windows"
 
     def __init__(
         self,
@@ -86,27 +90,43 @@ class RNAModel(Bert, ABC):
         layer: int = -1,
         language_head: bool = True,
         pooler: bool = False,
+        long: str = "refuse",
     ) -> None:
         poolings = ("mean", "cls", "pooler") if pooler else ("mean", "cls")
         super().__init__(shape, poolings, pooling, layer, language_head, pooler)
         self.vocabulary = vocabulary
-        self.max_length = shape.positions - shape.first_position - 2
+        self.piece = shape.positions - shape.first_position - 2  # bases between start and end token
+        self.long = checked("long", long, LONG_WINDOWS)
+        self.max_length = self.piece if long == "refuse" else None
 
     def collate(self, windows: Sequence[Window]) -> Batch:
-        """``tokens`` int64 (B, T), padded on the right.
+        """``tokens`` int64 (B, T), padded on the right; (B, P, T) if windows are read in P pieces, some of padding alone.
 
         Raises:
             BadData: a window is longer than ``max_length``.
         """
         longest = max(len(window) for window in windows)
-        if longest > (self.max_length or longest):
-            raise BadData(f"window of {longest} nt: {self.name} takes at most {self.max_length}; nothing was cut")
+        if longest <= self.piece:
+            return {"tokens": self._tokens(windows)}
+        if self.max_length is not None:
+            raise BadData(f"window of {longest} nt: {self.name} takes at most {self.max_length}; nothing was cut; {self.remedy}")
+        sequences = [window.sequence for window in windows]
+        starts = range(0, longest, self.piece)
+        pieces = [(row, at) for row, sequence in enumerate(sequences) for at in starts if at < len(sequence)]
+        tokens = torch.full((len(windows), len(starts), self.piece + 2), self.vocabulary.pad)
+        rows, at = torch.tensor(pieces).T
+        tokens[rows, at // self.piece] = self._tokens([Window(sequences[row][at : at + self.piece]) for row, at in pieces])
+        return {"tokens": tokens}
+
+    def _tokens(self, windows: Sequence[Window]) -> Tensor:
+        """Token ids (B, longest + 2), int64."""
+        longest = max(len(window) for window in windows)
         vocabulary = self.vocabulary
         ids = np.full((len(windows), longest + 2), vocabulary.pad, np.int64)
         ids[:, 0] = vocabulary.start
         ids[:, 1:-1] = vocabulary.table()[letters(windows, fill=PADDING)]
         ids[np.arange(len(windows)), [len(window) + 1 for window in windows]] = vocabulary.end
-        return {"tokens": torch.from_numpy(ids)}
+        return torch.from_numpy(ids)
 
     def unknown_tokens(self, batch: Batch) -> tuple[int, int]:
         tokens = batch["tokens"]
@@ -114,19 +134,37 @@ class RNAModel(Bert, ABC):
         return unknown, int((tokens != self.vocabulary.pad).sum())
 
     def forward(self, batch: Batch) -> Tensor:
-        tokens, v = batch["tokens"], self.vocabulary
+        tokens = batch["tokens"]
+        if tokens.ndim == 2:
+            return self._embed(tokens)
+        bases = (tokens != self.vocabulary.pad).sum(dim=-1) - 2  # (B, P), negative for a piece of padding alone
+        exists = bases > 0
+        embeddings = self._embed(tokens[exists])
+        by_piece = embeddings.new_zeros(*bases.shape, self.embedding_dim)
+        by_piece[exists] = embeddings
+        weights = bases.clamp(min=0) / bases.clamp(min=0).sum(dim=1, keepdim=True)
+        return (by_piece * weights.to(by_piece.dtype).unsqueeze(-1)).sum(dim=1)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        v = self.vocabulary
         read = tokens != v.pad
         return self.embed(tokens, read, averaged=read & (tokens != v.start) & (tokens != v.end))
 
     def collate_masked(self, windows: Sequence[Window], positions: Sequence[int]) -> Batch:
-        """As :meth:`collate`, with the mask token at each window's position; adds ``masked`` (B,), the index of that token.
+        """``tokens`` (B, T) with the mask token at each window's position; ``masked`` (B,) is the index of that token.
+
+        Of a window that is read in pieces, this is the piece with the position.
 
         Raises:
             BadData: a position lies outside its window.
         """
-        masked, batch = checked_positions(windows, positions) + 1, self.collate(windows)
-        batch["tokens"][torch.arange(len(masked)), masked] = self.vocabulary.mask
-        return batch | {"masked": masked}
+        at, tokens = checked_positions(windows, positions), self.collate(windows)["tokens"]
+        rows = torch.arange(len(at))
+        if tokens.ndim == 3:
+            tokens = tokens[rows, at // self.piece]
+        masked = at % self.piece + 1
+        tokens[rows, masked] = self.vocabulary.mask
+        return {"tokens": tokens, "masked": masked}
 
     def base_log_probabilities(self, batch: Batch) -> Tensor:
         """(B, 4) over A, C, G and U alone: the probabilities of all other tokens are left out and these four rescaled."""

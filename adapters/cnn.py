@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,17 @@ class SmallCNN(Adapter):
         floor=True,
     )
     recipe = Recipe(learning_rate=1e-3, batch_size=32, epochs=30, schedule="cosine", head="linear", dropout=0.3)
+    # The CNN of Gresova et al., whose experiments/torch_cnn_experiments have batches of 64, 10 epochs and Adam's defaults.
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "genomic_benchmarks": {
+            "batch_size": 64,
+            "epochs": 10,
+            "weight_decay": 0.0,
+            "warmup": 0.0,
+            "schedule": "constant",
+            "dropout": 0.0,
+        }
+    }
 
     def __init__(self, first: int, second: int) -> None:
         super().__init__()
@@ -56,8 +67,15 @@ class SmallCNN(Adapter):
     def forward(self, batch: Batch) -> Tensor:
         one_hot = F.one_hot(batch["codes"].long(), 5)[..., 1:].transpose(1, 2).to(self.conv1.weight.dtype)  # (B, 4, L)
         inside = torch.arange(one_hot.shape[-1], device=one_hot.device) < batch["lengths"][:, None, None]
-        x = F.relu(self.norm1(self.conv1(one_hot))) * inside
+        x = F.relu(_normalised(self.conv1(one_hot), self.norm1)) * inside
         x = F.max_pool1d(x, 2, ceil_mode=True)
         inside = inside[..., ::2]
-        x = F.relu(self.norm2(self.conv2(x))) * inside
+        x = F.relu(_normalised(self.conv2(x), self.norm2)) * inside
         return x.amax(dim=-1)
+
+
+def _normalised(x: Tensor, norm: nn.BatchNorm1d) -> Tensor:
+    """norm(x) of x (B, C, L), by the running statistics if a channel has one value, which has no variance."""
+    if len(x) * x.shape[-1] > 1:
+        return norm(x)
+    return F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)

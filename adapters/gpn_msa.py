@@ -223,7 +223,10 @@ class GPNMSA(Adapter, MaskedModel, Pretrainable):
         """
         lengths = torch.tensor([len(window) for window in windows])
         if int(lengths.max()) > len(self.positions):
-            raise BadData(f"window of {int(lengths.max())} nt: gpn_msa reads at most {len(self.positions)}; nothing was cut")
+            raise BadData(
+                f"window of {int(lengths.max())} nt: gpn_msa reads at most {len(self.positions)}; nothing was cut; "
+                "choose a model without this limit (msamamba), or a task of shorter windows"
+            )
         depth = self._depth(windows)
         dropped = [] if self.rows is None else [row for row in range(1, depth) if row not in self.rows]
         tokens = np.full((len(windows), int(lengths.max()), depth), ABSENT, np.uint8)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from harness.adapter import Adapter, Batch
 from harness.card import ModelCard
 from harness.data import Window
+from harness.errors import BadData, UserError
 from harness.files.checkpoint import (
     DROPOUT,
     EPSILON,
@@ -37,6 +38,15 @@ from ._config import Settings, check_settings, check_sizes, count_layers, stated
 from ._options import checked, of_size
 
 POOLINGS = ("mean", "last")
+LONG_WINDOWS = ("refuse", "cut")
+MAX_PLACES = 1_000_002  # of the longest published model
+# Published weights by the places that their filters have; the default checkpoint has 1,026.
+LONGER = {
+    16_386: "LongSafari/hyenadna-tiny-16k-seqlen-d128-hf",
+    32_770: "LongSafari/hyenadna-small-32k-seqlen-hf",
+    160_002: "LongSafari/hyenadna-medium-160k-seqlen-hf",
+    MAX_PLACES: "LongSafari/hyenadna-large-1m-seqlen-hf",
+}
 
 # The official files' names → ours. They begin with `hyena.backbone.` in the hub's files, `model.backbone.` in the authors', and
 # have `.layer` if gradients were checkpointed. All sines of a filter share one frequency vector; safetensors files hold it once.
@@ -131,7 +141,7 @@ class HyenaShape:
         return shape
 
 
-SIZES = {"tiny": HyenaShape(width=32, inner=128), "base": HyenaShape()}
+SIZES = {"tiny": HyenaShape(width=32, inner=128, places=16_386), "base": HyenaShape()}  # places as published tiny-16k, tiny-1k
 
 
 def long_convolution(x: Tensor, kernel: Tensor) -> Tensor:
@@ -218,6 +228,10 @@ class HyenaDNA(Adapter):
     that has read the whole window, as in its Hugging Face classifier. There are no special tokens, as in upstream's
     fine-tuning. The model is causal, so padding on the right is never read; upstream pads on the left, and every state reads
     the padding first.
+
+    The filters have as many ``places`` as they were trained with; the option of this name is for random initialisation. A
+    longer window is refused, or with ``long=cut`` ends where the filters do, as in the authors' fine-tuning. Letters that are
+    not read count as unknown tokens, whose share a run reports.
     """
 
     name: ClassVar[str] = "hyenadna"
@@ -232,7 +246,8 @@ class HyenaDNA(Adapter):
         revision="e8c1effa8673814e257e627d2e1eda9ea5a373f6",
         files=("config.json", "model.safetensors"),
     )
-    # Genomic Benchmarks, the authors' configs/experiment/hg38/genomic_benchmark.yaml.
+    # Genomic Benchmarks, the authors' configs/experiment/hg38/genomic_benchmark.yaml. Their learning rate ends at a tenth of its
+    # peak, not at 0, and they keep the epoch with the best accuracy on the test split.
     recipe = Recipe(
         epochs=100,
         batch_size=128,
@@ -242,12 +257,14 @@ class HyenaDNA(Adapter):
         schedule="cosine",
         dropout=0.0,
     )
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {"genomic_benchmarks": {}}
     lora_targets: ClassVar[tuple[str, ...]] = ("in_proj", "out_proj", "fc1", "fc2")
 
-    def __init__(self, shape: HyenaShape, pooling: str = "mean") -> None:
+    def __init__(self, shape: HyenaShape, pooling: str = "mean", long: str = "refuse") -> None:
         super().__init__()
-        self.pooling = checked("pooling", pooling, POOLINGS)
-        self.embedding_dim, self.max_length = shape.width, shape.places
+        self.pooling, self.long = checked("pooling", pooling, POOLINGS), checked("long", long, LONG_WINDOWS)
+        self.embedding_dim, self.places = shape.width, shape.places
+        self.max_length = shape.places if long == "refuse" else None
         self.embed = nn.Embedding(VOCABULARY, shape.width)
         self.dropout = nn.Dropout(shape.dropout)
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.blocks))
@@ -266,21 +283,50 @@ class HyenaDNA(Adapter):
                     parameter._no_weight_decay = True  # type: ignore[attr-defined]
 
     @classmethod
-    def from_checkpoint(cls, checkpoint: Path | None = None, *, size: str = "base", pooling: str = "mean") -> Self:
+    def from_checkpoint(
+        cls, checkpoint: Path | None = None, *, size: str = "base", pooling: str = "mean", places: int = 0, long: str = "refuse"
+    ) -> Self:
         if checkpoint is None:
-            return cls(of_size(cls.name, size, SIZES), pooling)
+            shape = of_size(cls.name, size, SIZES)
+            if not 0 <= places <= MAX_PLACES:
+                raise UserError(f"option places={places}: choose 1 to {MAX_PLACES}")
+            return cls(replace(shape, places=places or shape.places), pooling, long)
         file = weight_file(checkpoint)
         config = read_config(file, ("hyenadna",), fields=HYENA_FIELDS)
         check_settings(config, SETTINGS, file)
         tensors = rename(read_tensors(file), OFFICIAL_NAMES, file)
         check_vocabulary(tensors.get("embed.weight"), config, file)
-        model = cls(HyenaShape.of(tensors, config, file), pooling)
+        shape = HyenaShape.of(tensors, config, file)
+        if places not in (0, shape.places):
+            raise UserError(f"option places={places}: {file} has filters of {shape.places} places; leave the option out")
+        model = cls(shape, pooling, long)
         audit = load_tensors(model, tensors, file)
-        model.audit = replace(audit, facts={"vocabulary": VOCABULARY, "tied_weights": "intact", "places": model.max_length})
+        model.audit = replace(audit, facts={"vocabulary": VOCABULARY, "tied_weights": "intact", "places": model.places})
         return model
 
     def collate(self, windows: Sequence[Window]) -> Batch:
-        return collate(windows, self.max_length)
+        """See :func:`._characters.collate`; with ``long=cut``, adds ``unread`` (B,), how many letters were left out.
+
+        Raises:
+            BadData: a window is longer than ``max_length``.
+        """
+        longest = max(map(len, windows))
+        if self.long == "cut":
+            unread = torch.tensor([max(len(window) - self.places, 0) for window in windows])
+            return collate([Window(window.sequence[: self.places]) for window in windows]) | {"unread": unread}
+        if longest > self.places:
+            weights = next((name for places, name in LONGER.items() if places >= longest), None)
+            remedies = [f"--checkpoint {weights}"] if weights else []
+            if self.audit is None and longest <= MAX_PLACES:
+                remedies.append(f"--option places={longest}")
+            remedies.append("--option long=cut, which reads the first letters alone")
+            raise BadData(f"window of {longest} nt: this hyenadna reads at most {self.places}; take {' or '.join(remedies)}")
+        return collate(windows)
+
+    def unknown_tokens(self, batch: Batch) -> tuple[int, int]:
+        """Counts the letters that were not read."""
+        unread = int(batch["unread"].sum()) if "unread" in batch else 0
+        return unread, unread + int(batch["lengths"].sum())
 
     def forward(self, batch: Batch) -> Tensor:
         states, lengths = self.encode(batch["tokens"].long()), batch["lengths"]

@@ -130,6 +130,7 @@ class RNAErnie(RNAModel):
     Follows paddlenlp's ``ErnieModel`` and transformers' ``BertModel``. A window's T is read as U if the vocabulary has U.
     ``layout`` names one of the three checkpoints; ``auto`` recognises it by its tensors' names, and means ``llm-eda`` at random
     initialisation. ``transposed`` is for the multimolecule port: ``yes`` or ``no`` for its square matrices, ``auto`` to find out.
+    ``long=chunks`` reads windows beyond the table of positions in pieces, as the authors do; they average the pieces' scores.
     """
 
     name: ClassVar[str] = "rnaernie"
@@ -147,6 +148,7 @@ class RNAErnie(RNAModel):
     # The authors' run_seq_cls.py: AdamW at a constant 1e-4, batches of 50 and 50 epochs, there without early stopping.
     recipe = Recipe(learning_rate=1e-4, batch_size=50, epochs=50, schedule="constant", warmup=0.0)
     lora_targets = ("query", "value")
+    remedy = "--option long=chunks reads longer ones in pieces"
 
     @classmethod
     def from_checkpoint(
@@ -158,13 +160,15 @@ class RNAErnie(RNAModel):
         pooling: str = "auto",
         layer: int = -1,
         transposed: str = "auto",
+        long: str = "refuse",
     ) -> Self:
         checked("layout", layout, ("auto", *LAYOUTS))
         checked("transposed", transposed, ("auto", "yes", "no"))
         if checkpoint is None:
             known = LAYOUTS["llm-eda" if layout == "auto" else layout]
             shape = replace(known.base, **of_size(cls.name, size, SIZES))
-            return cls(shape, known.vocabulary, default_pooling(pooling, layer, known.pooler), layer, pooler=known.pooler)
+            pooling = default_pooling(pooling, layer, known.pooler)
+            return cls(shape, known.vocabulary, pooling, layer, pooler=known.pooler, long=long)
 
         file = weight_file(checkpoint, *PADDLE_FILES, "model_state.pdparams")
         theirs = read_arrays(file)
@@ -179,7 +183,8 @@ class RNAErnie(RNAModel):
         check_ids(config, vocabulary, file)
 
         pooler = "pooler.weight" in tensors
-        model = cls(shape, vocabulary, default_pooling(pooling, layer, pooler), layer, has_language_head(tensors), pooler)
+        pooling = default_pooling(pooling, layer, pooler)
+        model = cls(shape, vocabulary, pooling, layer, has_language_head(tensors), pooler, long)
         config_found = "read" if config else f"none: {shape.heads} heads, {shape.activation}, eps {shape.epsilon} assumed"
         model.take(tensors, file, {"layout": layout, "pooler": pooler, "config": config_found})
         if layout == "multimolecule":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -47,6 +47,8 @@ class Adapter(nn.Module, ABC):
         name: as the file.
         card: who published the model, and what it reads.
         recipe: published settings for fine-tuning; a model without trainable weights has ``tune="probe"``.
+        recipes: by family of tasks, what its published settings for them have instead, e.g. ``{"rbp": {"epochs": 5}}``; an
+            empty entry says that ``recipe`` itself was published for these.
         lora_targets: name endings of the linear layers that LoRA adapts.
         species_names: the species that an alignment model was trained with, in order, without the target; None where any will
             do or none is known.
@@ -61,6 +63,7 @@ class Adapter(nn.Module, ABC):
     name: ClassVar[str]
     card: ClassVar[ModelCard]
     recipe: ClassVar[Recipe]
+    recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     lora_targets: ClassVar[tuple[str, ...]] = ()
     reverse_complement_invariant: bool = False
     max_length: int | None = None

@@ -1,7 +1,7 @@
 """ModelFacts: what a model's file says of it before any of its code runs.
 
 Read from the syntax tree, so that lists, plans and look-ups of finished runs import no model and no torch. A file that
-writes its recipe or options in another way than as literals is imported instead.
+writes its recipes or options in another way than as literals is imported instead.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import ast
 import inspect
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,12 +39,30 @@ class Option:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model's name, card, published recipe and options by name."""
+    """A model's name, card, published recipe, what differs from it by family of tasks, and options by name.
+
+    Raises:
+        UserError: ``recipes`` is no mapping of mappings, or has a setting that does not exist or is out of range.
+    """
 
     name: str
     card: ModelCard
     recipe: Recipe
     options: Mapping[str, Option]
+    recipes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.recipes, Mapping):
+            raise UserError(f"model {self.name}: recipes {self.recipes!r}: expected {{family: {{setting: value}}}}")
+        for family in self.recipes:
+            try:
+                self.recipe_for(family)
+            except (UserError, TypeError) as error:
+                raise UserError(f"model {self.name}: recipes[{family!r}]: {error}") from None
+
+    def recipe_for(self, family: str) -> Recipe:
+        """The published settings for a family of tasks; :attr:`recipe` where no others are known."""
+        return self.recipe.override(**self.recipes.get(family, {}))
 
 
 def read_facts(file: Path, load: Callable[[], type[Adapter]]) -> ModelFacts:
@@ -58,13 +76,17 @@ def read_facts(file: Path, load: Callable[[], type[Adapter]]) -> ModelFacts:
         lines = list(_ancestry(file))
         name = _first(lines, lambda body: _assigned(body, "name"), default=None)
         recipe = _first(lines, lambda body: _assigned(body, "recipe"))
-        options = _first(lines, _keywords)
+        recipes = _first(lines, lambda body: _assigned(body, "recipes"), default=None)
         return ModelFacts(
-            file.stem if name is None else str(_literal(name)), card, Recipe(**_arguments(recipe, "Recipe")), dict(options)
+            name=file.stem if name is None else str(_literal(name)),
+            card=card,
+            recipe=Recipe(**_arguments(recipe, "Recipe")),
+            options=dict(_first(lines, _keywords)),
+            recipes={} if recipes is None else _literal(recipes),
         )
     except (_NotLiteral, OSError):
         adapter = load()
-        return ModelFacts(adapter.name, card, adapter.recipe, class_options(adapter))
+        return ModelFacts(adapter.name, card, adapter.recipe, class_options(adapter), adapter.recipes)
 
 
 def read_card(file: Path) -> ModelCard:

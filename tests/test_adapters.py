@@ -76,6 +76,7 @@ class TestFacts:
         assert facts.name == adapter.name == name
         assert facts.card == adapter.card
         assert facts.recipe == adapter.recipe
+        assert facts.recipes == adapter.recipes
         assert facts.options == class_options(adapter)
         assert read_without_torch[name] == json.loads(json.dumps(asdict(facts)))
 

@@ -157,6 +157,10 @@ def test_a_folder_without_weights_says_what_it_is(tmp_path):
     (tmp_path / "adapter/adapter_config.json").write_text("{}")
     with pytest.raises(DataMissing, match=r"a PEFT adapter without its base model; .*merge_and_unload"):
         weight_file(tmp_path / "adapter")
+    (tmp_path / "adapter/model.safetensors").write_bytes(b"x")
+    with pytest.raises(BadData, match=r"a PEFT adapter \(LoRA\) lies beside model\.safetensors; merge the two"):
+        weight_file(tmp_path / "adapter")
+    assert weight_file(tmp_path / "adapter/model.safetensors").is_file()
     with pytest.raises(
         DataMissing, match=r"no such file, nor a folder with mine\.pt or model\.safetensors or pytorch_model\.bin$"
     ):

@@ -146,6 +146,19 @@ class NeedsSix(Template):
         return super().collate(windows)
 
 
+class NeedsTwoToTrain(Template):
+    def __init__(self, width):
+        super().__init__(width)
+        self.norm = torch.nn.BatchNorm1d(width)
+
+    def forward(self, batch):
+        states = self.norm(self.embed(batch["tokens"]).transpose(1, 2)).transpose(1, 2)  # one value cannot be normalised
+        known = (batch["tokens"] > 0).unsqueeze(-1)
+        return (self.dense(torch.relu(self.conv(states.transpose(1, 2)).transpose(1, 2))) * known).sum(dim=1) / known.sum(
+            1
+        ).clamp(1)
+
+
 class DividesByNothing(Template):
     def forward(self, batch):
         known = (batch["tokens"] > 0).any(dim=1, keepdim=True)
@@ -268,7 +281,7 @@ BROKEN = {
     },
     clauses.whole_window: {ReadsHead: "1500 nt: a change of its last letter", ReadsTail: "1500 nt: a change of its first"},
     clauses.too_long: {CutsAtItsLimit: "201 nt with max_length 200 is accepted", BreaksAtItsLimit: "IndexError: index out"},
-    clauses.shortest: {NeedsSix: "BadData: a window of fewer than 6 nt"},
+    clauses.shortest: {NeedsSix: "BadData: a window of fewer than 6 nt", NeedsTwoToTrain: "ValueError: Expected more than 1"},
     clauses.unknown_letters: {
         DividesByNothing: "N alone: .* are not finite",
         ReadsNAsA: "N is read as A",

@@ -108,9 +108,36 @@ class TestOperator:
             HyenaDNA.from_checkpoint(pooling="max")
 
     def test_a_window_longer_than_its_filters_is_refused(self, tiny):
-        assert embed(tiny, [Window("A" * 1026)]).isfinite().all()
-        with pytest.raises(BadData, match="window of 1027 nt: this model reads at most 1026"):
-            tiny.collate([Window("A" * 1027)])
+        assert tiny.max_length == 16_386
+        longer = "--checkpoint LongSafari/hyenadna-small-32k-seqlen-hf or --option places=16387 or --option long=cut"
+        with pytest.raises(BadData, match=f"window of 16387 nt: this hyenadna reads at most 16386; take {longer}"):
+            tiny.collate([Window("A" * 16_387)])
+
+    def test_filters_are_made_for_as_many_places_as_asked_for(self, tiny, tmp_path):
+        longer = HyenaDNA.from_checkpoint(size="tiny", places=40).eval()
+        assert embed(longer, [Window("A" * 40)]).isfinite().all()
+        with pytest.raises(BadData, match="window of 41 nt: this hyenadna reads at most 40"):
+            longer.collate([Window("A" * 41)])
+        with pytest.raises(UserError, match="option places=-1: choose 1 to 1000002"):
+            HyenaDNA.from_checkpoint(size="tiny", places=-1)
+        torch.save(tiny.state_dict(), tmp_path / "mine.pt")
+        with pytest.raises(UserError, match=r"option places=40: .* has filters of 16386 places; leave the option out"):
+            HyenaDNA.from_checkpoint(tmp_path / "mine.pt", places=40)
+        loaded = HyenaDNA.from_checkpoint(tmp_path / "mine.pt", places=16_386)
+        with pytest.raises(BadData, match="take --checkpoint LongSafari/hyenadna-medium-160k-seqlen-hf or --option long=cut"):
+            loaded.collate([Window("A" * 40_000)])
+
+    def test_long_windows_can_be_cut_and_what_is_not_read_is_counted(self):
+        torch.manual_seed(0)
+        model = HyenaDNA.from_checkpoint(size="tiny", places=20, long="cut").eval()
+        (long,), (other,) = random_windows(1, 50), random_windows(1, 15)
+        batch = model.collate([long, other])
+        assert batch["tokens"].shape == (2, 20)
+        assert model.unknown_tokens(batch) == (30, 65)
+        assert model.max_length is None
+        torch.testing.assert_close(embed(model, [long]), embed(model, [Window(long.sequence[:20])]))
+        with pytest.raises(UserError, match="option long='truncate': choose one of refuse, cut"):
+            HyenaDNA.from_checkpoint(size="tiny", long="truncate")
 
 
 class TestLoading:
@@ -161,7 +188,7 @@ class TestLoading:
             ({"use_bias": False}, "use_bias False; implemented is True"),
             ({"train_freq": False}, "train_freq False"),
             ({"layer": {"modulate": False}}, r"layer\.modulate False"),
-            ({"layer": {"l_max": 2050}}, r"has layer\.l_max 2050, its tensors 1026"),
+            ({"layer": {"l_max": 2050}}, r"has layer\.l_max 2050, its tensors 16386"),
             ({"vocab_size": 30}, "has vocab_size 30, its tensors 16"),
         ],
     )

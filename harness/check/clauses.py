@@ -21,7 +21,7 @@ from harness import registry
 from harness.adapter import Adapter, MaskedModel
 from harness.data import Window, reverse_complement
 from harness.errors import HarnessError, UserError
-from harness.facts import read_card
+from harness.facts import ModelFacts, read_card
 
 from .candidate import Candidate, Skipped, Violation, described, random_windows
 
@@ -40,6 +40,10 @@ def facts(model: Candidate) -> None:
         raise Violation(f"name {cls.name!r}, but the file is {file.name}")
     if read_card(file) != cls.card:
         raise Violation(f"{file.name}: the card in the file is not the card of the class")
+    try:
+        ModelFacts(cls.name, cls.card, cls.recipe, {}, cls.recipes)
+    except UserError as error:
+        raise Violation(str(error)) from None
     if cls.card.reads not in ("sequence", "alignment", "score"):
         raise Violation(f"card.reads {cls.card.reads!r}: expected sequence, alignment or score")
     if "embedding" not in (cls.__doc__ or "").lower():
@@ -217,10 +221,19 @@ def unknown_letters(model: Candidate) -> str | None:
 
 
 def shortest(model: Candidate) -> str:
-    """a window of one letter is accepted, alone and beside longer ones"""
+    """a window of one letter is accepted, alone and beside longer ones, in training too"""
     windows = [Window("A"), Window("C"), *random_windows([40])]
     alone = torch.cat([model.embed([window]) for window in windows])
     _finite(alone, "a window of one letter")
+    adapter = copy.deepcopy(model.adapter).train()
+    for batch in (windows[:1], windows):
+        embeddings = adapter(adapter.collate(batch))
+        _finite(embeddings, "a window of one letter in training")
+        if embeddings.requires_grad:
+            embeddings.sum().backward()
+            for parameter in adapter.parameters():
+                if parameter.grad is not None:
+                    _finite(parameter.grad, "gradients from a window of one letter")
     return _same(model.embed(windows), alone, "a window of one letter in a batch, and alone")
 
 

@@ -12,6 +12,7 @@ from harness.errors import UnknownName
 from .options import Once
 
 if TYPE_CHECKING:
+    from harness.facts import ModelFacts
     from harness.task import Task
 
 list_app = typer.Typer(no_args_is_help=True, help="Show the models or tasks there are.")
@@ -116,7 +117,14 @@ def _model_card(name: str) -> dict[str, str]:
         "weights": f"{card.checkpoint} at {card.revision or 'main'}" if card.checkpoint else card.get,
         "options": ", ".join(f"{name}={option.default!r} ({option.type})" for name, option in facts.options.items()),
         "recipe": ", ".join(f"{name} {value}" for name, value in asdict(facts.recipe).items()),
+        **{f"recipe for {family}": _differences(facts, family) for family in facts.recipes},
     }
+
+
+def _differences(facts: ModelFacts, family: str) -> str:
+    usual, found = asdict(facts.recipe), asdict(facts.recipe_for(family))
+    changed = [f"{name} {value}" for name, value in found.items() if value != usual[name]]
+    return ", ".join(changed) + "; else the same" if changed else "the same, published for these tasks"
 
 
 def _task_card(task: Task) -> dict[str, str]:

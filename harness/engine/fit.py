@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -15,15 +16,18 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from harness.adapter import Batch
 from harness.data import Example
 from harness.errors import RunFailed
 from harness.progress import Progress
 from harness.recipe import Recipe
 
+from .batches import Batches
 from .classifier import Classifier
 from .kinds import labels_of
 from .predict import autocast, length, out_of_memory, predict, to_device
 
+REPORTED_WAIT = 0.05  # the share of training spent waiting for batches above which it is said
 BATCHES_PER_POOL = 50  # are sorted by length together
 
 
@@ -31,13 +35,15 @@ BATCHES_PER_POOL = 50  # are sorted by length together
 class Fit:
     """The outcome of a training: the recipe, and a dict of numbers per epoch (per strength for a probe).
 
-    ``events`` are sentences on what had to be changed on the way.
+    ``events`` are sentences on what had to be changed on the way. ``wait`` is the time in seconds that training waited for
+    batches to be made.
     """
 
     recipe: Recipe
     history: list[dict[str, float]] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     examples_per_second: float = 0.0
+    wait: float = 0.0
 
 
 def fit(
@@ -115,7 +121,8 @@ def _fit(
         classifier.train()
         begun, reported = time.perf_counter(), 0.0
         total = torch.zeros((), device=accelerator.device)
-        for step, micro_batches in enumerate(_steps(train, recipe, size, order, accelerator), start=1):
+        batches = Batches(partial(_made, classifier), _steps(train, recipe, size, order, accelerator), accelerator.device)
+        for step, micro_batches in enumerate(batches, start=1):
             for loss in _backward(model, classifier, micro_batches, accelerator, precision):
                 total += loss
             nn.utils.clip_grad_norm_(classifier.parameters(), recipe.clip)
@@ -129,6 +136,7 @@ def _fit(
                 report(Progress(epoch, (epoch - 1) * steps_per_epoch + step, steps, loss))
         seconds = time.perf_counter() - begun
         training_seconds += seconds
+        fitted.wait += batches.wait
 
         mean = cast(Tensor, accelerator.reduce(total / steps_per_epoch, reduction="mean"))
         train_loss = _finite("training loss", mean.item(), f"the end of epoch {epoch}", recipe)
@@ -150,6 +158,8 @@ def _fit(
             break
     stopped = f"stopped early after epoch {epoch}" if epoch < recipe.epochs else f"trained for all {epoch} epochs"
     report(f"  {stopped}; epoch {best_epoch} was best and is kept")
+    if fitted.wait > REPORTED_WAIT * training_seconds:
+        report(f"  {fitted.wait / training_seconds:.0%} of the training's time was spent waiting for batches to be made")
     classifier.load_state_dict(best)
     fitted.examples_per_second = len(fitted.history) * len(train) / training_seconds
     return fitted
@@ -168,18 +178,29 @@ def _finite(name: str, value: float, when: str, recipe: Recipe) -> float:
     return value
 
 
+def _made(classifier: Classifier, micro_batches: list[list[Example]]) -> list[tuple[Batch, Tensor]]:
+    """A batch and its targets, on the CPU, for each micro-batch of a step."""
+    return [
+        (classifier.collate(examples), torch.from_numpy(classifier.kind.target(labels_of(examples))))
+        for examples in micro_batches
+    ]
+
+
 def _backward(
-    model: nn.Module, classifier: Classifier, micro_batches: list[list[Example]], accelerator: Accelerator, precision: str
+    model: nn.Module,
+    classifier: Classifier,
+    micro_batches: list[tuple[Batch, Tensor]],
+    accelerator: Accelerator,
+    precision: str,
 ) -> Iterator[Tensor]:
     """Add the gradients of an optimiser step; yield each micro-batch's share of the mean loss over the step's examples.
 
     ``model`` is the classifier as accelerate prepared it. Processes exchange gradients with the last micro-batch only.
     """
-    size = sum(map(len, micro_batches))
-    for number, examples in enumerate(micro_batches, start=1):
+    size = sum(len(target) for _, target in micro_batches)
+    for number, (made, target) in enumerate(micro_batches, start=1):
         with nullcontext() if number == len(micro_batches) else accelerator.no_sync(model):
-            batch = to_device(classifier.collate(examples), accelerator.device)
-            target = torch.from_numpy(classifier.kind.target(labels_of(examples))).to(accelerator.device)
+            batch, target = to_device(made, accelerator.device), target.to(accelerator.device)
             with autocast(accelerator.device, precision):
                 logits = model(batch)
             loss = classifier.kind.loss(logits.float(), target) / size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +13,10 @@ from torch import Tensor
 
 from harness.data import Example
 
+from .batches import Batches
 from .classifier import Classifier, ZeroShot
 
+Parts = list[tuple[list[int], Any]]  # rows' indices, and their numbers as an array or a csr_array
 PREDICT_BATCH = 64  # examples in a batch; large alignments make batches smaller:
 PREDICT_LETTERS = 1 << 18  # letters in a batch, alignments included, unless a single example has more
 
@@ -32,7 +35,8 @@ def predict(
 
     Batches hold ``batch_size`` examples, but at least PREDICT_BATCH where memory permits.
     """
-    return classifier.kind.outputs(_apply(classifier, classifier.forward, examples, accelerator, precision, batch_size))
+    parts = _apply(classifier, classifier.forward, examples, accelerator, precision, batch_size, np.copy)
+    return classifier.kind.outputs(_joined(parts, len(examples)))
 
 
 def embed(
@@ -42,9 +46,54 @@ def embed(
     *,
     precision: str = "float32",
     batch_size: int = PREDICT_BATCH,
-) -> np.ndarray:
-    """Embeddings (examples, windows × D) as float32, in the order of ``examples``."""
-    return _apply(classifier, classifier.embed, examples, accelerator, precision, batch_size)
+    sparse: bool = False,
+) -> Any:
+    """Embeddings (examples, windows × D) as float32, in the order of ``examples``: an array.
+
+    With ``sparse``, they are a scipy ``csr_array`` if more than half of the numbers are zeros, which take no memory at any time.
+    """
+    keep = _without_zeros if sparse else np.copy
+    parts = _apply(classifier, classifier.embed, examples, accelerator, precision, batch_size, keep)
+    nonzero = sum(int(np.count_nonzero(part)) if isinstance(part, np.ndarray) else part.nnz for _, part in parts)
+    if sparse and 2 * nonzero < len(examples) * parts[0][1].shape[1]:
+        return _joined_sparse(parts, len(examples), nonzero)
+    return _joined(
+        [(indices, part if isinstance(part, np.ndarray) else part.toarray()) for indices, part in parts], len(examples)
+    )
+
+
+def _without_zeros(output: np.ndarray) -> Any:
+    """A copy, as a csr_array if more than half of it is zeros."""
+    from scipy.sparse import csr_array
+
+    return csr_array(output) if 2 * np.count_nonzero(output) < output.size else output.copy()
+
+
+def _joined(parts: Parts, count: int) -> np.ndarray:
+    """One array (count, …) of parts, each of which lists the rows it holds."""
+    result = np.empty((count, parts[0][1].shape[1]), np.float32)
+    for indices, output in parts:
+        result[indices] = output
+    return result
+
+
+def _joined_sparse(parts: Parts, count: int, nonzero: int) -> Any:
+    """As :func:`_joined`, a csr_array with ``nonzero`` numbers. The parts are emptied, so that nothing is held twice."""
+    from scipy.sparse import csr_array
+
+    width = parts[0][1].shape[1]
+    begins = np.zeros(count + 1, np.int32 if nonzero < 2**31 else np.int64)
+    for indices, part in parts:
+        begins[1:][indices] = np.diff(part.indptr) if not isinstance(part, np.ndarray) else np.count_nonzero(part, axis=1)
+    np.cumsum(begins, out=begins)
+    values, columns = np.empty(nonzero, np.float32), np.empty(nonzero, begins.dtype)
+    while parts:
+        indices, part = parts.pop()
+        part = csr_array(part)
+        for row, index in enumerate(indices):
+            source, target = slice(*part.indptr[row : row + 2]), slice(*begins[index : index + 2])
+            values[target], columns[target] = part.data[source], part.indices[source]
+    return csr_array((values, columns, begins), shape=(count, width))
 
 
 def _apply(
@@ -54,39 +103,38 @@ def _apply(
     accelerator: Accelerator,
     precision: str,
     batch_size: int,
-) -> np.ndarray:
-    """Apply ``function`` to all examples in evaluation mode, the longest first: little padding, and early failure.
+    keep: Callable[[np.ndarray], Any],
+) -> Parts:
+    """``function`` of all examples in evaluation mode, in parts; the longest first: little padding, and early failure.
 
-    When memory runs out, batches are halved.
+    Of each part, ``keep`` copies what is to be kept, because an output may be a view of all hidden states. When memory runs out,
+    batches are halved.
     """
     was_training = classifier.training
     classifier.eval()
     by_length = sorted(range(len(examples)), key=lambda index: -length(examples[index]))
     mine = by_length[accelerator.process_index :: accelerator.num_processes]
-    parts: list[tuple[list[int], np.ndarray]] = []
+    parts: Parts = []
     largest_batch = max(PREDICT_LETTERS // _letters(examples[by_length[0]]), 1)
     size, start = min(max(batch_size, PREDICT_BATCH), largest_batch), 0
     with torch.inference_mode():
         while start < len(mine):
-            indices = mine[start : start + size]
-            batch = classifier.collate([examples[index] for index in indices])
+            chunks = [mine[first : first + size] for first in range(start, len(mine), size)]
+            batches = Batches(
+                lambda indices: classifier.collate([examples[index] for index in indices]), chunks, accelerator.device
+            )
             try:
-                with autocast(accelerator.device, precision):
-                    output = function(to_device(batch, accelerator.device)).float().cpu().numpy()
+                for indices, batch in zip(chunks, batches, strict=True):
+                    with autocast(accelerator.device, precision):
+                        output = function(to_device(batch, accelerator.device)).float().cpu().numpy()
+                    parts.append((indices, keep(output)))
+                    start += size
             except RuntimeError as error:
                 if size == 1 or not out_of_memory(error):
                     raise
                 size //= 2
-                continue
-            parts.append((indices, output.copy()))  # a copy, because output may be a view of all hidden states
-            start += size
     classifier.train(was_training)
-    if accelerator.num_processes > 1:
-        parts = gather_object(parts)
-    result = np.empty((len(examples), parts[0][1].shape[1]), np.float32)
-    for indices, output in parts:
-        result[indices] = output
-    return result
+    return gather_object(parts) if accelerator.num_processes > 1 else parts
 
 
 def length(example: Example) -> int:

@@ -53,29 +53,29 @@ def probe(
     """
     from scipy import sparse
 
-    def embedded(examples: Sequence[Example]) -> np.ndarray:
-        def compute() -> np.ndarray:
-            return embed(classifier, examples, accelerator, precision=precision, batch_size=recipe.batch_size)
+    def embedded(examples: Sequence[Example]) -> Features:
+        def compute(sparse: bool = False) -> Features:
+            return embed(classifier, examples, accelerator, precision=precision, batch_size=recipe.batch_size, sparse=sparse)
 
-        return compute() if cache is None else cache.get(examples, compute)
+        return compute(sparse=True) if cache is None else cache.get(examples, compute)
 
     begun = time.perf_counter()
     features = embedded(train)
     seconds = time.perf_counter() - begun
     held_out = embedded(validation)
     for part in (features, held_out):
-        if not np.isfinite(part).all():
-            bad = int((~np.isfinite(part)).any(axis=1).sum())
-            raise RunFailed(f"{bad:,} of {len(part):,} embeddings hold numbers that are not finite: try --precision float32")
+        if bad := _not_finite(part):
+            raise RunFailed(f"{bad:,} of {part.shape[0]:,} embeddings hold numbers that are not finite: try --precision float32")
     kind, labels, held_out_labels = classifier.kind, labels_of(train), labels_of(validation)
     kind.learn(labels)
     mean, scale = np.zeros(features.shape[1]), np.ones(features.shape[1])
-    if (features == 0).mean() > 0.5:
+    if not sparse.issparse(features) and (features == 0).mean() > 0.5:
         features = sparse.csr_array(features)
-    else:
+    elif not sparse.issparse(features):
         mean, scale = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
         scale[scale == 0] = 1.0
-        features = (features - mean) / scale
+        features = features - mean
+        features /= scale
 
     linear = classifier.head[-1]
     assert isinstance(linear, nn.Linear)
@@ -103,6 +103,14 @@ def probe(
         linear.bias.copy_(torch.from_numpy(best[1]))
     fitted.examples_per_second = len(train) / seconds
     return fitted
+
+
+def _not_finite(features: Features) -> int:
+    """How many rows hold a number that is not finite."""
+    if isinstance(features, np.ndarray):
+        return int((~np.isfinite(features)).any(axis=1).sum())
+    bad = np.flatnonzero(~np.isfinite(features.data))
+    return len(np.unique(np.searchsorted(features.indptr, bad, side="right")))
 
 
 def _varied(kind: str, labels: np.ndarray, outputs: int, events: list[str]) -> np.ndarray:

@@ -55,15 +55,15 @@ def wide(
         dict[Column, float](),
     )
     for (row, column), settings in found.items():
-        main = main_setting(settings, usual[row])
+        main = main_setting(settings, usual[row, column])
         for setting in settings if all_settings else [main]:
             runs, key = settings[setting], row
             others = [texts[row, column, other] for other in settings if other != setting]
             if all_settings:
                 key, others = replace(row, setting=texts[row, column, setting]), []
-            cells[key, column] = cell = _cell(runs, metric, usual[row], others, subset)
+            cells[key, column] = cell = _cell(runs, metric, usual[row, column], others, subset)
             counted[key, column] = runs.counted
-            if setting == main and cell.mean is not None and _is_reference(row, usual[row]):
+            if setting == main and cell.mean is not None and _is_reference(row, usual[row, column]):
                 floors[column] = cell.mean
     members = [(key, run) for (key, _), runs in counted.items() for run in runs]
     rows, columns = row_labels(members), column_labels(run for _, run in members)

@@ -52,6 +52,7 @@ class Runs:
 
 
 Found = dict[tuple[Row, Column], dict[Setting, Runs]]
+Usual = Mapping[tuple[Row, Column], Mapping[str, Any]]
 
 
 # --- runs, grouped by what is the same -----------------------------------------------------------------------------------
@@ -103,9 +104,11 @@ def _by_data(record: RunRecord) -> Column:
     return Column(task["name"], task.get("context"), task["simulated"], task["split"], data_digest(task["files"]), record.kind)
 
 
-def usual_recipes(records: Iterable[RunRecord]) -> dict[Row, dict[str, Any]]:
-    """Each row's published settings, as its newest run has them."""
-    return {row_of(record): record.model["recipe"] for record in sorted(records, key=age)}
+def usual_recipes(records: Iterable[RunRecord]) -> Usual:
+    """Each row's published settings for each column's family of tasks, as the row's newest run on the family has them."""
+    records = sorted(records, key=age)
+    newest = {(row_of(record), record.task["family"]): record.model["recipe"] for record in records}
+    return {(row_of(record), column_of(record)): newest[row_of(record), record.task["family"]] for record in records}
 
 
 def setting_of(record: RunRecord, usual: Mapping[str, Any]) -> Setting:
@@ -139,8 +142,8 @@ def grouped(records: Iterable[RunRecord]) -> Found:
     usual = usual_recipes(records)
     gathered: dict[tuple[Row, Column], dict[Setting, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
-        row = row_of(record)
-        gathered[row, column_of(record)][setting_of(record, usual[row])].append(record)
+        key = row_of(record), column_of(record)
+        gathered[key][setting_of(record, usual[key])].append(record)
     return {key: {setting: _counted(runs) for setting, runs in settings.items()} for key, settings in gathered.items()}
 
 
@@ -181,7 +184,7 @@ def main_setting(settings: Mapping[Setting, Runs], usual: Mapping[str, Any]) -> 
     return max(settings, key=rank)
 
 
-def setting_texts(found: Found, usual: Mapping[Row, Mapping[str, Any]]) -> dict[tuple[Row, Column, Setting], str]:
+def setting_texts(found: Found, usual: Usual) -> dict[tuple[Row, Column, Setting], str]:
     """What sets each setting apart from the others of its row, e.g. ``learning_rate 1e-05``; empty for the model's own."""
     computed: dict[Row, set[str]] = defaultdict(set)
     inputs: dict[tuple[Row, Column, Setting], dict[str, Mapping[str, str]]] = defaultdict(dict)
@@ -191,7 +194,7 @@ def setting_texts(found: Found, usual: Mapping[Row, Mapping[str, Any]]) -> dict[
         inputs[row, column, replace(setting, input="")][setting.input] = found[row, column][setting].all[-1].task["files"]
 
     def text(row: Row, column: Column, setting: Setting) -> str:
-        parts = [f"{name} {value}" for name, value in changes(found[row, column][setting], usual[row]).items()]
+        parts = [f"{name} {value}" for name, value in changes(found[row, column][setting], usual[row, column]).items()]
         parts += [f"on {setting.computed}"] if len(computed[row]) > 1 else []
         read = inputs[row, column, replace(setting, input="")]
         return ", ".join([*parts, *([f"input {_input_text(setting.input, read)}"] if len(read) > 1 else [])])

@@ -147,6 +147,7 @@ OPTIONAL = {
     "timing": _mapping(),
     "timing.seconds": _mapping(_or_none(AMOUNT)),
     "timing.examples_per_second": _or_none(AMOUNT),
+    "timing.wait": _or_none(AMOUNT),
     "timing.peak_memory_bytes": _or_none(AMOUNT),
     "unknown": _mapping(),
     "recipe": _mapping(SETTING),

@@ -83,6 +83,7 @@ def weight_file(checkpoint: Path, *names: str) -> Path:
 
     Raises:
         DataMissing: there is no such file; the message says what is there instead.
+        BadData: a PEFT adapter lies beside the weights, which would be left out.
     """
     names = (*names, *WEIGHT_FILES)
     for candidate in (
@@ -91,6 +92,11 @@ def weight_file(checkpoint: Path, *names: str) -> Path:
         *(checkpoint / (name + INDEX) for name in WEIGHT_FILES),
     ):
         if os.path.isfile(candidate):
+            if candidate != checkpoint and os.path.isfile(checkpoint / "adapter_config.json"):
+                raise BadData(
+                    f"checkpoint {str(checkpoint)!r}: a PEFT adapter (LoRA) lies beside {candidate.name}; merge the two "
+                    f"(model.merge_and_unload().save_pretrained(FOLDER)), or give {candidate} to leave the adapter out"
+                )
             return candidate
     if os.path.isfile(checkpoint / "adapter_config.json"):
         raise DataMissing(

@@ -29,6 +29,7 @@ from .asked import VARIANTS, absolute, as_reading, as_reference, available, name
 
 # What fits, asks and scores. Their changes are every run's; those of a model or a task are its own runs' (see _code).
 NUMERIC = (
+    "engine/batches.py",
     "engine/build.py",
     "engine/classifier.py",
     "engine/fit.py",
@@ -50,14 +51,16 @@ class Run:
     """One (model, task, seed), as asked for and checked. JSON values only: ``Run.from_json(run.to_json())`` equals it.
 
     ``model`` and ``task`` are names or paths, as on the command line; ``recipe`` holds what differs from the model's
-    published one; ``checkpoint``, ``size``, ``options`` and ``allow_partial`` are those of :class:`ModelRequest`.
+    published one for the task's ``family``; ``checkpoint``, ``size``, ``options`` and ``allow_partial`` are those of
+    :class:`ModelRequest`.
     ``reference`` is the reference data of tasks made of loci, or None. ``sample``: the task's simulated stand-in is meant.
     ``device`` is a type (``cpu``, ``cuda``, ``mps``), and ``precision`` is resolved (``float32``, ``bf16``).
 
     ``data``, ``weights``, ``origin`` and ``code`` are the sha256 of the task's content, of the checkpoint's files (None
     without one), of all that makes the untrained model, and of the code that can change a number. ``label`` and ``name``
     are what the record's folder calls task and model; ``own_name`` is the user's for a task made of files,
-    and ``reading`` is how these are read (see :class:`harness.task.Reading`), or None.
+    ``reading`` how these are read (see :class:`harness.task.Reading`), or None, and ``family`` the task's, which may have
+    published settings of its own.
     """
 
     model: str
@@ -81,6 +84,7 @@ class Run:
     name: str = ""
     own_name: str | None = None
     reading: dict[str, Any] | None = None
+    family: str = ""
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -92,10 +96,13 @@ class Run:
 
         Paths do not count: the content of what they name does.
         """
-        facts = registry.model_facts(self.model)
-        recipe = facts.recipe.override(**self.recipe).used() | {"precision": self.precision}
+        recipe = self.published().override(**self.recipe).used() | {"precision": self.precision}
         key = [self.name, self.origin, self.label, self.split, self.data, recipe, self.seed, self.code, self.device]
         return f"seed{self.seed}-{digest(key)[:10]}"
+
+    def published(self) -> Recipe:
+        """The model's published settings for this family of tasks."""
+        return registry.model_facts(self.model).recipe_for(self.family)
 
     def to_json(self) -> dict[str, Any]:
         """The run as a JSON object."""
@@ -168,22 +175,26 @@ def plan(
     seeds = _seeds(seed)
     given = {name: value for name, value in settings.items() if value is not None}
     asked_for = {**(preset(recipe) if recipe else {}), **given}
-    models: list[tuple[str, Recipe, ModelRequest]] = []
+    models: list[tuple[registry.ModelFacts, ModelRequest]] = []
     for known in models_asked:
-        facts = registry.model_facts(known)
         wanted = request(absolute(known), checkpoint=checkpoint, init=init, options=option, allow_partial=allow_partial)
-        models.append((facts.name, facts.recipe.override(**asked_for), wanted))
+        models.append((registry.model_facts(known), wanted))
+    families = dict.fromkeys(found.family for found, _ in asked)
+    recipes = {
+        (wanted.model, family): facts.recipe_for(family).override(**asked_for) for facts, wanted in models for family in families
+    }
     for setting in given:
-        if not any(setting in tuned.used() for _, tuned, _ in models):
-            first, tuned, _ = models[0]
+        if not any(setting in tuned.used() for tuned in recipes.values()):
+            first, tuned = models[0][0].name, next(iter(recipes.values()))
             raise UserError(f"{setting.replace('_', '-')}: not used by {first}, which is tuned by {tuned.tune!r}; leave it out")
-    resolved = {precision: hardware.resolve(device, precision) for precision in {tuned.precision for _, tuned, _ in models}}
+    resolved = {precision: hardware.resolve(device, precision) for precision in {one.precision for one in recipes.values()}}
     runs = []
     for found, words in asked:
         rule = split or found.split_rules[0]
         content = _content(found, words, rule, reference, reading)
-        for model_name, tuned, wanted in models:
-            kind, precision = resolved[tuned.precision]
+        for facts, wanted in models:
+            tuned = recipes[wanted.model, found.family]
+            device_type, precision = resolved[tuned.precision]
             one = Run(
                 model=wanted.model,
                 task=words,
@@ -195,14 +206,15 @@ def plan(
                 options=dict(wanted.options),
                 allow_partial=wanted.allow_partial,
                 reference=reference and asdict(reference),
-                device=kind,
+                device=device_type,
                 precision=precision,
                 sample=found.simulated,
                 data=content,
                 label=found.label,
-                name=model_name,
+                name=facts.name,
                 own_name=name,
                 reading=reading and asdict(reading),
+                family=found.family,
             )
             runs += [replace(sealed(one, found), seed=number) for number in seeds]
     return runs

@@ -129,7 +129,7 @@ def execute(
         try:
             fitted = trial.fit(reporter)
             record |= {"history": fitted.history, "events": list(fitted.events)}
-            record["timing"]["examples_per_second"] = fitted.examples_per_second
+            record["timing"] |= {"examples_per_second": fitted.examples_per_second, "wait": fitted.wait}
             scored = trial.score()
             predictions = scored.predictions
             for name in ("metrics", "intervals", "without_interval", "alignment", "collapsed"):
@@ -188,7 +188,7 @@ def _begin_record(trial: Trial) -> dict[str, Any]:
         "model": {
             "name": adapter.name,
             "card": asdict(adapter.card),
-            "recipe": asdict(adapter.recipe),
+            "recipe": asdict(run.published()),
             "checkpoint": audit
             and {
                 "name": Path(audit.source).name,
@@ -226,6 +226,10 @@ def _begin_record(trial: Trial) -> dict[str, Any]:
 
 def _unknown_share(adapter: Adapter, examples: Sequence[Example]) -> float | None:
     """Share of the training split's tokens that are unknown to the model; None for models without tokens."""
+    from harness.adapter import Adapter
+
+    if type(adapter).unknown_tokens is Adapter.unknown_tokens:
+        return None
     unknown = total = 0
     for start in range(0, len(examples), 1024):
         batch = adapter.collate([window for example in examples[start : start + 1024] for window in example.windows])

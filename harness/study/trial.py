@@ -73,7 +73,7 @@ class Trial:
         begun = time.perf_counter()
         accelerator = _accelerator(hardware.pick_device(device))
         adapter = run.model_request().build()
-        recipe = adapter.recipe.override(**run.recipe)
+        recipe = run.published().override(**run.recipe)
         _check(run, adapter, recipe, task, splits)
         classifier = _classifier(adapter, recipe, task, splits).to(accelerator.device)
         return cls(run, task, splits, recipe, classifier, accelerator, {"load": time.perf_counter() - begun})
