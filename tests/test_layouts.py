@@ -375,3 +375,23 @@ def test_a_folder_is_not_called_like_a_task_of_the_project(tmp_path: Path) -> No
         for part in PARTS:
             write(tmp_path / name / f"{part}.csv", csv(rows(part)))
         assert from_files([tmp_path / name]).name == f"{name}.folder"
+
+
+@pytest.mark.usefixtures("own_cache")
+def test_parts_with_loci_in_their_headers_get_their_columns(tmp_path: Path) -> None:
+    chromosome = "".join(random.Random(4).choices("ACGT", k=9000))
+    write(
+        tmp_path / "a.maf",
+        "".join(f"a\ns {who}.chr1 0 9000 + 9000 {chromosome}\n" for who in ("me", "you")).replace("a\ns you", "s you"),
+    )
+    for part, first, count in (("train", 0, 40), ("test", 5000, 12)):
+        places = [(first + 60 * number, first + 60 * number + 40) for number in range(count)]
+        found = (f">chr1:{start}-{end}(+) class:{start % 120 // 60}\n{chromosome[start:end]}\n" for start, end in places)
+        write(tmp_path / "set" / f"{part}.fa", "".join(found))
+    task = from_files([tmp_path / "set"])
+    assert task.bind is not None
+    splits = task.bind(Reference(alignment=tmp_path / "a.maf")).load("given")
+    assert splits.species == ("you",)
+    window = splits.test[0].windows[0]
+    assert window.alignment is not None
+    assert [bytes(row).decode() for row in window.alignment] == [window.sequence] * 2

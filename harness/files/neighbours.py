@@ -31,14 +31,17 @@ SEEDS = (
     "111011100001101101011",
 )
 MAX_BY_CHANCE = 8  # places of a seed in random letters; where there would be more, a seed of more weight is used
-MAX_PLACES = 1 << 27  # in the index, of 4 bytes each; of a larger set, only every so many-th place is indexed
+MAX_INDEXED = 1 << 27  # in the index, of 4 bytes each; of a larger set, only every so many-th place is indexed
 MAX_LETTERS = (1 << 32) - 1  # the index counts them in 32 bits
+PLACES, CELLS = 48, 120_000  # of a frequent seed and of alignments with gaps, at which a window is compared with others …
+MANY_LETTERS = 4_000_000  # … in sets of this size; in smaller ones more, up to MAX_EFFORT times as many
+MAX_EFFORT = 8
 CHUNK = 256  # windows that a thread searches for at a time
 MAX_THREADS = 16
 
 # Reasons why a search may have missed neighbours.
 TOO_SHORT = "windows with too few known letters, which can only be exact copies"
-FREQUENT = "windows with a seed so frequent that only some of its places were compared"
+FREQUENT = "windows of mostly frequent seeds, of whose places only some were compared"
 CROWDED = "windows with so many neighbours that not all were kept"
 UNALIGNED = "windows with so many candidates that not all were aligned with gaps"
 
@@ -47,12 +50,11 @@ UNALIGNED = "windows with so many candidates that not all were aligned with gaps
 class Similarity:
     """When two sequences are near duplicates.
 
-    There must be a stretch of an alignment in which at least ``identity`` of the columns are two equal letters, N being equal
-    to nothing and each letter opposite a gap a column, and which holds at least ``coverage`` of the letters of the shorter
-    sequence and at least ``matches`` equal letters (fewer are shared by chance). The alignment is a diagonal, or the best one
-    within 5 % of the shorter sequence's length (3 to 32 letters) of a diagonal, with scores 1 for a match and -1 for a mismatch
-    and for each letter opposite a gap, ends free. The stretch is the longest there is; the identity and coverage of a pair are
-    that stretch's.
+    They are compared along an alignment: a diagonal, or the best alignment within 3 % of the shorter sequence's length (3 to 32
+    letters) of a diagonal, ends free. A column matches if it holds two equal letters, N being equal to nothing; it scores 1, and
+    a mismatch or a letter opposite a gap -1. What counts is the stretch of columns with the highest score, so that unrelated
+    flanks are no part of it. At least ``identity`` of its columns must match, at least ``matches`` of them must (fewer do by
+    chance), and it must hold at least ``coverage`` of the letters of the shorter sequence.
 
     Raises:
         UserError: a share that is not from 0.5 to 1.
@@ -166,7 +168,7 @@ def components(count: int, *edges: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
 
 
 def _groups(sequences: Sequence[str], similarity: Similarity) -> dict[str, list[int]]:
-    """Canonical sequence → the numbers of its copies. Sequences with so many N that they aren't even like themselves are left out."""
+    """Canonical sequence → the numbers of its copies; without sequences of so many N that they are not even like themselves."""
     groups: dict[str, list[int]] = {}
     for number, sequence in enumerate(sequences):
         if len(sequence) - sequence.count("N") >= similarity.identity * len(sequence):
@@ -205,15 +207,16 @@ def _search(
 
     from . import seeds
 
-    if not indexed or queries is not None and not queries:
+    if not indexed or (queries is not None and not queries):
         return []
     codes, ends = _codes(indexed)
     asked, asked_ends = (codes, ends) if queries is None else _codes(queries)
-    stride = -(-len(codes) // MAX_PLACES)
+    stride = -(-len(codes) // MAX_INDEXED)
     seed = next((seed for seed in SEEDS if len(codes) // stride <= MAX_BY_CHANCE * 4 ** seed.count("1")), SEEDS[-1])
     offsets = np.flatnonzero(np.frombuffer(seed.encode(), np.uint8) == ord("1"))
     index = (codes, ends, seeds.pack(codes), seeds.owners(ends), *seeds.build(codes, ends, offsets, stride), offsets)
-    wanted = (similarity.identity, similarity.coverage, similarity.matches)
+    effort = min(MAX_EFFORT, max(1, MANY_LETTERS // len(asked)))
+    wanted = (similarity.identity, similarity.coverage, similarity.matches, PLACES * effort, CELLS * effort)
 
     def ask(begin: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         stop = min(begin + CHUNK, len(asked_ends) - 1)

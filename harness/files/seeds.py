@@ -13,14 +13,16 @@ import numba
 import numpy as np
 
 NOTHING = 4  # the code of N
-MAX_POSTINGS = 64  # places of a frequent seed at which a window is compared
-MAX_PAIRS = 64  # neighbours that are kept for a window
-MAX_GAPPED = 32  # windows that are aligned with gaps to a window
+MAX_PAIRS = 32  # neighbours that are kept for a window
 SIDE = 32  # letters beside a seed that are compared first
 MAX_UNLIKE = 9  # differing letters among these: 4 on average at 80 % identity, 15 of random letters
 MAX_UNLIKE_SHORT = 12  # the same for windows so short that the letters may lie outside
 SHORT = 64
-MIN_LOCAL = 12  # of the best ungapped stretch (match 1, mismatch -2) for an alignment with gaps to be worth while
+UNRELATED = 0.4  # share of letters that match where the best of some diagonals is taken
+LOST = 0.08  # share of letters that match on no one diagonal because of a gap beside them
+MIN_GAIN = 10  # letters of 32 that match on another diagonal only; 5 by chance
+WIDEST_BAND = 32
+MAX_WAITING = 1024  # candidates for an alignment with gaps, which the cells allow for the shortest windows
 ACCEPTED = np.int64(1) << 40
 
 
@@ -113,24 +115,37 @@ def owners(ends):
 
 
 @_compiled
-def _longest(match, count, share, sums, low):
-    """(start, end) of the longest stretch of columns of which at least ``share`` match; (0, 0) for none."""
-    sums[0] = 0.0
+def _best(match, count):
+    """(start, end) of the stretch of columns with the most matches less the other columns."""
+    best, start, end, score, begin = 0, 0, 0, 0, 0
     for column in range(count):
-        sums[column + 1] = sums[column] + match[column] - share
-    low[0] = 0  # low[i]: where the least of sums[:i + 1] is
-    for column in range(1, count + 1):
-        low[column] = column if sums[column] < sums[low[column - 1]] - 1e-9 else low[column - 1]
-    best, begin, start, end = 0, count, 0, 0
-    for stop in range(count, 0, -1):
-        # The best start for this end moves left only, as far as a start is left that does for it.
-        if begin > stop:
-            begin = stop
-        while begin > 0 and sums[low[begin - 1]] <= sums[stop] + 1e-9:
-            begin = low[begin - 1]
-        if sums[begin] <= sums[stop] + 1e-9 and stop - begin > best:
-            best, start, end = stop - begin, begin, stop
+        score += 1 if match[column] else -1
+        if score <= 0:
+            score, begin = 0, column + 1
+        elif score > best:
+            best, start, end = score, begin, column + 1
     return start, end
+
+
+@_compiled
+def _promising(words, place, own_words, position, count, band, share):
+    """Whether an alignment with gaps may do where a diagonal does not.
+
+    That is so if some 32 letters match much better on another diagonal within the band, and ``share`` of all letters match where
+    each 32 choose their diagonal.
+    """
+    unlike, most, shifted = 0, (1 - share) * (count // SIDE * SIDE), False
+    for start in range(0, count - SIDE + 1, SIDE):
+        letters = _word(own_words, position + start)
+        here = least = np.int64(_unlike(_word(words, place + start), letters))
+        for shift in range(-band, band + 1):
+            if place + start + shift >= 0:
+                least = min(least, np.int64(_unlike(_word(words, place + start + shift), letters)))
+        shifted |= here - least >= MIN_GAIN
+        unlike += least
+        if unlike > most:
+            return False
+    return shifted
 
 
 @_compiled
@@ -180,13 +195,30 @@ def _gapped(query, target, diagonal, band, trace, match, of_shorter):
 
 @_compiled
 def search(
-    codes, ends, words, owner, first, places, offsets, queries, query_ends, begin, stop, within, identity, coverage, matches
+    codes,
+    ends,
+    words,
+    owner,
+    first,
+    places,
+    offsets,
+    queries,
+    query_ends,
+    begin,
+    stop,
+    within,
+    identity,
+    coverage,
+    matches,
+    max_places,
+    max_cells,
 ):
     """The neighbours of the queries from ``begin`` to ``stop`` among the indexed sequences.
 
-    ``within``: the queries are the indexed sequences, and each is compared with those before it. Returns arrays (pairs,): query,
-    sequence, identity, coverage, reverse; and (3,): queries with a seed in more than MAX_POSTINGS places, with more than
-    MAX_PAIRS neighbours, and with more than MAX_GAPPED sequences to align.
+    ``within``: the queries are the indexed sequences, and each is compared with those before it. A seed is looked up in up to
+    ``max_places`` places, evenly spaced, and a strand is aligned with gaps in up to ``max_cells`` cells. Returns arrays: query
+    and sequence (pairs, 2); identity, coverage and reverse (pairs, 3); and (3,) how many queries have more than a quarter of
+    their seeds in more places, more than MAX_PAIRS neighbours, and more to align.
     """
     span, count = offsets[-1] + 1, len(ends) - 1
     seen, seen_on = np.full(count, -1, np.int64), np.zeros(count, np.int64)
@@ -196,13 +228,13 @@ def search(
     found = np.empty((64, 2), np.int64)
     shares = np.empty((64, 3), np.float64)
     total, capped = 0, np.zeros(3, np.int64)
-    sums, low = np.empty(2 * longest + 80, np.float64), np.empty(2 * longest + 80, np.int64)
     match, of_shorter = np.empty(2 * longest + 80, np.uint8), np.empty(2 * longest + 80, np.uint8)
-    trace = np.empty((longest + 1, 67), np.uint8)
-    waiting, waiting_on, scores = np.empty(MAX_GAPPED, np.int64), np.empty(MAX_GAPPED, np.int64), np.empty(MAX_GAPPED, np.int64)
+    trace = np.empty((longest + 1, 2 * WIDEST_BAND + 1), np.uint8)
+    enough = identity * coverage + UNRELATED * (1 - coverage) - LOST
+    waiting, waiting_on = np.empty(MAX_WAITING, np.int64), np.empty(MAX_WAITING, np.int64)
     for number in range(begin, stop):
         forward = queries[query_ends[number] : query_ends[number + 1]]
-        length, own, frequent, crowded = len(forward), total, False, False
+        length, own, looked_up, frequent, crowded = len(forward), total, 0, 0, False
         limit = np.int64(ends[number]) if within else np.int64(ends[-1])
         allowed = MAX_UNLIKE if length >= SHORT else MAX_UNLIKE_SHORT
         for reverse in range(2):
@@ -212,7 +244,7 @@ def search(
                 for position in range(length):
                     code = forward[length - 1 - position]
                     query[position] = code if code == NOTHING else 3 - code
-            own_words, aligned = pack(query), 0
+            own_words, aligned, cells = pack(query), 0, 0
             for position in range(length - span + 1):
                 seed = _seed(query, position, offsets)
                 if seed < 0:
@@ -221,8 +253,8 @@ def search(
                 if within and past > here and places[past - 1] >= limit:
                     past = here + np.searchsorted(places[here:past], limit)
                 number_of = past - here
-                looked = min(number_of, MAX_POSTINGS)
-                frequent |= number_of > looked
+                looked = min(number_of, max_places)
+                looked_up, frequent = looked_up + 1, frequent + (number_of > looked)
                 right = _word(own_words, position)
                 has_left = position + span >= SIDE
                 left = _word(own_words, position + span - SIDE) if has_left else np.uint64(0)
@@ -244,21 +276,17 @@ def search(
                     target = codes[ends[other] : ends[other + 1]]
                     shorter = min(length, len(target))
                     low_end, high_end = max(0, -diagonal), min(length, len(target) - diagonal)
-                    band = min(32, max(3, shorter // 20))
+                    band = min(WIDEST_BAND, max(3, shorter // 32))
                     if high_end - low_end + band < coverage * shorter:
                         continue
-                    local, local_best = 0, 0
                     for column in range(high_end - low_end):
                         code = query[low_end + column]
-                        same = code == target[low_end + column + diagonal] and code != NOTHING
-                        match[column] = same
-                        local = max(0, local + (1 if same else -2))
-                        local_best = max(local_best, local)
-                    start, end = _longest(match, high_end - low_end, identity, sums, low)
+                        match[column] = code == target[low_end + column + diagonal] and code != NOTHING
+                    start, end = _best(match, high_end - low_end)
                     alike = 0
                     for column in range(start, end):
                         alike += match[column]
-                    if end - start >= coverage * shorter - 1e-9 and alike >= matches:
+                    if end - start >= coverage * shorter - 1e-9 and alike >= max(matches, identity * (end - start) - 1e-9):
                         seen_on[other] = ACCEPTED
                         if total == len(found):
                             found, shares = np.concatenate((found, found)), np.concatenate((shares, shares))
@@ -271,18 +299,13 @@ def search(
                         total += 1
                         if total - own >= MAX_PAIRS:
                             break
-                    elif local_best >= MIN_LOCAL:
-                        slot = aligned
-                        for held in range(min(aligned, MAX_GAPPED)):
-                            if waiting[held] == other:
-                                slot = held
-                        if slot == aligned and aligned >= MAX_GAPPED:
+                    elif _promising(words, place - position + low_end, own_words, low_end, high_end - low_end, band, enough):
+                        cells += length * (2 * band + 1)
+                        if aligned == MAX_WAITING or (aligned > 0 and cells > max_cells):
                             crowded = True
                             continue
-                        if slot < aligned and scores[slot] >= local_best:
-                            continue
-                        waiting[slot], waiting_on[slot], scores[slot] = other, diagonal, local_best
-                        aligned = max(aligned, slot + 1)
+                        waiting[aligned], waiting_on[aligned] = other, diagonal
+                        aligned += 1
                 if total - own >= MAX_PAIRS:
                     break
             for slot in range(aligned):
@@ -291,14 +314,14 @@ def search(
                     continue
                 target = codes[ends[other] : ends[other + 1]]
                 shorter = min(length, len(target))
-                band = min(32, max(3, shorter // 20))
+                band = min(WIDEST_BAND, max(3, shorter // 32))
                 columns = _gapped(query, target, diagonal, band, trace, match, of_shorter)
-                start, end = _longest(match, columns, identity, sums, low)
+                start, end = _best(match, columns)
                 alike, covered = 0, 0
                 for column in range(start, end):
                     alike += match[column]
                     covered += of_shorter[column]
-                if covered >= coverage * shorter - 1e-9 and alike >= matches:
+                if covered >= coverage * shorter - 1e-9 and alike >= max(matches, identity * (end - start) - 1e-9):
                     seen[other], seen_on[other] = number, ACCEPTED
                     if total == len(found):
                         found, shares = np.concatenate((found, found)), np.concatenate((shares, shares))
@@ -307,7 +330,7 @@ def search(
                     total += 1
             if total - own >= MAX_PAIRS:
                 break
-        capped[0] += frequent
+        capped[0] += 4 * frequent > looked_up
         capped[1] += total - own >= MAX_PAIRS
         capped[2] += crowded
     return found[:total], shares[:total], capped
