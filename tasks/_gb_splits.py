@@ -35,7 +35,8 @@ def split(
     facts = SETS[name]
     sequences, labels = [example.windows[0].sequence for example in examples], [_class(example) for example in examples]
     groups = dependent(sequences, places, changes)
-    changes["in_both_classes"] = sum(n > 1 for n in Counter(sequence for sequence, _ in set(zip(sequences, labels))).values())
+    labelled = Counter(sequence for sequence, _ in set(zip(sequences, labels, strict=True)) if sequence.strip("N"))
+    changes["in_both_classes"] = sum(count > 1 for count in labelled.values())
     if rule == LOCUS:
         chosen = stratified_groups(name, labels, groups)
         notes = [f"train, validation and test are drawn 60/20/20 from all windows, by locus, with seed {SEED}", *notes]

@@ -34,6 +34,14 @@ def parts(splits: Splits) -> list[set[str]]:
     return [{example.id for example in part} for part in (splits.train, splits.validation, splits.test)]
 
 
+@pytest.fixture(autouse=True)
+def _tasks_made_anew():
+    """The list of tasks is kept, with the checksums of the published files."""
+    registry._task_makers.cache_clear()
+    yield
+    registry._task_makers.cache_clear()
+
+
 @pytest.fixture
 def nontata(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Three chromosomes; positives on the minus strand, negatives without a strand. Its genome."""

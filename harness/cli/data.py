@@ -25,7 +25,7 @@ DataName = Annotated[
 def data_get(
     name: DataName = "all",
     genomes: Annotated[
-        bool, typer.Option("--genomes", help="Also the genomes that the tasks are cut from (hg38 and mm10: 0.8 GB each).")
+        bool, typer.Option("--genomes", help="Also the genomes that the tasks are cut from (hg38: about 0.8 GB).")
     ] = False,
     source: Annotated[str, typer.Option(help="hub: ready sequences instead, for `harness run --option source=hub`.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Download anew what is here already.")] = False,
