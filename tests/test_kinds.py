@@ -122,6 +122,12 @@ class TestFit:
             (fit if tune == "full" else probe)(build("cnn", recipe, REGRESSION), examples, examples, recipe, ACCELERATOR)
 
 
+@pytest.mark.parametrize("numbers", [[1e-45, 2e-45], [1e39, 2e39]])
+def test_numbers_that_float32_cannot_hold_are_refused(numbers):
+    with pytest.raises(UserError, match="in the training split: use another unit"):
+        kind_of(REGRESSION).learn(np.array(numbers))
+
+
 def test_losses_by_hand():
     """The loss of a batch is summed over examples, and over labels averaged."""
     logits = torch.tensor([[0.0, 2.0], [-1.0, 0.0]])

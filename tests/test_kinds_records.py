@@ -48,6 +48,13 @@ def test_a_regression_is_read_back_to_the_last_bit(tmp_path_factory):
     check()
 
 
+def test_whole_numbers_are_numbers(tmp_path):
+    made = Predictions(("a", "b"), np.array([3, 4]), np.array([[3.5], [4.0]]), ("count",), kind=REGRESSION)
+    records._write_predictions(made, tmp_path / "predictions.csv")
+    assert same(read_predictions(tmp_path), made)
+    assert made.labels.dtype == np.float64
+
+
 def test_labels_are_read_back_to_the_last_bit(tmp_path_factory):
     pairs = st.tuples(st.integers(0, 1), st.floats(0, 1))
 

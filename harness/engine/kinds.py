@@ -86,11 +86,13 @@ class Regression(Kind):
         """Take the mean and the standard deviation of the training split's numbers.
 
         Raises:
-            UserError: they are all equal, to within float32.
+            UserError: they are all equal, to within float32, or too large or small for it.
         """
-        mean, scale = float(labels.mean()), float(labels.std())
-        if scale <= np.finfo(np.float32).eps * abs(mean):
+        mean, scale, float32 = float(labels.mean()), float(labels.std()), np.finfo(np.float32)
+        if scale <= float(float32.eps) * abs(mean):
             raise UserError(f"every number of the training split is {mean:g}: nothing to learn; use another split or column")
+        if not (abs(mean) < float(float32.max) and float(float32.tiny) < scale < float(float32.max)):
+            raise UserError(f"numbers of mean {mean:g} and sd {scale:g} in the training split: use another unit")
         self.mean.fill_(mean)
         self.scale.fill_(scale)
 

@@ -220,19 +220,19 @@ def _ranked(sample: Sample, measure: Measure) -> Limits:
 
     weakest = _weakest_class(sample)
     found = [measure(sample, sample.probabilities[:, k], sample.labels == k) for k in sample.scored]
-    return mean_ranked(found, weakest, np.bincount(sample.labels).min())
+    theta = float(np.mean([whole for whole, _ in found]))
+    return mean_ranked(found, weakest, theta * (1 - theta) / np.bincount(sample.labels).min() ** 2)
 
 
-def mean_ranked(found: Sequence[tuple[float, np.ndarray]], weakest: float, rarest: int) -> Limits:
+def mean_ranked(found: Sequence[tuple[float, np.ndarray]], effective: float, unseen: float) -> Limits:
     """Interval of the mean of ranking metrics from each one's value and those without each block (blocks,).
 
-    ``weakest`` is the effective number of blocks, and ``rarest`` the number of examples, of the class that has fewest.
+    ``effective`` is the number of blocks, ``unseen`` the variance that the sample is too small to show.
     """
     import numpy as np
 
     theta, without = float(np.mean([whole for whole, _ in found])), np.mean([parts for _, parts in found], axis=0)
-    unseen = theta * (1 - theta) / rarest**2
-    return wilson(theta, proportion_of(theta, variance(without, theta) + unseen, weakest), quantile(weakest))
+    return wilson(theta, proportion_of(theta, variance(without, theta) + unseen, effective), quantile(effective))
 
 
 def _weakest_class(sample: Sample) -> float:

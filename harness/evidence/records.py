@@ -159,6 +159,8 @@ class Predictions:
                 raise ValueError(f"{len(column)} {name}: expected {len(self.ids)}, one per example, or none")
         if unknown := {leak for leak, _ in self.leaks} - set(LEAKS):
             raise ValueError(f"leaks {sorted(unknown)}: expected {', '.join(LEAKS)}")
+        if self.kind == REGRESSION:  # whole numbers among them, as they will be read back
+            object.__setattr__(self, "labels", self.labels.astype("float64"))
         of_labels = shape if self.kind == MULTILABEL else shape[:1]
         if self.labels.shape != of_labels or self.outputs.shape != shape:
             found = f"labels {self.labels.shape}, outputs {self.outputs.shape}"

@@ -11,7 +11,8 @@ taken to be no less than that of independent examples. spearman and pearson are 
 scale, with Student's quantiles for the effective number of blocks; rmse, by the squared errors, and mae as log_loss. Without a
 block all ranks change, so that the spread of spearman is that of its influence function (infinitesimal jackknife).
 
-``benchmarks/intervals.py --kind regression`` measures the coverage.
+``benchmarks/intervals.py --kind regression`` measures the coverage: 92 to 98 % from 10 blocks or 1,000 examples on; of 100
+examples 90 to 97 %, the least for pearson and r2 where errors are skewed or have heavy tails.
 """
 
 from __future__ import annotations
@@ -113,13 +114,15 @@ def _spearman(sample: Numbers) -> Limits:
 
 def _pearson(sample: Numbers) -> Limits:
     _refuse_equal(sample)
-    x, y = sample.predicted - sample.predicted.mean(), sample.labels - sample.labels.mean()
+    x, y = ((values - values.mean()) / values.std() for values in (sample.predicted, sample.labels))
     return _on_fishers_scale(sample, *_jackknife(sample, x, y, _fishers_z))
 
 
 def _r2(sample: Numbers) -> Limits:
-    _refuse_equal(sample, "labels")
-    value, error = _jackknife(sample, sample.predicted - sample.labels, sample.labels - sample.labels.mean(), _log_rest)
+    _refuse_equal(sample, predictions=False)
+    unit = sample.labels.std()
+    errors, y = (sample.predicted - sample.labels) / unit, (sample.labels - sample.labels.mean()) / unit
+    value, error = _jackknife(sample, errors, y, _log_rest)
     half = intervals.quantile(sample.effective()) * error
     return 1 - math.exp(value + half), 1 - math.exp(value - half)
 
@@ -209,12 +212,12 @@ RULES: dict[str, Callable[[Numbers], Limits]] = {
 }
 
 
-def _refuse_equal(sample: Numbers, what: str = "") -> None:
+def _refuse_equal(sample: Numbers, predictions: bool = True) -> None:
     import numpy as np
 
     if np.ptp(sample.labels) == 0:
         raise NoInterval("all labels are equal")
-    if what != "labels" and collapsed(sample.predicted, sample.labels):
+    if predictions and collapsed(sample.predicted, sample.labels):
         raise NoInterval("all predictions are equal")
 
 

@@ -20,33 +20,33 @@ MAX_NUMBER = 2.0**62  # of counts and scores; more than 64 bits have no place in
 
 
 @dataclass(frozen=True)
-class Kind:
+class Form:
     """What a value must be, in words and as a test."""
 
     words: str
     fits: Callable[[Any], bool]
 
 
-def _number(low: float = -MAX_NUMBER, high: float = MAX_NUMBER) -> Kind:
+def _number(low: float = -MAX_NUMBER, high: float = MAX_NUMBER) -> Form:
     bounds = f" from {low:g} to {high:g}" if high < MAX_NUMBER else f", at least {low:g}" if low > -MAX_NUMBER else ""
     slack = 1e-9  # rounding
-    return Kind(
+    return Form(
         f"a number{bounds}",
         lambda it: isinstance(it, int | float) and not isinstance(it, bool) and low - slack <= it <= high + slack,
     )
 
 
-def _or_none(kind: Kind) -> Kind:
-    return Kind(f"{kind.words}, or null", lambda it: it is None or kind.fits(it))
+def _or_none(form: Form) -> Form:
+    return Form(f"{form.words}, or null", lambda it: it is None or form.fits(it))
 
 
-def _each(kind: Kind) -> Kind:
-    return Kind(f"a list, each {kind.words}", lambda it: isinstance(it, list) and all(map(kind.fits, it)))
+def _each(form: Form) -> Form:
+    return Form(f"a list, each {form.words}", lambda it: isinstance(it, list) and all(map(form.fits, it)))
 
 
-def _mapping(kind: Kind | None = None) -> Kind:
-    words = f"names, each with {kind.words}" if kind else "names with values"
-    return Kind(words, lambda it: isinstance(it, Mapping) and (kind is None or all(map(kind.fits, it.values()))))
+def _mapping(form: Form | None = None) -> Form:
+    words = f"names, each with {form.words}" if form else "names with values"
+    return Form(words, lambda it: isinstance(it, Mapping) and (form is None or all(map(form.fits, it.values()))))
 
 
 def _dated(value: Any) -> bool:
@@ -56,23 +56,23 @@ def _dated(value: Any) -> bool:
         return False
 
 
-TEXT = Kind("text", lambda it: isinstance(it, str))
-FLAG = Kind("true or false", lambda it: isinstance(it, bool))
-WHOLE = Kind("a whole number, 0 or more", lambda it: isinstance(it, int) and not isinstance(it, bool) and 0 <= it <= MAX_NUMBER)
-FILE_NAME = Kind("a file's name", lambda it: isinstance(it, str) and bool(re.fullmatch(r"[\w-][\w.-]{0,199}", it)))
-DATE = Kind("a date and time", _dated)
-SECTION = Kind("names with values", lambda it: isinstance(it, Mapping) and bool(it))
-PLAIN = Kind("text, a number, true, false or null", lambda it: it is None or isinstance(it, str | int | float))
-SETTING = Kind(f"{PLAIN.words}, or a list of these", lambda it: PLAIN.fits(it) or _each(PLAIN).fits(it))
-ONE_OF_KINDS = Kind(f"one of {', '.join(KINDS)}", lambda it: isinstance(it, str) and it in KINDS)
-CLASSES = Kind("one or more different names", lambda it: _each(TEXT).fits(it) and len(set(it)) == len(it) >= 1)
-TWO_CLASSES = Kind("two or more different names", lambda it: CLASSES.fits(it) and len(it) >= 2)
-ONE_NAME = Kind("a list of one name", lambda it: CLASSES.fits(it) and len(it) == 1)
+TEXT = Form("text", lambda it: isinstance(it, str))
+FLAG = Form("true or false", lambda it: isinstance(it, bool))
+WHOLE = Form("a whole number, 0 or more", lambda it: isinstance(it, int) and not isinstance(it, bool) and 0 <= it <= MAX_NUMBER)
+FILE_NAME = Form("a file's name", lambda it: isinstance(it, str) and bool(re.fullmatch(r"[\w-][\w.-]{0,199}", it)))
+DATE = Form("a date and time", _dated)
+SECTION = Form("names with values", lambda it: isinstance(it, Mapping) and bool(it))
+PLAIN = Form("text, a number, true, false or null", lambda it: it is None or isinstance(it, str | int | float))
+SETTING = Form(f"{PLAIN.words}, or a list of these", lambda it: PLAIN.fits(it) or _each(PLAIN).fits(it))
+ONE_OF_KINDS = Form(f"one of {', '.join(KINDS)}", lambda it: isinstance(it, str) and it in KINDS)
+CLASSES = Form("one or more different names", lambda it: _each(TEXT).fits(it) and len(set(it)) == len(it) >= 1)
+TWO_CLASSES = Form("two or more different names", lambda it: CLASSES.fits(it) and len(it) >= 2)
+ONE_NAME = Form("a list of one name", lambda it: CLASSES.fits(it) and len(it) == 1)
 SHARE, AMOUNT = _number(0, 1), _number(0)
 SCORES = _mapping(_or_none(_number()))
-LIMITS = Kind("two numbers", lambda it: isinstance(it, list) and len(it) == 2 and SCORES.fits(dict(enumerate(it))))
+LIMITS = Form("two numbers", lambda it: isinstance(it, list) and len(it) == 2 and SCORES.fits(dict(enumerate(it))))
 INTERVALS = _mapping(_or_none(LIMITS))
-LEAK_COUNTS = Kind(
+LEAK_COUNTS = Form(
     f"the numbers of examples of {', '.join(LEAKS)}",
     lambda it: isinstance(it, Mapping) and set(it) == set(LEAKS) and all(map(WHOLE.fits, it.values())),
 )
@@ -85,7 +85,7 @@ RANGES = {
     "r2": _number(high=1),
 }
 
-# Path → kind. A part is looked at only if the section that it belongs to is there and not empty.
+# Path → form. A part is looked at only if the section that it belongs to is there and not empty.
 REQUIRED = {
     "run_id": FILE_NAME,
     "task": SECTION,
@@ -134,9 +134,9 @@ OPTIONAL = {
     **{f"environment.{name}": _or_none(TEXT) for name in ("device", "device_name", "precision")},
     "metrics": SCORES,
     **{
-        f"{section}.{name}": _or_none(kind)
+        f"{section}.{name}": _or_none(form)
         for section in ("metrics", *(f"leakage.subsets.{subset}.metrics" for subset in SUBSETS))
-        for name, kind in RANGES.items()
+        for name, form in RANGES.items()
     },
     "intervals": _mapping(LIMITS),
     "without_interval": _mapping(TEXT),
@@ -179,7 +179,7 @@ def check(content: Mapping[str, Any]) -> None:
     kind = task.get("kind") if isinstance(task, Mapping) else None
     of_kind = REQUIRED_OF.get(str(kind), REQUIRED_OF[CLASSIFICATION])
     for shape, required in ((REQUIRED, True), (OPTIONAL, False), (of_kind, True)):
-        for path, kind in shape.items():
+        for path, form in shape.items():
             section, _, name = path.rpartition(".")
             holder: Any = content
             for key in section.split(".") if section else ():
@@ -189,8 +189,8 @@ def check(content: Mapping[str, Any]) -> None:
             if name not in holder:
                 if required:
                     raise ValueError(f"{section or 'it'} lacks {name}")
-            elif not kind.fits(holder[name]):
-                raise ValueError(f"{path} is {shortened(holder[name])}: expected {kind.words}")
+            elif not form.fits(holder[name]):
+                raise ValueError(f"{path} is {shortened(holder[name])}: expected {form.words}")
 
 
 def parse(text: str) -> dict[str, Any]:
