@@ -82,7 +82,7 @@ class _SparseRows:
         used, self.width = int(self.ends[-1][-1]), output.shape[1]
         more = used + len(columns)
         if more > len(self.values):
-            self._resize(max(more, len(self.values) * 9 // 8))
+            self._resize(max(more, len(self.values) * 33 // 32))
         self.values[used:more], self.columns[used:more] = output[rows, columns], columns
         self.ends.append(used + np.bincount(rows, minlength=len(output)).cumsum())
 
