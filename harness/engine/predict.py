@@ -16,7 +16,7 @@ from harness.data import Example
 from .batches import Batches
 from .classifier import Classifier, ZeroShot
 
-Parts = list[tuple[list[int], Any]]  # rows' indices, and their numbers as an array or a csr_array
+Parts = list[tuple[Sequence[int], Any]]  # rows' indices, and what was kept of their numbers
 PREDICT_BATCH = 64  # examples in a batch; large alignments make batches smaller:
 PREDICT_LETTERS = 1 << 18  # letters in a batch, alignments included, unless a single example has more
 
@@ -52,21 +52,13 @@ def embed(
 
     With ``sparse``, they are a scipy ``csr_array`` if more than half of the numbers are zeros, which take no memory at any time.
     """
-    keep = _without_zeros if sparse else np.copy
-    parts = _apply(classifier, classifier.embed, examples, accelerator, precision, batch_size, keep)
-    nonzero = sum(int(np.count_nonzero(part)) if isinstance(part, np.ndarray) else part.nnz for _, part in parts)
-    if sparse and 2 * nonzero < len(examples) * parts[0][1].shape[1]:
-        return _joined_sparse(parts, len(examples), nonzero)
-    return _joined(
-        [(indices, part if isinstance(part, np.ndarray) else part.toarray()) for indices, part in parts], len(examples)
-    )
-
-
-def _without_zeros(output: np.ndarray) -> Any:
-    """A copy, as a csr_array if more than half of it is zeros."""
-    from scipy.sparse import csr_array
-
-    return csr_array(output) if 2 * np.count_nonzero(output) < output.size else output.copy()
+    if not sparse or accelerator.num_processes > 1:
+        parts = _apply(classifier, classifier.embed, examples, accelerator, precision, batch_size, np.copy)
+        return _joined(parts, len(examples))
+    rows = _SparseRows()
+    _apply(classifier, classifier.embed, examples, accelerator, precision, batch_size, rows.add, by_length=False)
+    found = rows.matrix()
+    return found if 2 * found.nnz < found.shape[0] * found.shape[1] else found.toarray()
 
 
 def _joined(parts: Parts, count: int) -> np.ndarray:
@@ -77,23 +69,36 @@ def _joined(parts: Parts, count: int) -> np.ndarray:
     return result
 
 
-def _joined_sparse(parts: Parts, count: int, nonzero: int) -> Any:
-    """As :func:`_joined`, a csr_array with ``nonzero`` numbers. The parts are emptied, so that nothing is held twice."""
-    from scipy.sparse import csr_array
+class _SparseRows:
+    """The rows of a csr_array, which grows in place: nothing is held twice."""
 
-    width = parts[0][1].shape[1]
-    begins = np.zeros(count + 1, np.int32 if nonzero < 2**31 else np.int64)
-    for indices, part in parts:
-        begins[1:][indices] = np.diff(part.indptr) if not isinstance(part, np.ndarray) else np.count_nonzero(part, axis=1)
-    np.cumsum(begins, out=begins)
-    values, columns = np.empty(nonzero, np.float32), np.empty(nonzero, begins.dtype)
-    while parts:
-        indices, part = parts.pop()
-        part = csr_array(part)
-        for row, index in enumerate(indices):
-            source, target = slice(*part.indptr[row : row + 2]), slice(*begins[index : index + 2])
-            values[target], columns[target] = part.data[source], part.indices[source]
-    return csr_array((values, columns, begins), shape=(count, width))
+    def __init__(self) -> None:
+        self.width, self.ends = 0, [np.zeros(1, np.int64)]
+        self.values, self.columns = np.empty(0, np.float32), np.empty(0, np.int32)
+
+    def add(self, output: np.ndarray) -> None:
+        """Rows (B, D) below those so far."""
+        rows, columns = output.nonzero()
+        used, self.width = int(self.ends[-1][-1]), output.shape[1]
+        more = used + len(columns)
+        if more > len(self.values):
+            self._resize(max(more, len(self.values) * 33 // 32))
+        self.values[used:more], self.columns[used:more] = output[rows, columns], columns
+        self.ends.append(used + np.bincount(rows, minlength=len(output)).cumsum())
+
+    def matrix(self) -> Any:
+        """The csr_array (N, D)."""
+        from scipy.sparse import csr_array
+
+        ends = np.concatenate(self.ends)
+        self._resize(int(ends[-1]))
+        if ends[-1] < 2**31:  # both index arrays need one type, and the smaller one takes half the memory
+            ends = ends.astype(np.int32)
+        return csr_array((self.values, self.columns, ends), shape=(len(ends) - 1, self.width))
+
+    def _resize(self, size: int) -> None:
+        self.values.resize(size, refcheck=False)
+        self.columns.resize(size, refcheck=False)
 
 
 def _apply(
@@ -104,18 +109,21 @@ def _apply(
     precision: str,
     batch_size: int,
     keep: Callable[[np.ndarray], Any],
+    by_length: bool = True,
 ) -> Parts:
     """``function`` of all examples in evaluation mode, in parts; the longest first: little padding, and early failure.
+
+    Without ``by_length``, they come in their own order.
 
     Of each part, ``keep`` copies what is to be kept, because an output may be a view of all hidden states. When memory runs out,
     batches are halved.
     """
     was_training = classifier.training
     classifier.eval()
-    by_length = sorted(range(len(examples)), key=lambda index: -length(examples[index]))
-    mine = by_length[accelerator.process_index :: accelerator.num_processes]
+    longest_first = sorted(range(len(examples)), key=lambda index: -length(examples[index]))
+    mine = (longest_first if by_length else range(len(examples)))[accelerator.process_index :: accelerator.num_processes]
     parts: Parts = []
-    largest_batch = max(PREDICT_LETTERS // _letters(examples[by_length[0]]), 1)
+    largest_batch = max(PREDICT_LETTERS // _letters(examples[longest_first[0]]), 1)
     size, start = min(max(batch_size, PREDICT_BATCH), largest_batch), 0
     with torch.inference_mode():
         while start < len(mine):
