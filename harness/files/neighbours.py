@@ -51,8 +51,8 @@ class Similarity:
     """When two sequences are near duplicates.
 
     They are compared along an alignment: a diagonal, or the best alignment within 3 % of the shorter sequence's length (3 to 32
-    letters) of a diagonal, ends free. A column matches if it holds two equal letters, N being equal to nothing; it scores 1, and
-    a mismatch or a letter opposite a gap -1. What counts is the stretch of columns with the highest score, so that unrelated
+    letters) of a diagonal, ends free. A column matches if it holds two equal letters, N being equal to nothing; it scores 1, a
+    mismatch -1, and a letter opposite a gap -2. What counts is the stretch of columns with the highest score, so that unrelated
     flanks are no part of it. At least ``identity`` of its columns must match, at least ``matches`` of them must (fewer do by
     chance), and it must hold at least ``coverage`` of the letters of the shorter sequence.
 
@@ -111,8 +111,8 @@ def near_pairs(sequences: Sequence[str], similarity: Similarity = DEFAULT) -> Pa
         (group[0], other, 1.0, 1.0, _turned(sequences, group[0], other), True) for group in groups.values() for other in group[1:]
     ]
     long, limits = _searchable(sequences, firsts, similarity)
-    for query, target, *alike in _search([sequences[number] for number in long], None, similarity, limits):
-        rows.append((long[target], long[query], *alike, False))
+    for query, target, identity, coverage, reverse in _search([sequences[number] for number in long], None, similarity, limits):
+        rows.append((long[target], long[query], identity, coverage, reverse, False))
     return _pairs(rows, limits)
 
 
@@ -230,9 +230,9 @@ def _search(
         if count:
             limits[reason] = count
     return [
-        (*numbers, *shares[:2], bool(shares[2]))
+        (query, sequence, identity, coverage, bool(reverse))
         for found, alike, _ in parts
-        for numbers, shares in zip(found.tolist(), alike.tolist(), strict=True)
+        for (query, sequence), (identity, coverage, reverse) in zip(found.tolist(), alike.tolist(), strict=True)
     ]
 
 
