@@ -70,7 +70,7 @@ def pooled(folds: list[Predictions]) -> Predictions:
     return Predictions(
         sum((fold.ids for fold in folds), ()),
         np.concatenate([fold.labels for fold in folds]),
-        np.concatenate([fold.probabilities for fold in folds]),
+        np.concatenate([fold.outputs for fold in folds]),
         folds[0].classes,
         sum((fold.blocks for fold in folds), ()),
     )
@@ -89,7 +89,7 @@ def row(label: str, context: int | str, predictions: Predictions, outside: np.nd
         predictions,
         ids=tuple(np.array(predictions.ids)[outside]),
         labels=predictions.labels[outside],
-        probabilities=predictions.probabilities[outside],
+        outputs=predictions.outputs[outside],
         blocks=tuple(np.array(predictions.blocks)[outside]),
     )
     cells = [score(predictions, "auroc"), score(predictions, "auprc"), score(rest, "auroc")]

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands. ``loss`` is the epoch's so far; ``validation`` the log_loss at its end, None before."""
+    """Where training stands. ``loss`` is the epoch's so far; ``validation`` the loss ``measure`` at its end, None before."""
 
     epoch: int
     step: int
     steps: int
     loss: float
     validation: float | None = None
+    measure: str = "log_loss"
 
 
 def printable(text: str) -> str:

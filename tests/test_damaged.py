@@ -12,6 +12,7 @@ from made_records import checkpoint, record
 
 from harness.evidence import records, schema, tables
 from harness.evidence.records import MAX_FAULTS, read, read_all, write
+from harness.task import CLASSIFICATION
 
 RUN = Path("QKI", "cnn", "seed0-0000000000")
 GOOD = "kmer (floor)"
@@ -27,6 +28,14 @@ def full_record(**changes):
             "checkpoint": checkpoint(),
             "environment": {"device": "cpu", "device_name": "EPYC", "precision": "bf16", "versions": {"python": "3.11"}},
             "intervals": {"accuracy": (0.7, 0.95)},
+            "leakage": {
+                "counts": {"none": 3, "near": 1, "overlap": 0, "exact": 1},
+                "parameters": {"identity": 0.8},
+                "subsets": {
+                    "novel": {"examples": 3, "metrics": {"accuracy": 0.7}, "intervals": {"accuracy": [0.5, 0.8]}},
+                    "leaking": {"examples": 2, "metrics": {"auroc": None}, "intervals": {"auroc": None}},
+                },
+            },
             "alignment": {"examples": 5, "intact": {"auroc": 0.9}, "blanked": scores, "shuffled": scores},
             "history": [{"epoch": 1, "validation_log_loss": 0.5}],
             "events": ["out of memory: batch 16 → 8"],
@@ -82,7 +91,7 @@ def test_any_change_of_a_field_is_refused_by_name_or_makes_a_table(results):
             refused[place] = str(error)
     assert len(accepted) > 500
     assert all(message.startswith(str(path)) and "\n" not in message for message in refused.values())
-    assert set(schema.REQUIRED) <= set(refused)
+    assert set(schema.REQUIRED) | set(schema.REQUIRED_OF[CLASSIFICATION]) <= set(refused)
     for odd in accepted:
         tables._table([good, odd], None, "model,task", None, False, True).to_frame()
     everything = [good, *accepted]
@@ -143,7 +152,7 @@ FAULTS = {
     "null": broken("null"),
     "an empty object": broken("{}"),
     "another program's": broken('{"schema": "https://json-schema.org", "name": "x"}'),
-    "a newer schema": edited(schema=3),
+    "a newer schema": edited(schema=4),
     "a schema that is a list": edited(schema=[2]),
     "no UTF-8": lambda path: (path / "record.json").write_bytes(b"\xff\xfe\x00{"),
     "zero bytes": lambda path: (path / "record.json").write_bytes(b"\0" * 4096),

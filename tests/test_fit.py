@@ -16,7 +16,8 @@ from harness import registry
 from harness.data import Example, Window
 from harness.engine.classifier import Classifier
 from harness.engine.fit import _learning_rate_factor, _parameter_groups, _steps, fit
-from harness.engine.predict import length, log_loss, predict
+from harness.engine.kinds import log_loss
+from harness.engine.predict import length, predict
 from harness.errors import RunFailed, UserError
 from harness.progress import Progress
 from harness.recipe import Recipe

@@ -21,9 +21,9 @@ def two(second) -> np.ndarray:
     return np.stack([1 - np.asarray(second, float), second], axis=1)
 
 
-def sample(probabilities, labels, blocks=None) -> rules._Sample:
+def sample(probabilities, labels, blocks=None) -> rules.Sample:
     member = np.arange(len(labels)) if blocks is None else np.unique(blocks, return_inverse=True)[1]
-    return rules._Sample(probabilities, labels, member, member.max() + 1)
+    return rules.Sample(member, member.max() + 1, probabilities, labels)
 
 
 def genes(number: int, separation: float, share: float, rng: np.random.Generator):
@@ -116,9 +116,9 @@ class TestReferences:
         above = (score[positive][:, None] > score[~positive]).astype(float)
         placed, n = (above.mean(axis=1), above.mean(axis=0)), len(labels)
         closed = sum(values.var(ddof=1) / (len(values) - 1) for values in placed) * (n - 1) / n
-        whole, without = rules._auroc_without(sample(probabilities, labels), score, positive)
+        whole, without = rules.auroc_without(sample(probabilities, labels), score, positive)
         assert whole == pytest.approx(above.mean())
-        assert rules._variance(without, whole) == pytest.approx(closed)
+        assert rules.variance(without, whole) == pytest.approx(closed)
 
     @given(predictions(), st.booleans())
     @settings(max_examples=80, deadline=None)
@@ -129,8 +129,8 @@ class TestReferences:
         if any(len(set(labels[rest])) < 2 for rest in [labels >= 0, *kept]):
             return
         for measure, reference in (
-            (rules._auroc_without, sk.roc_auc_score),
-            (rules._auprc_without, sk.average_precision_score),
+            (rules.auroc_without, sk.roc_auc_score),
+            (rules.auprc_without, sk.average_precision_score),
         ):
             whole, without = measure(here, probabilities[:, 1], labels == 1)
             assert whole == pytest.approx(reference(labels, probabilities[:, 1]))
@@ -139,10 +139,10 @@ class TestReferences:
     def test_many_large_blocks_have_nearly_the_same_spread_of_average_precision(self, monkeypatch):
         probabilities, labels, blocks = genes(60, 1.5, 0.2, np.random.default_rng(3))
         here, score, positive = sample(probabilities, labels, blocks), probabilities[:, 1], labels == 1
-        whole, exact = rules._auprc_without(here, score, positive)
+        whole, exact = rules.auprc_without(here, score, positive)
         monkeypatch.setattr(rules, "MAX_CELLS", 0)
-        _, summed = rules._auprc_without(here, score, positive)
-        assert rules._variance(summed, whole) == pytest.approx(rules._variance(exact, whole), rel=0.03)
+        _, summed = rules.auprc_without(here, score, positive)
+        assert rules.variance(summed, whole) == pytest.approx(rules.variance(exact, whole), rel=0.03)
         assert not np.array_equal(summed, exact)
 
 

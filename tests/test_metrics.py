@@ -10,7 +10,8 @@ from hypothesis.extra.numpy import arrays
 from sklearn import metrics as sk
 
 from harness.errors import RunFailed
-from harness.evidence.metrics import METRICS, collapsed, scores
+from harness.evidence.metrics import collapsed, metrics_of, scores
+from harness.task import CLASSIFICATION
 
 # By hand: predicted 1, 0, 1, 0 for the labels 1, 0, 0, 1.
 PROBABILITIES = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
@@ -29,7 +30,7 @@ def predictions(draw):
 
 def test_hand_computed_case():
     found = scores(PROBABILITIES, LABELS)
-    assert list(found) == list(METRICS)
+    assert list(found) == metrics_of(CLASSIFICATION)
     assert [found[name] for name in ("accuracy", "precision", "recall", "f1", "mcc")] == [0.5, 0.5, 0.5, 0.5, 0.0]
     assert found["auroc"] == 0.75  # of four pairs, only 0.4 of a positive and 0.7 of a negative are in the wrong order
     assert found["auprc"] == pytest.approx((1 / 1 + 2 / 3) / 2)
@@ -113,6 +114,6 @@ def test_refuses(probabilities, labels, error, message):
 
 
 def test_collapsed():
-    assert collapsed(np.array([[0.6, 0.4], [0.9, 0.1]]))
-    assert not collapsed(PROBABILITIES)
-    assert not collapsed(PROBABILITIES[:1])
+    assert collapsed(np.array([[0.6, 0.4], [0.9, 0.1]]), np.array([0, 1]))
+    assert not collapsed(PROBABILITIES, LABELS)
+    assert not collapsed(PROBABILITIES[:1], LABELS[:1])

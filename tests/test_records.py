@@ -95,7 +95,7 @@ def test_predictions_read_back_to_the_last_bit(tmp_path_factory, rows, classes):
     back = read_predictions(folder)
     assert (back.ids, back.classes) == (ids, tuple(classes))
     assert back.labels.tolist() == labels.tolist()
-    assert back.probabilities.tobytes() == probabilities.tobytes()
+    assert back.outputs.tobytes() == probabilities.tobytes()
 
 
 def test_a_record_holds_json_values_only():
@@ -190,7 +190,7 @@ def test_records_from_before_a_field_was_added_are_read(tmp_path):
         (lambda text: text[:100], "not a readable record"),
         (lambda text: "[]", "not a readable record"),
         (lambda text: text.replace('"seed": 0', '"sead": 0'), "lacks seed"),
-        (lambda text: text.replace('"schema": 2', '"schema": 3'), "has schema 3, this version reads 1 to 2"),
+        (lambda text: text.replace('"schema": 3', '"schema": 4'), "has schema 4, this version reads 1 to 3"),
     ],
 )
 def test_damaged_record_is_reported(tmp_path, damage, message):
@@ -221,7 +221,7 @@ def test_damaged_predictions_are_reported(tmp_path):
 
 def test_shapes_of_predictions():
     with pytest.raises(ValueError, match=r"expected \(3,\), \(3, 2\)"):
-        replace(PREDICTIONS, probabilities=PROBABILITIES[:2])
+        replace(PREDICTIONS, outputs=PROBABILITIES[:2])
 
 
 def test_folder_names():

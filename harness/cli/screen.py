@@ -10,13 +10,18 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from harness.progress import Progress, Reporter, printable
+from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from harness.evidence.records import RunRecord
 
-PANEL_METRICS = ("accuracy", "f1", "log_loss", "auroc", "auprc", "mcc", "ece")
+PANEL_METRICS = {
+    CLASSIFICATION: ("accuracy", "f1", "log_loss", "auroc", "auprc", "mcc", "ece"),
+    REGRESSION: ("spearman", "pearson", "r2", "rmse", "mae"),
+    MULTILABEL: ("auroc", "auprc", "f1", "micro_auroc", "micro_auprc", "micro_f1", "log_loss", "exact_match"),
+}
 
 
 class Screen(Reporter):
@@ -66,7 +71,7 @@ class Screen(Reporter):
             news = f"epoch {progress.epoch}  loss {progress.loss:.4f}"
             self._bar.update(self._bar.task_ids[0], completed=progress.step, total=progress.steps, news=news)
         if progress.validation is not None:
-            self.say(f"  after epoch {progress.epoch}:  validation log_loss {progress.validation:.4f}")
+            self.say(f"  after epoch {progress.epoch}:  validation {progress.measure} {progress.validation:.4f}")
 
     @contextmanager
     def download(self, title: str) -> Iterator[Callable[[int, int | None], None]]:
@@ -115,10 +120,8 @@ class Screen(Reporter):
             reason = next(iter(str(record.error).splitlines()), "")
             self.conclude(f"{title}: failed: {reason}\n  record            {folder}")
             return
-        classes = record.task["classes"]
-        lines = [_score(record, name) for name in PANEL_METRICS if record.metrics.get(name) is not None]
-        about = f"of the class {classes[1]!r}" if len(classes) == 2 else f"means over {len(classes)} classes"
-        lines.append(f"{'f1, auprc':<18}{about}")
+        lines = [_score(record, name) for name in PANEL_METRICS[record.kind] if record.metrics.get(name) is not None]
+        lines.append(_about(record))
         best = record.task.get("best_accuracy")
         if best is not None:
             lines.insert(1, f"{'best possible':<18}{best:.4f}   simulated data: says nothing about the real task")
@@ -135,6 +138,17 @@ class Screen(Reporter):
             self.conclude("\n".join([title, *(f"  {line}" for line in lines)]))
 
 
+def _about(record: RunRecord) -> str:
+    """What the scores are of: a class, several, the number, or the labels."""
+    classes = record.task["classes"]
+    if record.kind == REGRESSION:
+        return f"{'predicted':<18}{classes[0]}"
+    if record.kind == MULTILABEL:
+        return f"{'auroc, auprc, f1':<18}means over {len(classes)} labels; micro: of all labels together"
+    about = f"of the class {classes[1]!r}" if len(classes) == 2 else f"means over {len(classes)} classes"
+    return f"{'f1, auprc':<18}{about}"
+
+
 def _score(record: RunRecord, name: str) -> str:
     low, high = record.intervals.get(name, (None, None))
     limits = f"   [{low:.4f}, {high:.4f}]" if low is not None else ""
@@ -144,10 +158,11 @@ def _score(record: RunRecord, name: str) -> str:
 
 def _without_alignment(record: RunRecord) -> str:
     """What becomes of the predictions when the auxiliary rows are blanked or shuffled."""
-    intact = record.alignment["intact"]["auroc"]
+    metric, what, unit = ("spearman", "number", " sd") if record.kind == REGRESSION else ("auroc", "probability", "")
+    intact = record.alignment["intact"][metric]
     ways = [
-        f"{name}: a probability changes by {found['mean_change']:.3f}"
-        + ("" if intact is None else f", auroc {intact:.3f} → {found['auroc']:.3f}")
+        f"{name}: a {what} changes by {found['mean_change']:.3f}{unit}"
+        + ("" if intact is None or found[metric] is None else f", {metric} {intact:.3f} → {found[metric]:.3f}")
         for name in ("blanked", "shuffled")
         for found in [record.alignment[name]]
     ]

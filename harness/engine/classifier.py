@@ -11,6 +11,9 @@ from harness.adapter import Adapter, Batch, MaskedModel
 from harness.data import Example
 from harness.errors import BadData, UserError
 from harness.recipe import Recipe
+from harness.task import CLASSIFICATION
+
+from .kinds import kind_of
 
 BASES = "ACGT"
 
@@ -21,14 +24,15 @@ class Classifier(nn.Module):
     ``windows`` is the number of windows per example: 1, or 2 for a variant (reference, alternate). For a variant the head
     sees the embedding of the reference and the difference of the alternate's from it: one letter in hundreds moves a
     pooled embedding so little that a head on the two embeddings would first have to discover the difference. The head of
-    a probe is linear whatever the recipe says, because it becomes the logistic regression.
+    a probe is linear whatever the recipe says, because it becomes the regression that was fitted. ``kind``, one of
+    :data:`harness.task.KINDS`, says what the logits mean (see :mod:`.kinds`).
     """
 
-    def __init__(self, adapter: Adapter, classes: int, recipe: Recipe, windows: int = 1) -> None:
+    def __init__(self, adapter: Adapter, classes: int, recipe: Recipe, windows: int = 1, kind: str = CLASSIFICATION) -> None:
         super().__init__()
         if recipe.tune == "lora":
             add_lora(adapter, recipe)
-        self.adapter, self.windows = adapter, windows
+        self.adapter, self.windows, self.kind = adapter, windows, kind_of(kind)
         width = windows * adapter.embedding_dim
         pooler = [nn.Linear(width, width), nn.Tanh()] if recipe.head == "tanh" and recipe.tune != "probe" else []
         self.head = nn.Sequential(*pooler, nn.Dropout(recipe.dropout), nn.Linear(width, classes))
@@ -64,7 +68,7 @@ class ZeroShot(nn.Module):
         super().__init__()
         if not isinstance(adapter, MaskedModel):
             raise UserError(f"tune 'zero': {adapter.name} was not trained to fill in masked bases; use --tune full or probe")
-        self.adapter = adapter
+        self.adapter, self.kind = adapter, kind_of(CLASSIFICATION)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """The adapter's masked batch of the reference windows, with ``alleles`` int64 (B, 2) as indices into ACGT.

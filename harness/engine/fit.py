@@ -12,7 +12,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 
@@ -22,7 +21,8 @@ from harness.progress import Progress
 from harness.recipe import Recipe
 
 from .classifier import Classifier
-from .predict import autocast, length, log_loss, out_of_memory, predict, to_device
+from .kinds import labels_of
+from .predict import autocast, length, out_of_memory, predict, to_device
 
 BATCHES_PER_POOL = 50  # are sorted by length together
 
@@ -51,14 +51,17 @@ def fit(
     precision: str = "float32",
     report: Callable[[Progress | str], None] = lambda _: None,
 ) -> Fit:
-    """Train all weights with AdamW until validation log_loss stops improving; leave the best weights in place.
+    """Train all weights with AdamW until the validation loss stops improving; leave the best weights in place.
 
-    An optimiser step sees ``batch_size × accumulation`` examples, however many processes share them. When memory runs out,
-    it sees as many in batches of half the size, and training starts over from the same initial weights.
+    Which loss that is depends on the task's kind (see :mod:`.kinds`). An optimiser step sees ``batch_size × accumulation``
+    examples, however many processes share them. When memory runs out, it sees as many in batches of half the size, and training
+    starts over from the same initial weights.
 
     Raises:
+        UserError: the training split's labels are all the same number.
         RunFailed: a training or validation loss is not a finite number, or a batch of one does not fit into memory.
     """
+    classifier.kind.learn(labels_of(train))
     initial = copy.deepcopy(classifier.state_dict())
     events: list[str] = []
     size = recipe.batch_size
@@ -101,7 +104,7 @@ def _fit(
     steps_per_epoch = math.ceil(len(train) / (recipe.batch_size * recipe.accumulation))
     steps = steps_per_epoch * recipe.epochs
     optimizer, schedule = adamw(classifier, recipe, steps, accelerator.device)
-    labels = np.array([example.label for example in validation])
+    kind, labels = classifier.kind, labels_of(validation)
     fitted = Fit(recipe)
     best, best_loss, best_epoch = copy.deepcopy(classifier.state_dict()), math.inf, 0
     training_seconds = 0.0
@@ -129,15 +132,14 @@ def _fit(
 
         mean = cast(Tensor, accelerator.reduce(total / steps_per_epoch, reduction="mean"))
         train_loss = _finite("training loss", mean.item(), f"the end of epoch {epoch}", recipe)
-        probabilities = predict(classifier, validation, accelerator, precision=precision, batch_size=size)
-        validation_loss = _finite("validation log_loss", log_loss(probabilities, labels), f"the end of epoch {epoch}", recipe)
-        report(Progress(epoch, epoch * steps_per_epoch, steps, train_loss, validation_loss))
+        judged = kind.judge(predict(classifier, validation, accelerator, precision=precision, batch_size=size), labels)
+        validation_loss = _finite(f"validation {kind.measure}", judged[kind.measure], f"the end of epoch {epoch}", recipe)
+        report(Progress(epoch, epoch * steps_per_epoch, steps, train_loss, validation_loss, kind.measure))
         fitted.history.append(
             {
                 "epoch": epoch,
                 "train_loss": train_loss,
-                "validation_log_loss": validation_loss,
-                "validation_accuracy": float((probabilities.argmax(axis=1) == labels).mean()),
+                **{f"validation_{name}": value for name, value in judged.items()},
                 "learning_rate": float(schedule.get_last_lr()[0]),
                 "seconds": seconds,
             }
@@ -177,10 +179,10 @@ def _backward(
     for number, examples in enumerate(micro_batches, start=1):
         with nullcontext() if number == len(micro_batches) else accelerator.no_sync(model):
             batch = to_device(classifier.collate(examples), accelerator.device)
-            target = torch.tensor([example.label for example in examples], device=accelerator.device)
+            target = torch.from_numpy(classifier.kind.target(labels_of(examples))).to(accelerator.device)
             with autocast(accelerator.device, precision):
                 logits = model(batch)
-            loss = F.cross_entropy(logits.float(), target, reduction="sum") / size
+            loss = classifier.kind.loss(logits.float(), target) / size
             accelerator.backward(loss)
         yield loss.detach()
 

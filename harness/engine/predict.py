@@ -1,4 +1,4 @@
-"""predict(): class probabilities. embed(): frozen embeddings. And what training shares with them."""
+"""predict(): a model's outputs. embed(): frozen embeddings. And what training shares with them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ def predict(
     precision: str = "float32",
     batch_size: int = PREDICT_BATCH,
 ) -> np.ndarray:
-    """Class probabilities (examples, classes) as float64, in the order of ``examples``; rows sum to 1.
+    """Class probabilities (examples, classes), rows of which sum to 1, as float64 and in the order of ``examples``.
+
+    Of a regression they are numbers (examples, 1) in the task's unit, of a multi-label task the labels' probabilities.
 
     Batches hold ``batch_size`` examples, but at least PREDICT_BATCH where memory permits.
     """
-    return softmax(_apply(classifier, classifier.forward, examples, accelerator, precision, batch_size))
+    return classifier.kind.outputs(_apply(classifier, classifier.forward, examples, accelerator, precision, batch_size))
 
 
 def embed(
@@ -104,18 +106,6 @@ def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tenso
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """A context that computes in bfloat16 if ``precision`` is ``bf16``, and changes nothing otherwise."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities (N, classes) as float64 of logits (N, classes)."""
-    exponentials = np.exp(np.float64(logits) - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
-def log_loss(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """scikit-learn's log_loss (nats), clipped as there so that a single confident mistake does not make it infinite."""
-    chosen = probabilities[np.arange(len(labels)), labels]
-    return float(-np.log(np.clip(chosen, np.finfo(np.float64).eps, None)).mean())
 
 
 def out_of_memory(error: RuntimeError) -> bool:

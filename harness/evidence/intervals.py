@@ -1,4 +1,4 @@
-"""Confidence intervals of a classifier's scores, from its predictions on one test set. Nothing here is random.
+"""Confidence intervals of scores, from a model's predictions on one test set. Nothing here is random.
 
 What is covered is the limit of the metric as more and more blocks are drawn as these were, model and threshold fixed: the
 example-weighted value in the population that the blocks stand for. Other seeds, training sets and populations are not in it.
@@ -17,6 +17,7 @@ Independent examples are blocks of one. Blocks may differ in size, class balance
 * auroc and auprc: θ(1 - θ) / m² is added to the variance, m being the examples of the rarest class, because a sample may lack
   the one example in m that is ranked worst, and then shows too small a spread.
 * log_loss: the wider ends of two intervals, one on the log scale and one with Hall's (1992) cubic correction of skewness.
+* Regressions and multi-label tasks: see :mod:`.regression` and :mod:`.multilabel`, whose rules are made of these.
 
 ``benchmarks/intervals.py`` measures the coverage: 92 to 98 % in most designs from 10 blocks or 20 examples on; 96 to 100 %, so
 wider than need be, with 5 blocks, and for auroc and auprc with few examples of a class. With fewer still there is no interval.
@@ -25,8 +26,9 @@ wider than need be, with 5 blocks, and for auroc and auprc with few examples of 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,28 +40,29 @@ MIN_BLOCKS_WITH_ERROR = 2  # the log-loss of an accurate classifier lies in erro
 MAX_CELLS = 20_000_000  # blocks × examples up to which auprc is computed anew without each block
 
 Limits = tuple[float, float]
+# The metric of scores (N,) of examples that are positive or not (N,), and (blocks,) without each block.
+Measure = Callable[["Grouped", "np.ndarray", "np.ndarray"], tuple[float, "np.ndarray"]]
+S = TypeVar("S", bound="Grouped")
 
 
-class _Sample(NamedTuple):
-    """Checked predictions: probabilities (N, K), labels (N,) and member (N,), the number of each example's block."""
+@dataclass(frozen=True, eq=False)
+class Grouped:
+    """Examples in blocks: ``member`` (N,) is the number of each example's block, of ``blocks`` in all.
 
-    probabilities: np.ndarray
-    labels: np.ndarray
+    ``rows``: how many rows, one below another, are of one example.
+    """
+
     member: np.ndarray
     blocks: int
-
-    @property
-    def classes(self) -> int:
-        return self.probabilities.shape[1]
+    rows: int = field(default=1, kw_only=True)
 
     @property
     def independent(self) -> bool:
-        return self.blocks == len(self.labels)
+        return self.blocks == len(self.member)
 
     @property
-    def scored(self) -> range:
-        """The classes that a macro average runs over: of two, the second alone."""
-        return range(1 if self.classes == 2 else 0, self.classes)
+    def units(self) -> str:
+        return "examples" if self.blocks * self.rows == len(self.member) else "blocks"
 
     @property
     def sizes(self) -> np.ndarray:
@@ -78,36 +81,66 @@ class _Sample(NamedTuple):
         sizes = self.sizes.astype(float) if of is None else self.per_block(of)
         return float(sizes.sum() ** 2 / max((sizes**2).sum(), 1))
 
+    def enough(self, marked: np.ndarray, words: str) -> float:
+        """Effective number of blocks that hold the examples marked (N,), described by ``words``.
 
-class _NoInterval(Exception):
+        Raises:
+            NoInterval: there are too few.
+        """
+        number = self.effective(marked)
+        if number < MIN_EFFECTIVE_BLOCKS:
+            where = ", or nearly all of them in one or two blocks" if self.units == "blocks" else ""
+            raise NoInterval(f"{marked.sum()} {words}{where}: too few to show how much they differ")
+        return number
+
+
+@dataclass(frozen=True, eq=False)
+class Sample(Grouped):
+    """Checked predictions of a classifier: probabilities (N, K) and labels (N,)."""
+
+    probabilities: np.ndarray
+    labels: np.ndarray
+
+    @property
+    def classes(self) -> int:
+        return self.probabilities.shape[1]
+
+    @property
+    def scored(self) -> range:
+        """The classes that a macro average runs over: of two, the second alone."""
+        return range(1 if self.classes == 2 else 0, self.classes)
+
+
+class NoInterval(Exception):
     """Why a metric has no interval."""
 
 
-def limits(probabilities: np.ndarray, labels: np.ndarray, blocks: Sequence[str]) -> tuple[dict[str, Limits], dict[str, str]]:
-    """95 % intervals, metric → (low, high), and metric → reason for those of :data:`RULES` that have none.
-
-    Probabilities (N, K) and labels (N,) have been checked; ``blocks`` names each example's block, and is empty where examples
-    are independent.
+def members(examples: int, blocks: Sequence[str]) -> tuple[np.ndarray, int]:
+    """The number (N,) of each example's block, and how many there are; each example is one where ``blocks`` is empty.
 
     Raises:
         ValueError: the number of blocks is not that of the examples.
     """
     import numpy as np
 
-    if len(blocks) not in (0, len(labels)):
-        raise ValueError(f"{len(blocks)} blocks: expected one for each of {len(labels)} examples, or none at all")
-    member = np.unique(np.asarray(blocks), return_inverse=True)[1] if len(blocks) else np.arange(len(labels))
-    sample = _Sample(probabilities / probabilities.sum(axis=1, keepdims=True), labels, member, int(member.max()) + 1)
+    if len(blocks) not in (0, examples):
+        raise ValueError(f"{len(blocks)} blocks: expected one for each of {examples} examples, or none at all")
+    member = np.unique(np.asarray(blocks), return_inverse=True)[1] if len(blocks) else np.arange(examples)
+    return member, int(member.max()) + 1
+
+
+def limits(rules: Mapping[str, Callable[[S], Limits]], sample: S) -> tuple[dict[str, Limits], dict[str, str]]:
+    """95 % intervals, metric → (low, high), and metric → reason for those of the rules that have none."""
     found, reasons = {}, {}
-    for metric, rule in RULES.items():
+    for metric, rule in rules.items():
         try:
             if sample.blocks < MIN_BLOCKS:
-                raise _NoInterval(f"{sample.blocks} {_units(sample)}: fewer than {MIN_BLOCKS} do not show how much they differ")
+                raise NoInterval(f"{sample.blocks} {sample.units}: fewer than {MIN_BLOCKS} do not show how much they differ")
             if sample.effective() < MIN_EFFECTIVE_BLOCKS:
-                raise _NoInterval(f"most examples are in one or two of the {sample.blocks} blocks")
+                raise NoInterval(f"most examples are in one or two of the {sample.blocks} blocks")
             low, high = rule(sample)
             found[metric] = float(low), float(high)
-        except _NoInterval as reason:
+        except NoInterval as reason:
             reasons[metric] = str(reason)
     return found, reasons
 
@@ -115,20 +148,18 @@ def limits(probabilities: np.ndarray, labels: np.ndarray, blocks: Sequence[str])
 # --- one rule per metric -------------------------------------------------------------------------------------------------
 
 
-def _accuracy(sample: _Sample) -> Limits:
+def accuracy(sample: Sample) -> Limits:
     correct = sample.probabilities.argmax(axis=1) == sample.labels
     theta, total = float(correct.mean()), len(correct)
     if sample.independent:
-        return _wilson(theta, total, _quantile())
+        return wilson(theta, total, quantile())
     right = sample.per_block(correct)
     without = (right.sum() - right) / (total - sample.sizes)
-    number = _proportion_of(theta, _variance(without, theta), sample.effective(), total)
-    return _wilson(theta, number, _quantile(sample.effective()))
+    number = proportion_of(theta, variance(without, theta), sample.effective(), total)
+    return wilson(theta, number, quantile(sample.effective()))
 
 
-def _f1(sample: _Sample) -> Limits:
-    import numpy as np
-
+def _f1(sample: Sample) -> Limits:
     predicted = sample.probabilities.argmax(axis=1)
     counts = [
         [sample.per_block(mark) for mark in (t & p, t | p)]
@@ -136,66 +167,46 @@ def _f1(sample: _Sample) -> Limits:
         for t, p in [(sample.labels == k, predicted == k)]
     ]
     if sample.classes > 2:
-        weakest = _weakest_class(sample)
-        theta = float(np.mean([_dice(both.sum(), either.sum()) for both, either in counts]))
-        without = np.mean([_dice(both.sum() - both, either.sum() - either) for both, either in counts], axis=0)
-        number = _proportion_of(theta, _variance(without, theta), weakest, len(predicted))
-        return _wilson(theta, number, _quantile(sample.effective()))
+        return mean_f1(sample, counts, _weakest_class(sample), len(predicted))
     both, either = counts[0]
     total = either.sum()
     if not total:
-        raise _NoInterval("the positive class neither occurs nor is predicted")
+        raise NoInterval("the positive class neither occurs nor is predicted")
     jaccard = float(both.sum() / total)
     if sample.independent:
-        low, high = _wilson(jaccard, total, _quantile())
+        low, high = wilson(jaccard, total, quantile())
     else:
         marked = sample.effective((sample.labels == 1) | (predicted == 1))
         if marked < MIN_EFFECTIVE_BLOCKS:
-            raise _NoInterval("nearly all positive examples and predictions are in one or two blocks")
+            raise NoInterval("nearly all positive examples and predictions are in one or two blocks")
         without = (both.sum() - both) / (total - either)
-        number = _proportion_of(jaccard, _variance(without, jaccard), marked, total)
-        low, high = _wilson(jaccard, number, _quantile(sample.effective()))
+        number = proportion_of(jaccard, variance(without, jaccard), marked, total)
+        low, high = wilson(jaccard, number, quantile(sample.effective()))
     return 2 * low / (1 + low), 2 * high / (1 + high)
 
 
-def _log_loss(sample: _Sample) -> Limits:
+def _log_loss(sample: Sample) -> Limits:
     import numpy as np
 
     wrong = np.count_nonzero(sample.per_block(sample.probabilities.argmax(axis=1) != sample.labels))
     if wrong < MIN_BLOCKS_WITH_ERROR:
-        errors = f"{wrong} of {sample.blocks} {_units(sample)}{'' if sample.independent else ' with examples'} misclassified"
-        raise _NoInterval(f"{errors}: fewer than {MIN_BLOCKS_WITH_ERROR} do not show how large rare losses are")
+        errors = f"{wrong} of {sample.blocks} {sample.units}{' with examples' if sample.units == 'blocks' else ''} misclassified"
+        raise NoInterval(f"{errors}: fewer than {MIN_BLOCKS_WITH_ERROR} do not show how large rare losses are")
     rounding = np.finfo(np.float64).eps
     losses = -np.log(np.clip(sample.probabilities[np.arange(len(sample.labels)), sample.labels], rounding, 1 - rounding))
-    theta, totals = float(losses.mean()), sample.per_block(losses)
-    without = (totals.sum() - totals) / (len(losses) - sample.sizes)
-    error = _variance(without, theta) ** 0.5
-    if error <= 1e-9 * theta:
-        raise _NoInterval(f"all {_units(sample)} have the same loss")
-    number = sample.effective()
-    quantile = _quantile(number)
-    values = without.mean() - without
-    root, skewness = number**0.5, float((values**3).mean() / (values**2).mean() ** 1.5)
-    low, high = theta * np.exp(-quantile * error / theta), theta * np.exp(quantile * error / theta)
-    if abs(skewness) > 1e-6:
-        cubic = [
-            root * (np.cbrt(1 + skewness / root * (end - skewness / 6 / root)) - 1) * 3 / skewness
-            for end in (quantile, -quantile)
-        ]
-        low, high = min(low, theta - error * cubic[0]), max(high, theta - error * cubic[1])
-    return max(low, 0.0), high
+    return mean_limits(sample, losses, "loss")
 
 
-def _auroc(sample: _Sample) -> Limits:
-    return _ranked(sample, _auroc_without)
+def _auroc(sample: Sample) -> Limits:
+    return _ranked(sample, auroc_without)
 
 
-def _auprc(sample: _Sample) -> Limits:
-    return _ranked(sample, _auprc_without)
+def _auprc(sample: Sample) -> Limits:
+    return _ranked(sample, auprc_without)
 
 
-RULES: dict[str, Callable[[_Sample], Limits]] = {
-    "accuracy": _accuracy,
+RULES: dict[str, Callable[[Sample], Limits]] = {
+    "accuracy": accuracy,
     "f1": _f1,
     "log_loss": _log_loss,
     "auroc": _auroc,
@@ -203,31 +214,71 @@ RULES: dict[str, Callable[[_Sample], Limits]] = {
 }
 
 
-def _ranked(sample: _Sample, measure: Callable[[_Sample, np.ndarray, np.ndarray], tuple[float, np.ndarray]]) -> Limits:
+def _ranked(sample: Sample, measure: Measure) -> Limits:
     """Interval of a ranking metric, or of its mean over classes against the rest."""
     import numpy as np
 
     weakest = _weakest_class(sample)
     found = [measure(sample, sample.probabilities[:, k], sample.labels == k) for k in sample.scored]
+    theta = float(np.mean([whole for whole, _ in found]))
+    return mean_ranked(found, weakest, theta * (1 - theta) / np.bincount(sample.labels).min() ** 2)
+
+
+def mean_ranked(found: Sequence[tuple[float, np.ndarray]], effective: float, unseen: float) -> Limits:
+    """Interval of the mean of ranking metrics from each one's value and those without each block (blocks,).
+
+    ``effective`` is the number of blocks, ``unseen`` the variance that the sample is too small to show.
+    """
+    import numpy as np
+
     theta, without = float(np.mean([whole for whole, _ in found])), np.mean([parts for _, parts in found], axis=0)
-    unseen = theta * (1 - theta) / np.bincount(sample.labels).min() ** 2
-    return _wilson(theta, _proportion_of(theta, _variance(without, theta) + unseen, weakest), _quantile(weakest))
+    return wilson(theta, proportion_of(theta, variance(without, theta) + unseen, effective), quantile(effective))
 
 
-def _weakest_class(sample: _Sample) -> float:
+def _weakest_class(sample: Sample) -> float:
     """Effective number of blocks that hold the class that has fewest; every class must have enough."""
-    numbers = [sample.effective(sample.labels == k) for k in range(sample.classes)]
-    for k, number in enumerate(numbers):
-        if number < MIN_EFFECTIVE_BLOCKS:
-            where = "" if sample.independent else ", or nearly all of them in one or two blocks"
-            raise _NoInterval(f"{(sample.labels == k).sum()} examples of class {k}{where}: too few to show how much they differ")
-    return min(numbers)
+    return min(sample.enough(sample.labels == k, f"examples of class {k}") for k in range(sample.classes))
+
+
+def mean_f1(sample: Grouped, counts: Sequence[Sequence[np.ndarray]], weakest: float, most: int) -> Limits:
+    """Interval of a mean of f1 from each one's numbers per block (blocks,) of true positives, and of these and all mistakes.
+
+    ``weakest`` is the effective number of blocks of the class that has fewest, ``most`` that of all predictions.
+    """
+    import numpy as np
+
+    theta = float(np.mean([dice(both.sum(), either.sum()) for both, either in counts]))
+    without = np.mean([dice(both.sum() - both, either.sum() - either) for both, either in counts], axis=0)
+    number = proportion_of(theta, variance(without, theta), weakest, most)
+    return wilson(theta, number, quantile(sample.effective()))
+
+
+def mean_limits(sample: Grouped, losses: np.ndarray, what: str) -> Limits:
+    """Interval of a mean of losses (N,), none below 0."""
+    import numpy as np
+
+    theta, totals = float(losses.mean()), sample.per_block(losses)
+    without = (totals.sum() - totals) / (len(losses) - sample.sizes)
+    error = variance(without, theta) ** 0.5
+    if error <= 1e-9 * theta:
+        raise NoInterval(f"all {sample.units} have the same {what}")
+    number = sample.effective()
+    width = quantile(number)
+    values = without.mean() - without
+    root, skewness = number**0.5, float((values**3).mean() / (values**2).mean() ** 1.5)
+    low, high = theta * np.exp(-width * error / theta), theta * np.exp(width * error / theta)
+    if abs(skewness) > 1e-6:
+        cubic = [
+            root * (np.cbrt(1 + skewness / root * (end - skewness / 6 / root)) - 1) * 3 / skewness for end in (width, -width)
+        ]
+        low, high = min(low, theta - error * cubic[0]), max(high, theta - error * cubic[1])
+    return max(low, 0.0), high
 
 
 # --- metrics without each block ------------------------------------------------------------------------------------------
 
 
-def _auroc_without(sample: _Sample, scores: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray]:
+def auroc_without(sample: Grouped, scores: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray]:
     """The area under the ROC curve, and (blocks,) without each block: won pairs less those that the block takes part in.
 
     Pairs are counted by midranks (Sun & Xu 2014), in O(N log N).
@@ -249,7 +300,7 @@ def _auroc_without(sample: _Sample, scores: np.ndarray, positive: np.ndarray) ->
     return float(total / (positive.sum() * (~positive).sum())), without
 
 
-def _auprc_without(sample: _Sample, scores: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray]:
+def auprc_without(sample: Grouped, scores: np.ndarray, positive: np.ndarray) -> tuple[float, np.ndarray]:
     """Average precision, and (blocks,) without each block.
 
     Blocks of one, in O(N log N): an example left out changes precision at its own score and below. Larger blocks: computed
@@ -288,12 +339,12 @@ def _average_precision(kept: np.ndarray, hit: np.ndarray, last: np.ndarray) -> f
 # --- statistics ----------------------------------------------------------------------------------------------------------
 
 
-def _variance(without: np.ndarray, theta: float) -> float:
+def variance(without: np.ndarray, theta: float) -> float:
     """Jackknife variance of a metric theta from its values without each block (blocks,)."""
     return float(((without - theta) ** 2).sum() * (len(without) - 1) / len(without))
 
 
-def _proportion_of(theta: float, variance: float, at_border: float, most: float = math.inf) -> float:
+def proportion_of(theta: float, variance: float, at_border: float, most: float = math.inf) -> float:
     """Number of examples of which a proportion theta would have this variance; at 0 and 1, where it has none, at_border."""
     spread = theta * (1 - theta)
     if spread <= 1e-12:
@@ -301,14 +352,14 @@ def _proportion_of(theta: float, variance: float, at_border: float, most: float 
     return spread / max(variance, spread / most)
 
 
-def _wilson(theta: float, number: float, quantile: float) -> Limits:
+def wilson(theta: float, number: float, quantile: float) -> Limits:
     """Wilson's score interval of a proportion."""
     square = quantile**2 / number
     centre, half = theta + square / 2, (square * theta * (1 - theta) + square**2 / 4) ** 0.5
     return max(0.0, min((centre - half) / (1 + square), theta)), min(1.0, max((centre + half) / (1 + square), theta))
 
 
-def _quantile(blocks: float | None = None) -> float:
+def quantile(blocks: float | None = None) -> float:
     """Two-sided quantile: Student's for an effective number of blocks, or the normal one."""
     from scipy.stats import norm, t
 
@@ -316,11 +367,7 @@ def _quantile(blocks: float | None = None) -> float:
     return float(norm.ppf(tail) if blocks is None else t.ppf(tail, blocks - 1))
 
 
-def _dice(both: np.ndarray, either: np.ndarray) -> np.ndarray:
+def dice(both: np.ndarray, either: np.ndarray) -> np.ndarray:
     import numpy as np
 
     return 2 * both / np.maximum(both + either, 1)
-
-
-def _units(sample: _Sample) -> str:
-    return "examples" if sample.independent else "blocks"

@@ -1,11 +1,6 @@
-"""Scores of a classifier, computed from probabilities and labels alone. Definitions are scikit-learn's where it has them.
+"""Scores of a model, computed from its outputs and the labels alone, by the kind of its task.
 
-With two classes, class 1 is the positive one, and precision, recall, f1, auroc, auprc and brier refer to it. With more,
-precision, recall, f1, auroc and auprc are unweighted means over all classes of the task, each against the rest.
-
-Undefined cases: precision, recall and f1 of a class that is never predicted, or absent from the labels, are 0. mcc is 0 if
-all predictions or all labels are of one class. auroc and auprc are NaN (``null`` in a record) if the labels lack a class.
-
+Their definitions and undefined cases are in :mod:`.classification`, :mod:`.regression` and :mod:`.multilabel`.
 :func:`intervals` says how far a score may be from its value in the population that the test examples stand for.
 """
 
@@ -15,135 +10,120 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.errors import RunFailed
+from harness.errors import BadData
+from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION, Splits, Task
+
+from . import classification, multilabel, regression
 
 if TYPE_CHECKING:
     import numpy as np
 
-ECE_BINS = 15
-SUM_TOLERANCE = 1e-4  # allows for float32 rounding only
-
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is shown, and whether higher values are better."""
+    """How a metric is shown, whether higher values are better, and the kinds of task that have it."""
 
     label: str
     higher_is_better: bool
+    kinds: tuple[str, ...] = (CLASSIFICATION,)
 
 
 METRICS = {
     "accuracy": Metric("accuracy", True),
     "precision": Metric("precision", True),
     "recall": Metric("recall", True),
-    "f1": Metric("F1", True),
-    "log_loss": Metric("log-loss", False),
+    "f1": Metric("F1", True, (CLASSIFICATION, MULTILABEL)),
+    "log_loss": Metric("log-loss", False, (CLASSIFICATION, MULTILABEL)),
     "hard_log_loss": Metric("log-loss of hard 0/1 predictions", False),
     "mcc": Metric("Matthews correlation", True),
-    "auroc": Metric("area under the ROC curve", True),
-    "auprc": Metric("average precision", True),
+    "auroc": Metric("area under the ROC curve", True, (CLASSIFICATION, MULTILABEL)),
+    "auprc": Metric("average precision", True, (CLASSIFICATION, MULTILABEL)),
     "brier": Metric("Brier score", False),
     "ece": Metric("expected calibration error", False),
+    "spearman": Metric("Spearman correlation", True, (REGRESSION,)),
+    "pearson": Metric("Pearson correlation", True, (REGRESSION,)),
+    "r2": Metric("R²", True, (REGRESSION,)),
+    "rmse": Metric("root mean squared error", False, (REGRESSION,)),
+    "mae": Metric("mean absolute error", False, (REGRESSION,)),
+    "micro_auroc": Metric("area under the ROC curve, micro", True, (MULTILABEL,)),
+    "micro_auprc": Metric("average precision, micro", True, (MULTILABEL,)),
+    "micro_f1": Metric("F1, micro", True, (MULTILABEL,)),
+    "exact_match": Metric("share of examples with all labels right", True, (MULTILABEL,)),
 }
+OF_KIND = {CLASSIFICATION: classification, REGRESSION: regression, MULTILABEL: multilabel}
+MAIN_METRIC = {CLASSIFICATION: "accuracy", REGRESSION: "spearman", MULTILABEL: "auroc"}
 
 
-def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Every metric of :data:`METRICS`, from class probabilities (N, K) and labels (N,), the indices of the true classes.
+def metrics_of(kind: str) -> list[str]:
+    """The metrics that tasks of a kind have, in the order of :data:`METRICS`."""
+    return [name for name, metric in METRICS.items() if kind in metric.kinds]
 
-    ``hard_log_loss`` is the log_loss of the predicted classes taken as certain, (1 - accuracy) × 36.04, which some papers
-    print as "loss". ``brier`` is the mean of (p₁ - y)² for two classes, in [0, 1], and of Σₖ (pₖ - yₖ)² for more, in
-    [0, 2]. ``ece`` is the mean of |accuracy - mean confidence| over 15 equal-width bins (a, b] of the predicted class's
-    probability, weighted by the number of examples (Guo et al. 2017).
+
+def scores(outputs: np.ndarray, labels: np.ndarray, kind: str = CLASSIFICATION) -> dict[str, float]:
+    """Every metric of a kind of task, from a model's outputs and the labels.
+
+    Classification: class probabilities (N, K) and the indices (N,) of the true classes. Regression: predicted numbers (N, 1) and
+    the true ones (N,). Multi-label: probabilities (N, K) and labels (N, K) of 0 and 1.
 
     Raises:
-        RunFailed: a probability is not a number, so training broke down.
-        ValueError: shapes do not fit, rows do not sum to 1, or labels are not class indices.
+        RunFailed: an output is not a number, so training broke down.
+        ValueError: shapes do not fit, or values are not those of the kind.
     """
-    import numpy as np
-    from sklearn import metrics
-
-    probabilities, labels = _checked(probabilities, labels)
-    predicted = probabilities.argmax(axis=1)
-    classes = np.arange(probabilities.shape[1])
-    binary = len(classes) == 2
-    one_hot = np.float64(labels[:, None] == classes)
-    averaging = {"labels": [1] if binary else classes, "average": "macro", "zero_division": 0.0}
-    precision, recall, f1, _ = metrics.precision_recall_fscore_support(labels, predicted, **averaging)
-    auroc = auprc = float("nan")
-    if len(np.unique(labels)) == len(classes):
-        truth, ranking = (labels, probabilities[:, 1]) if binary else (one_hot, probabilities)
-        auroc = metrics.roc_auc_score(truth, ranking, average="macro")
-        auprc = metrics.average_precision_score(truth, ranking, average="macro")
-    normalised = probabilities / probabilities.sum(axis=1, keepdims=True)  # else log_loss warns about float32 rounding
-    squared_error = ((probabilities - one_hot) ** 2).sum(axis=1).mean()  # scikit-learn before 1.7 takes two classes only
-    found = {
-        "accuracy": metrics.accuracy_score(labels, predicted),
-        "precision": precision,
-        "recall": recall,
-        "f1": f1,
-        "log_loss": metrics.log_loss(labels, normalised, labels=classes),
-        "hard_log_loss": metrics.log_loss(labels, np.float64(predicted[:, None] == classes), labels=classes),
-        "mcc": metrics.matthews_corrcoef(labels, predicted),
-        "auroc": auroc,
-        "auprc": auprc,
-        "brier": squared_error / 2 if binary else squared_error,
-        "ece": _calibration_error(probabilities.max(axis=1), predicted == labels),
-    }
-    return {name: float(found[name]) for name in METRICS}
+    of = OF_KIND[kind]
+    found = of.scores(*of.checked(outputs, labels))
+    return {name: float(found[name]) for name in metrics_of(kind)}
 
 
-def intervals(probabilities: np.ndarray, labels: np.ndarray, blocks: Sequence[str] = ()) -> dict[str, tuple[float, float]]:
-    """95 % intervals, metric → (low, high), of accuracy, f1, log_loss, auroc and auprc, where they can be had.
+def intervals(
+    outputs: np.ndarray, labels: np.ndarray, blocks: Sequence[str] = (), kind: str = CLASSIFICATION
+) -> dict[str, tuple[float, float]]:
+    """95 % intervals, metric → (low, high), of those metrics that can have one.
 
+    These are accuracy, f1, log_loss, auroc and auprc; of a regression spearman, pearson, r2 and rmse; of a multi-label task all.
     ``blocks`` names each example's block, since examples of one block depend on each other; empty, examples are independent.
     See :mod:`.intervals` for what is covered and how; :func:`missing_intervals` says why a metric has none.
 
     Raises:
         RunFailed, ValueError: as :func:`scores`; ValueError too if the number of blocks is not that of the examples.
     """
-    from .intervals import limits
+    of = OF_KIND[kind]
+    return of.limits(*of.checked(outputs, labels), blocks)[0]
 
-    return limits(*_checked(probabilities, labels), blocks)[0]
 
-
-def missing_intervals(probabilities: np.ndarray, labels: np.ndarray, blocks: Sequence[str] = ()) -> dict[str, str]:
+def missing_intervals(
+    outputs: np.ndarray, labels: np.ndarray, blocks: Sequence[str] = (), kind: str = CLASSIFICATION
+) -> dict[str, str]:
     """Metric → why :func:`intervals`, of the same arguments, has none for it.
 
     Raises:
         RunFailed, ValueError: as :func:`intervals`.
     """
-    from .intervals import limits
-
-    return limits(*_checked(probabilities, labels), blocks)[1]
-
-
-def collapsed(probabilities: np.ndarray) -> bool:
-    """Whether a classifier put all of several examples into one class; probabilities are (N, K)."""
-    predicted = probabilities.argmax(axis=1)
-    return len(predicted) > 1 and bool((predicted == predicted[0]).all())
+    of = OF_KIND[kind]
+    return of.limits(*of.checked(outputs, labels), blocks)[1]
 
 
-def _calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
+def collapsed(outputs: np.ndarray, labels: np.ndarray, kind: str = CLASSIFICATION) -> bool:
+    """Whether a model gave several examples all the same answer: one class, one number, or one set of labels."""
+    of = OF_KIND[kind]
+    return len(labels) > 1 and of.collapsed(*of.checked(outputs, labels))
+
+
+def left_out(labels: np.ndarray, classes: Sequence[str], kind: str = CLASSIFICATION) -> list[str]:
+    """Sentences on what the scores leave out: labels of a multi-label task that do not vary."""
+    return multilabel.left_out(labels, classes) if kind == MULTILABEL else []
+
+
+def check_labels(task: Task, splits: Splits) -> None:
+    """Check that all labels are those of the task's kind and classes.
+
+    Raises:
+        BadData: some are not.
+    """
     import numpy as np
 
-    borders = np.linspace(0, 1, ECE_BINS + 1)[1:-1]
-    gaps = np.bincount(np.digitize(confidence, borders, right=True), correct - confidence, minlength=ECE_BINS)
-    return float(np.abs(gaps).sum() / len(confidence))
-
-
-def _checked(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    import numpy as np
-
-    probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
-    if probabilities.ndim != 2 or len(probabilities) == 0 or probabilities.shape[1] < 2:
-        raise ValueError(f"probabilities {probabilities.shape}: expected (examples, classes), one or more by two or more")
-    if not np.isfinite(probabilities).all():
-        bad = int((~np.isfinite(probabilities)).any(axis=1).sum())
-        raise RunFailed(f"probabilities of {bad} of {len(probabilities)} examples are not numbers: lower the learning rate")
-    if (probabilities < 0).any() or (np.abs(probabilities.sum(axis=1) - 1) > SUM_TOLERANCE).any():
-        raise ValueError("probabilities: every row must be 0 or more and sum to 1; were logits given?")
-    if labels.shape != (len(probabilities),) or labels.dtype.kind not in "iu":
-        raise ValueError(f"labels {labels.dtype} {labels.shape}: expected whole numbers ({len(probabilities)},)")
-    if labels.min() < 0 or labels.max() >= probabilities.shape[1]:
-        raise ValueError(f"labels from {labels.min()} to {labels.max()}: expected indices of {probabilities.shape[1]} classes")
-    return probabilities, labels
+    for name, part in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
+        try:
+            labels = np.array([example.label for example in part])
+            OF_KIND[task.kind].check_labels(labels, (len(part), len(task.classes)))
+        except ValueError as error:
+            raise BadData(f"{task.label}, {name}: not the labels of a {task.kind} ({error})") from None

@@ -10,7 +10,7 @@ import re
 import stat
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,18 +19,22 @@ from typing import TYPE_CHECKING, Any, TextIO
 from harness.errors import BadData, HarnessError
 from harness.files.fingerprint import digest, plain
 from harness.progress import printable
-from harness.task import task_label
+from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION, task_label
 
 from . import schema as shape
 from .folders import PREDICTIONS, RECORD, RESERVED, id_of, put, record_folders, remove, run_folders, sweep, temporary_folder
-from .schema import SCHEMA
+from .schema import LEAKS, SCHEMA
 
 if TYPE_CHECKING:
     import numpy as np
 
 BLOCK = "block"  # the column of predictions.csv that names dependent examples' blocks
+LEAK_COLUMNS = ["leak", "leak_from"]
+PREDICTION, PROBABILITY = "prediction", "probability_"  # a number's column, and what a class's or label's begins with
 FINISHED, FAILED = "finished", "failed"
 COLLAPSED = "collapsed: every test example was put into one class"
+COLLAPSED_NUMBERS = "collapsed: every test example was given the same number"
+COLLAPSED_LABELS = "collapsed: every test example was given the same labels"
 
 MAX_RECORD_BYTES = 1 << 24  # a record has some ten kB
 MAX_FAULTS = 5  # unreadable records that are named one by one
@@ -43,9 +47,10 @@ class RunRecord:
     A record holds JSON values only, so that reading gives back what was written: tuples become lists, NumPy scalars become
     numbers, NaN and infinity become None.
 
-    ``task``: name, context (window length in nucleotides, None where windows come as they are), family, split,
-    default_split, main_metric, simulated, classes, files (name → sha256), counts (split → class → examples), changes (how
-    many letters normalisation changed), best_accuracy (of the Bayes rule, for simulated data).
+    ``task``: name, kind (one of :data:`harness.task.KINDS`; a record without it is a classification), context (window length
+    in nucleotides, None where windows come as they are), family, split, default_split, main_metric, simulated, classes, files
+    (name → sha256), counts (split → class → examples; of a multi-label task those with the label, of a regression all), changes
+    (how many letters normalisation changed), best_accuracy (of the Bayes rule, for simulated data).
     ``model``: name, card, recipe (the published settings), size, options, audit, allow_partial, notes, unknown_tokens (share of
     the training split's), parameters (trainable, total), and checkpoint: None, or the weight file's name, sha256 and source
     (its path as given), and fingerprint, the sha256 over all files that the model was built from.
@@ -55,7 +60,9 @@ class RunRecord:
     ``metrics``: metric → score on the test split; see :func:`.metrics.scores`.
     ``intervals``: metric → (low, high), 95 % intervals over the test split; ``without_interval``: metric → why it has none.
     ``alignment``: how much the predictions change without the alignment (see :mod:`.sensitivity`), if there is one.
-    ``history``: one entry per epoch. ``collapsed``: every test example was put into one class.
+    ``leakage``: what test examples have of the training data, if that was looked for: counts (each of LEAKS → examples),
+    parameters (of the search) and subsets (``novel`` and ``leaking`` → examples, metrics, intervals; None where undefined).
+    ``history``: one entry per epoch. ``collapsed``: all test examples were given the same answer.
     ``code``: digest of the code that can change a number. ``error``: why the run failed. ``created``: time in UTC.
     ``unknown``: fields that a newer version wrote, as they are; they stand beside the others in the file.
 
@@ -78,6 +85,7 @@ class RunRecord:
     intervals: dict[str, list[float]] = field(default_factory=dict)
     without_interval: dict[str, str] = field(default_factory=dict)
     alignment: dict[str, Any] = field(default_factory=dict)
+    leakage: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     collapsed: bool = False
     events: list[str] = field(default_factory=list)
@@ -102,7 +110,13 @@ class RunRecord:
     @property
     def flags(self) -> list[str]:
         """What a reader of the scores must know, as sentences."""
-        return [COLLAPSED, *self.events] if self.collapsed else list(self.events)
+        words = {REGRESSION: COLLAPSED_NUMBERS, MULTILABEL: COLLAPSED_LABELS}.get(self.kind, COLLAPSED)
+        return [words, *self.events] if self.collapsed else list(self.events)
+
+    @property
+    def kind(self) -> str:
+        """The task's kind, one of :data:`harness.task.KINDS`."""
+        return self.task.get("kind", CLASSIFICATION)
 
     @property
     def folder(self) -> Path:
@@ -117,27 +131,39 @@ class RunRecord:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """A model's predictions on the test split: ids (N), labels (N,) as indices of ``classes`` (K), probabilities (N, K).
+    """A model's answers on the test split, for a task of one kind.
 
-    ``blocks`` (N) names each example's block, whose examples depend on each other; it is empty where examples are independent.
+    ``ids`` (N); ``labels``: class indices (N,), numbers (N,) of a regression, or 0 and 1 (N, K) of a multi-label task;
+    ``outputs``: probabilities (N, K) of ``classes`` (K), or predicted numbers (N, 1), as float64. ``blocks`` (N) names each
+    example's block, whose examples depend on each other; it is empty where examples are independent. ``leaks`` (N) says of each
+    example what it has of the training data, one of :data:`.schema.LEAKS`, and of which of its examples, empty for none; it is
+    empty where that was not looked for.
 
     Raises:
-        ValueError: shapes that do not fit together.
+        ValueError: shapes that do not fit together, or an unknown leak.
     """
 
     ids: tuple[str, ...]
     labels: np.ndarray
-    probabilities: np.ndarray
+    outputs: np.ndarray
     classes: tuple[str, ...]
     blocks: tuple[str, ...] = ()
+    leaks: tuple[tuple[str, str], ...] = ()
+    kind: str = CLASSIFICATION
 
     def __post_init__(self) -> None:
         shape = (len(self.ids), len(self.classes))
-        if len(self.blocks) not in (0, len(self.ids)):
-            raise ValueError(f"{len(self.blocks)} blocks: expected {len(self.ids)}, one per example, or none")
-        if self.labels.shape != shape[:1] or self.probabilities.shape != shape:
-            found = f"labels {self.labels.shape}, probabilities {self.probabilities.shape}"
-            raise ValueError(f"{found}: expected {shape[:1]}, {shape}")
+        for name, column in (("blocks", self.blocks), ("leaks", self.leaks)):
+            if len(column) not in (0, len(self.ids)):
+                raise ValueError(f"{len(column)} {name}: expected {len(self.ids)}, one per example, or none")
+        if unknown := {leak for leak, _ in self.leaks} - set(LEAKS):
+            raise ValueError(f"leaks {sorted(unknown)}: expected {', '.join(LEAKS)}")
+        if self.kind == REGRESSION:  # whole numbers among them, as they will be read back
+            object.__setattr__(self, "labels", self.labels.astype("float64"))
+        of_labels = shape if self.kind == MULTILABEL else shape[:1]
+        if self.labels.shape != of_labels or self.outputs.shape != shape:
+            found = f"labels {self.labels.shape}, outputs {self.outputs.shape}"
+            raise ValueError(f"{found}: expected {of_labels}, {shape}")
 
 
 def data_digest(files: Mapping[str, str]) -> str:
@@ -247,7 +273,7 @@ def find(results_dir: Path, task: str, model: str, run_id: str) -> RunRecord | N
 
 
 def read_predictions(folder: Path) -> Predictions:
-    """The stored predictions of a run, bit for bit as they were written.
+    """The stored predictions of a run, bit for bit as they were written. The name of a regression's number is not in them.
 
     Raises:
         BadData: the predictions are missing or damaged.
@@ -259,12 +285,23 @@ def read_predictions(folder: Path) -> Predictions:
         _file_size(path)
         with open(path, newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
-        first = 3 if header[2] == BLOCK else 2
-        classes = tuple(name.removeprefix("probability_") for name in header[first:])
-        labels = np.array([classes.index(row[1]) for row in rows], np.int64)
-        probabilities = np.array([[float(cell) for cell in row[first:]] for row in rows], np.float64).reshape(len(rows), -1)
-        blocks = tuple(row[2] for row in rows) if first == 3 else ()
-        return Predictions(tuple(row[0] for row in rows), labels, probabilities, classes, blocks)
+        kind = MULTILABEL if header[1] == "labels" else REGRESSION if header[-1] == PREDICTION else CLASSIFICATION
+        first = 2
+        blocks, leaks = (), ()
+        if header[first] == BLOCK:
+            blocks, first = tuple(row[first] for row in rows), first + 1
+        if header[first : first + 2] == LEAK_COLUMNS:
+            leaks, first = tuple((row[first], row[first + 1]) for row in rows), first + 2
+        classes = tuple(name.removeprefix(PROBABILITY) for name in header[first:])
+        if kind == CLASSIFICATION:
+            labels = np.array([classes.index(row[1]) for row in rows], np.int64)
+        elif kind == REGRESSION:
+            labels = np.array([float(row[1]) for row in rows], np.float64)
+        else:
+            labels = np.array([[("0", "1").index(cell) for cell in row[1].split(";")] for row in rows], np.int64)
+            labels = labels.reshape(len(rows), len(classes))
+        outputs = np.array([[float(cell) for cell in row[first:]] for row in rows], np.float64).reshape(len(rows), -1)
+        return Predictions(tuple(row[0] for row in rows), labels, outputs, classes, blocks, leaks, kind)
     except (OSError, ValueError, IndexError, csv.Error) as error:
         raise BadData(f"{path}: not readable predictions ({error}); delete the folder and run again") from None
 
@@ -275,25 +312,33 @@ def judge(predictions: Predictions) -> tuple[dict[str, float], dict[str, tuple[f
     ``judge(read_predictions(folder))`` computes again what a record says.
 
     Raises:
-        RunFailed: a probability is not a number.
+        RunFailed: an output is not a number.
     """
     from .metrics import intervals, scores
 
-    judged = predictions.probabilities, predictions.labels
-    return scores(*judged), intervals(*judged, predictions.blocks)
+    outputs, labels, kind = predictions.outputs, predictions.labels, predictions.kind
+    return scores(outputs, labels, kind), intervals(outputs, labels, predictions.blocks, kind)
 
 
 def _write_predictions(predictions: Predictions, path: Path) -> None:
+    kind, labels = predictions.kind, predictions.labels.tolist()
+    columns: list[tuple[str, Sequence[Any]]] = [("id", predictions.ids)]
+    if kind == MULTILABEL:
+        columns.append(("labels", [";".join(map(str, row)) for row in labels]))
+    else:
+        columns.append(("label", labels if kind == REGRESSION else [predictions.classes[label] for label in labels]))
+    if predictions.blocks:
+        columns.append((BLOCK, predictions.blocks))
+    if predictions.leaks:
+        columns += zip(LEAK_COLUMNS, zip(*predictions.leaks, strict=True), strict=True)
+    outputs = [PREDICTION] if kind == REGRESSION else [PROBABILITY + name for name in predictions.classes]
+    columns += zip(outputs, predictions.outputs.T.tolist(), strict=True)
     with open(path, "w", newline="", encoding="utf-8") as file:
         # Unquoted, a "\r" in an id would end the line.
         writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        block = [BLOCK] if predictions.blocks else []
-        writer.writerow(["id", "label", *block, *(f"probability_{name}" for name in predictions.classes)])
-        words = zip(
-            predictions.ids, (predictions.classes[label] for label in predictions.labels), *block and [predictions.blocks]
-        )
+        writer.writerow([name for name, _ in columns])
         # The csv module writes floats by repr, the shortest text that reads back as the same bits.
-        writer.writerows([*row, *numbers] for row, numbers in zip(words, predictions.probabilities.tolist(), strict=True))
+        writer.writerows(zip(*(column for _, column in columns), strict=True))
         _sync(file)
 
 

@@ -10,41 +10,43 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from harness.task import Reference
+from harness.task import CLASSIFICATION, KINDS, MULTILABEL, REGRESSION, Reference
 
-SCHEMA = 2
+SCHEMA = 3
+LEAKS = ("none", "near", "overlap", "exact")  # what a test example has of the training data; the later, the worse
+SUBSETS = ("novel", "leaking")  # of the test examples, by whether they have anything
 MAX_DEPTH = 32  # of values within values
 MAX_NUMBER = 2.0**62  # of counts and scores; more than 64 bits have no place in a data frame
 
 
 @dataclass(frozen=True)
-class Kind:
+class Form:
     """What a value must be, in words and as a test."""
 
     words: str
     fits: Callable[[Any], bool]
 
 
-def _number(low: float = -MAX_NUMBER, high: float = MAX_NUMBER) -> Kind:
+def _number(low: float = -MAX_NUMBER, high: float = MAX_NUMBER) -> Form:
     bounds = f" from {low:g} to {high:g}" if high < MAX_NUMBER else f", at least {low:g}" if low > -MAX_NUMBER else ""
     slack = 1e-9  # rounding
-    return Kind(
+    return Form(
         f"a number{bounds}",
         lambda it: isinstance(it, int | float) and not isinstance(it, bool) and low - slack <= it <= high + slack,
     )
 
 
-def _or_none(kind: Kind) -> Kind:
-    return Kind(f"{kind.words}, or null", lambda it: it is None or kind.fits(it))
+def _or_none(form: Form) -> Form:
+    return Form(f"{form.words}, or null", lambda it: it is None or form.fits(it))
 
 
-def _each(kind: Kind) -> Kind:
-    return Kind(f"a list, each {kind.words}", lambda it: isinstance(it, list) and all(map(kind.fits, it)))
+def _each(form: Form) -> Form:
+    return Form(f"a list, each {form.words}", lambda it: isinstance(it, list) and all(map(form.fits, it)))
 
 
-def _mapping(kind: Kind | None = None) -> Kind:
-    words = f"names, each with {kind.words}" if kind else "names with values"
-    return Kind(words, lambda it: isinstance(it, Mapping) and (kind is None or all(map(kind.fits, it.values()))))
+def _mapping(form: Form | None = None) -> Form:
+    words = f"names, each with {form.words}" if form else "names with values"
+    return Form(words, lambda it: isinstance(it, Mapping) and (form is None or all(map(form.fits, it.values()))))
 
 
 def _dated(value: Any) -> bool:
@@ -54,23 +56,36 @@ def _dated(value: Any) -> bool:
         return False
 
 
-TEXT = Kind("text", lambda it: isinstance(it, str))
-FLAG = Kind("true or false", lambda it: isinstance(it, bool))
-WHOLE = Kind("a whole number, 0 or more", lambda it: isinstance(it, int) and not isinstance(it, bool) and 0 <= it <= MAX_NUMBER)
-FILE_NAME = Kind("a file's name", lambda it: isinstance(it, str) and bool(re.fullmatch(r"[\w-][\w.-]{0,199}", it)))
-DATE = Kind("a date and time", _dated)
-SECTION = Kind("names with values", lambda it: isinstance(it, Mapping) and bool(it))
-PLAIN = Kind("text, a number, true, false or null", lambda it: it is None or isinstance(it, str | int | float))
-SETTING = Kind(f"{PLAIN.words}, or a list of these", lambda it: PLAIN.fits(it) or _each(PLAIN).fits(it))
-CLASSES = Kind(
-    "two or more different names",
-    lambda it: _each(TEXT).fits(it) and len(set(it)) == len(it) >= 2,
-)
+TEXT = Form("text", lambda it: isinstance(it, str))
+FLAG = Form("true or false", lambda it: isinstance(it, bool))
+WHOLE = Form("a whole number, 0 or more", lambda it: isinstance(it, int) and not isinstance(it, bool) and 0 <= it <= MAX_NUMBER)
+FILE_NAME = Form("a file's name", lambda it: isinstance(it, str) and bool(re.fullmatch(r"[\w-][\w.-]{0,199}", it)))
+DATE = Form("a date and time", _dated)
+SECTION = Form("names with values", lambda it: isinstance(it, Mapping) and bool(it))
+PLAIN = Form("text, a number, true, false or null", lambda it: it is None or isinstance(it, str | int | float))
+SETTING = Form(f"{PLAIN.words}, or a list of these", lambda it: PLAIN.fits(it) or _each(PLAIN).fits(it))
+ONE_OF_KINDS = Form(f"one of {', '.join(KINDS)}", lambda it: isinstance(it, str) and it in KINDS)
+CLASSES = Form("one or more different names", lambda it: _each(TEXT).fits(it) and len(set(it)) == len(it) >= 1)
+TWO_CLASSES = Form("two or more different names", lambda it: CLASSES.fits(it) and len(it) >= 2)
+ONE_NAME = Form("a list of one name", lambda it: CLASSES.fits(it) and len(it) == 1)
 SHARE, AMOUNT = _number(0, 1), _number(0)
 SCORES = _mapping(_or_none(_number()))
-LIMITS = Kind("two numbers", lambda it: isinstance(it, list) and len(it) == 2 and SCORES.fits(dict(enumerate(it))))
+LIMITS = Form("two numbers", lambda it: isinstance(it, list) and len(it) == 2 and SCORES.fits(dict(enumerate(it))))
+INTERVALS = _mapping(_or_none(LIMITS))
+LEAK_COUNTS = Form(
+    f"the numbers of examples of {', '.join(LEAKS)}",
+    lambda it: isinstance(it, Mapping) and set(it) == set(LEAKS) and all(map(WHOLE.fits, it.values())),
+)
+# Metric → what its value must be.
+RANGES = {
+    **dict.fromkeys(("accuracy", "precision", "recall", "f1", "auroc", "auprc", "ece"), SHARE),
+    **dict.fromkeys(("micro_f1", "micro_auroc", "micro_auprc", "exact_match"), SHARE),
+    **dict.fromkeys(("log_loss", "hard_log_loss", "brier", "rmse", "mae"), AMOUNT),
+    **dict.fromkeys(("mcc", "spearman", "pearson"), _number(-1, 1)),
+    "r2": _number(high=1),
+}
 
-# Path → kind. A part is looked at only if the section that it belongs to is there and not empty.
+# Path → form. A part is looked at only if the section that it belongs to is there and not empty.
 REQUIRED = {
     "run_id": FILE_NAME,
     "task": SECTION,
@@ -80,7 +95,6 @@ REQUIRED = {
     "code": TEXT,
     **{f"task.{name}": TEXT for name in ("name", "family", "split", "default_split")},
     "task.simulated": FLAG,
-    "task.classes": CLASSES,
     "task.files": _mapping(TEXT),
     "model.name": TEXT,
     "model.card": SECTION,
@@ -93,8 +107,22 @@ REQUIRED = {
     "model.options": _mapping(),
     "recipe.tune": TEXT,
     **{f"alignment.{name}": SECTION for name in ("intact", "blanked", "shuffled")},
-    **{f"alignment.{name}.auroc": _or_none(SHARE) for name in ("intact", "blanked", "shuffled")},
-    **{f"alignment.{name}.mean_change": SHARE for name in ("blanked", "shuffled")},
+    "leakage.counts": LEAK_COUNTS,
+    "leakage.parameters": _mapping(),
+    "leakage.subsets": SECTION,
+    **{f"leakage.subsets.{name}": SECTION for name in SUBSETS},
+    **{f"leakage.subsets.{name}.examples": WHOLE for name in SUBSETS},
+    **{f"leakage.subsets.{name}.metrics": SCORES for name in SUBSETS},
+    **{f"leakage.subsets.{name}.intervals": INTERVALS for name in SUBSETS},
+}
+# What else is required of a task of each kind: its classes, and what became of its predictions without the alignment.
+REQUIRED_OF = {
+    kind: {
+        "task.classes": CLASSES if kind == MULTILABEL else ONE_NAME if kind == REGRESSION else TWO_CLASSES,
+        **{f"alignment.{name}.{metric}": _or_none(RANGES[metric]) for name in ("intact", "blanked", "shuffled")},
+        **{f"alignment.{name}.mean_change": AMOUNT if kind == REGRESSION else SHARE for name in ("blanked", "shuffled")},
+    }
+    for kind, metric in ((CLASSIFICATION, "auroc"), (REGRESSION, "spearman"), (MULTILABEL, "auroc"))
 }
 OPTIONAL = {
     "schema": WHOLE,
@@ -105,12 +133,15 @@ OPTIONAL = {
     "environment": _mapping(),
     **{f"environment.{name}": _or_none(TEXT) for name in ("device", "device_name", "precision")},
     "metrics": SCORES,
-    **{f"metrics.{name}": _or_none(SHARE) for name in ("accuracy", "precision", "recall", "f1", "auroc", "auprc", "ece")},
-    **{f"metrics.{name}": _or_none(AMOUNT) for name in ("log_loss", "hard_log_loss", "brier")},
-    "metrics.mcc": _or_none(_number(-1, 1)),
+    **{
+        f"{section}.{name}": _or_none(form)
+        for section in ("metrics", *(f"leakage.subsets.{subset}.metrics" for subset in SUBSETS))
+        for name, form in RANGES.items()
+    },
     "intervals": _mapping(LIMITS),
     "without_interval": _mapping(TEXT),
     "alignment": _mapping(),
+    "leakage": _mapping(),
     "history": _each(_mapping()),
     "events": _each(TEXT),
     "timing": _mapping(),
@@ -120,6 +151,7 @@ OPTIONAL = {
     "unknown": _mapping(),
     "recipe": _mapping(SETTING),
     "model.recipe": _mapping(SETTING),
+    "task.kind": ONE_OF_KINDS,
     "task.context": _or_none(WHOLE),
     "task.main_metric": TEXT,
     "task.question": _or_none(TEXT),
@@ -142,8 +174,11 @@ def check(content: Mapping[str, Any]) -> None:
     Raises:
         ValueError: something is missing, of another type, or out of its range; it is named.
     """
-    for shape, required in ((REQUIRED, True), (OPTIONAL, False)):
-        for path, kind in shape.items():
+    task = content.get("task")
+    kind = task.get("kind") if isinstance(task, Mapping) else None
+    of_kind = REQUIRED_OF.get(str(kind), REQUIRED_OF[CLASSIFICATION])
+    for shape, required in ((REQUIRED, True), (OPTIONAL, False), (of_kind, True)):
+        for path, form in shape.items():
             section, _, name = path.rpartition(".")
             holder: Any = content
             for key in section.split(".") if section else ():
@@ -153,12 +188,14 @@ def check(content: Mapping[str, Any]) -> None:
             if name not in holder:
                 if required:
                     raise ValueError(f"{section or 'it'} lacks {name}")
-            elif not kind.fits(holder[name]):
-                raise ValueError(f"{path} is {shortened(holder[name])}: expected {kind.words}")
+            elif not form.fits(holder[name]):
+                raise ValueError(f"{path} is {shortened(holder[name])}: expected {form.words}")
 
 
 def parse(text: str) -> dict[str, Any]:
     """A record's JSON text as a dictionary of the present schema, not checked yet.
+
+    Schema 2 lacked kinds of tasks, of which a record without one is a classification, and leakage; it stays as it is.
 
     Raises:
         ValueError: no JSON, or values that no record holds: NaN, infinity, half of a surrogate pair, and values nested
@@ -173,6 +210,8 @@ def parse(text: str) -> dict[str, Any]:
         raise ValueError("it lacks schema")
     if content["schema"] == 1:
         _upgrade(content)
+    if content["schema"] == 2:
+        content["schema"] = SCHEMA
     return content
 
 
@@ -195,7 +234,7 @@ def _check_values(value: Any, depth: int = 0) -> None:
 
 
 def _upgrade(content: dict[str, Any]) -> None:
-    """Convert a record from schema 1 to 2, in place.
+    """Convert a record from schema 1 to the present one, in place.
 
     Its intervals were those of a percentile bootstrap, which are too narrow; they are left out, for they can be computed again.
     Schema 1 had context and ``(sample)`` inside the task's name. Of a checkpoint it lacked the source, which is in the audit,

@@ -10,34 +10,46 @@ from typing import Any
 import numpy as np
 
 from harness.data import Example
+from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION
 
 from .metrics import scores
 
 MAX_EXAMPLES = 500  # enough for a diagnosis, which is all that this is
-MIN_CHANGE = 0.005  # mean change of a probability below which a model does not use its alignment
-COMPARED = ("accuracy", "auroc")
+MIN_CHANGE = 0.005  # mean change below which a model does not use its alignment
+COMPARED = {
+    CLASSIFICATION: ("accuracy", "auroc"),
+    REGRESSION: ("spearman", "rmse"),
+    MULTILABEL: ("exact_match", "auroc"),
+}
 GAP = ord("-")
 
 
 def alignment_sensitivity(
-    examples: Sequence[Example], probabilities: np.ndarray, predict: Callable[[Sequence[Example]], np.ndarray]
+    examples: Sequence[Example],
+    outputs: np.ndarray,
+    predict: Callable[[Sequence[Example]], np.ndarray],
+    kind: str = CLASSIFICATION,
 ) -> dict[str, Any]:
     """How predictions change when the auxiliary rows are ``blanked`` (all gaps) or ``shuffled`` (columns in random order).
 
-    ``probabilities`` (N, K) are the predictions for the examples as they are; ``predict`` makes those for spoilt examples.
+    ``outputs`` (N, K) are the predictions for the examples as they are; ``predict`` makes those for spoilt examples.
     Shuffling keeps the letters of each row and the agreement between rows, but not which column they are in. All windows
     of an example are shuffled alike. At most MAX_EXAMPLES examples, evenly spaced, are used.
 
-    Returns ``examples`` (their number), ``intact`` with the scores in COMPARED, and ``blanked`` and ``shuffled`` with the
-    same scores and ``mean_change``, the mean absolute change of the last class's probability.
+    Returns ``examples`` (their number), ``intact`` with the kind's scores in COMPARED, and ``blanked`` and ``shuffled`` with the
+    same scores and ``mean_change``, the mean absolute change of the last class's probability; of all labels' probabilities; or of
+    a number, in standard deviations of the labels.
     """
     indices = np.linspace(0, len(examples) - 1, min(len(examples), MAX_EXAMPLES)).round().astype(int)
-    chosen, intact = [examples[index] for index in indices], probabilities[indices]
+    chosen, intact = [examples[index] for index in indices], outputs[indices]
     labels = np.array([example.label for example in chosen])
-    found: dict[str, Any] = {"examples": len(chosen), "intact": _compared(intact, labels)}
+    shown = slice(-1, None) if kind == CLASSIFICATION else slice(None)
+    unit = float(labels.std()) or 1.0 if kind == REGRESSION else 1.0
+    found: dict[str, Any] = {"examples": len(chosen), "intact": _compared(intact, labels, kind)}
     for name, spoil in (("blanked", _blanked), ("shuffled", _shuffled)):
         spoilt = predict([_with_rows(example, spoil) for example in chosen])
-        found[name] = {"mean_change": float(abs(spoilt - intact)[:, -1].mean()), **_compared(spoilt, labels)}
+        change = float(abs(spoilt - intact)[:, shown].mean()) / unit
+        found[name] = {"mean_change": change, **_compared(spoilt, labels, kind)}
     return found
 
 
@@ -46,9 +58,9 @@ def insensitive(found: dict[str, Any]) -> bool:
     return bool(found) and max(found[name]["mean_change"] for name in ("blanked", "shuffled")) < MIN_CHANGE
 
 
-def _compared(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    found = scores(probabilities, labels)
-    return {name: found[name] for name in COMPARED}
+def _compared(outputs: np.ndarray, labels: np.ndarray, kind: str) -> dict[str, float]:
+    found = scores(outputs, labels, kind)
+    return {name: found[name] for name in COMPARED[kind]}
 
 
 def _with_rows(example: Example, spoil: Callable[[np.ndarray, str], np.ndarray]) -> Example:

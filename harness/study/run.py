@@ -6,7 +6,7 @@ import hashlib
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from harness.engine import hardware
 from harness.errors import HarnessError, UserError
 from harness.evidence import records
+from harness.evidence.metrics import MAIN_METRIC, check_labels, metrics_of
 from harness.evidence.records import RunRecord
 from harness.evidence.sensitivity import insensitive
 from harness.files.atomic import check_writable
 from harness.progress import Reporter
+from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION
 
 from .plan import Run, check_unchanged, open_task
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from .trial import Trial
 
+MAX_LABELS = 10  # labels whose shares are shown one by one
 ONE_ROW = "no alignment at hand: each window is read as an alignment of one row"
 UNKNOWN_ORDER = "which species these weights were trained with, in which order, is not known: its rows go as they come"
 ZERO_SHOT = "zero-shot: p(reference) / (p(reference) + p(alternate)), never fitted to a label; judge it by auroc and auprc"
@@ -61,7 +64,9 @@ def execute_all(
             continue
         if question not in described:
             described.add(question)
-            reporter.say(_describe_task(run, *open_task(run)))
+            opened = open_task(run)
+            check_labels(*opened)
+            reporter.say(_describe_task(run, *opened))
         if len(runs) > 1:
             reporter.say(f"run {number} of {len(runs)}{_time_left(seconds, len(runs) - number + 1)}")
         begun = time.perf_counter()
@@ -129,6 +134,7 @@ def execute(
             predictions = scored.predictions
             for name in ("metrics", "intervals", "without_interval", "alignment", "collapsed"):
                 record[name] = getattr(scored, name)
+            record["events"] += scored.events
             record["events"] += [UNUSED_ALIGNMENT] if insensitive(scored.alignment) else []
         except UserError:
             raise
@@ -164,16 +170,17 @@ def _begin_record(trial: Trial) -> dict[str, Any]:
         "run_id": run.id,
         "task": {
             "name": task.name,
+            "kind": task.kind,
             "context": task.context,
             "family": task.family,
             "split": run.split,
             "default_split": task.split_rules[0],
-            "main_metric": task.main_metric,
+            "main_metric": task.main_metric if task.main_metric in metrics_of(task.kind) else MAIN_METRIC[task.kind],
             "simulated": task.simulated,
             "classes": task.classes,
             "files": splits.files,
-            "question": _question(splits),
-            "counts": {name: _class_counts(part, task.classes) for name, part in parts.items()},
+            "question": _question(task, splits),
+            "counts": {name: _counts(task, part) for name, part in parts.items()},
             "changes": splits.changes,
             "notes": splits.notes,
             "best_accuracy": splits.best_accuracy,
@@ -227,9 +234,9 @@ def _unknown_share(adapter: Adapter, examples: Sequence[Example]) -> float | Non
     return unknown / total if total else None
 
 
-def _question(splits: Splits) -> str:
+def _question(task: Task, splits: Splits) -> str:
     """sha256 of what is asked: every example's id, letters and label; not of what a model may read besides."""
-    total = hashlib.sha256()
+    total = hashlib.sha256(b"" if task.kind == CLASSIFICATION else task.kind.encode())
     for part in (splits.train, splits.validation, splits.test):
         for example in part:
             letters = " ".join(window.sequence for window in example.windows)
@@ -238,33 +245,54 @@ def _question(splits: Splits) -> str:
     return total.hexdigest()
 
 
-def _class_counts(examples: Sequence[Example], classes: Sequence[str]) -> dict[str, int]:
+def _counts(task: Task, examples: Sequence[Example]) -> dict[str, int]:
+    """Examples of each class, those that have each label, or all of a regression."""
+    if task.kind == REGRESSION:
+        return {task.classes[0]: len(examples)}
+    if task.kind == MULTILABEL:
+        return dict(zip(task.classes, map(sum, zip(*(example.label for example in examples)))))
     counts = Counter(example.label for example in examples)
-    return {name: counts[label] for label, name in enumerate(classes)}
+    return {name: counts[label] for label, name in enumerate(task.classes)}
 
 
 def _describe_task(run: Run, task: Task, splits: Splits) -> str:
     parts = (splits.train, splits.validation, splits.test)
-    lengths, positives = set(), []  # in one pass, for an example may be made when it is asked for
+    lengths, labels = set(), []  # in one pass, for an example may be made when it is asked for
     for part in parts:
-        positives.append(0)
+        labels.append([])
         for example in part:
             lengths.update(map(len, example.windows))
-            positives[-1] += example.label
+            labels[-1].append(example.label)
     length = f"{min(lengths)}" if len(lengths) == 1 else f"{min(lengths)}-{max(lengths)}"
     sizes = " / ".join(f"{len(part):,}" for part in parts)
     text = f"{task.label}: {sizes} windows (train / validation / test, split {run.split!r}) of {length} nt"
-    if len(task.classes) == 2:
-        shares = " / ".join(f"{count / len(part):.0%}" for count, part in zip(positives, parts, strict=True))
-        text += f"\n  {task.classes[1]}: {shares}"
+    text += "".join(f"\n  {line}" for line in _describe_labels(task, labels))
     if task.simulated:
-        text += (
-            f"\n  SIMULATED data, not measured: {task.name} has not been downloaded (`harness data get {task.name}`); "
-            f"best possible accuracy {splits.best_accuracy:.4f}"
-        )
+        text += f"\n  SIMULATED data, not measured: {task.name} has not been downloaded (`harness data get {task.name}`)"
+        text += f"; best possible accuracy {splits.best_accuracy:.4f}" if splits.best_accuracy is not None else ""
     changed = ", ".join(f"{count:,} {kind.replace('_', ' ')}" for kind, count in splits.changes.items() if count)
     text += f"\n  counted: {changed}" if changed else ""
     return text + "".join(f"\n  {note}" for note in splits.notes)
+
+
+def _describe_labels(task: Task, labels: Sequence[Sequence[Any]]) -> list[str]:
+    """What the labels of train, validation and test are like: shares of the positive class or of each label, or the numbers."""
+    import numpy as np
+
+    if task.kind == REGRESSION:
+        numbers = [np.array(part, float) for part in labels]
+        shown = (f"mean {part.mean():.4g}, sd {part.std():.4g}, {part.min():.4g} to {part.max():.4g}" for part in numbers)
+        return [f"{task.classes[0]}: {' / '.join(shown)}"]
+    if task.kind == MULTILABEL:
+        shares = np.array([np.mean(part, axis=0) for part in labels])
+        lines = [f"{name}: {_shares(column)}" for name, column in zip(task.classes[:MAX_LABELS], shares.T)]
+        rest = len(task.classes) - MAX_LABELS
+        return [*lines, f"and {rest:,} more labels"] if rest > 0 else lines
+    return [f"{task.classes[1]}: {_shares([sum(part) / len(part) for part in labels])}"] if len(task.classes) == 2 else []
+
+
+def _shares(shares: Iterable[float]) -> str:
+    return " / ".join(f"{share:.0%}" for share in shares)
 
 
 def _describe_run(run: Run, record: Mapping[str, Any]) -> str:

@@ -19,24 +19,25 @@ from harness.engine import hardware
 from harness.engine.cache import EmbeddingCache
 from harness.engine.classifier import Classifier, ZeroShot
 from harness.engine.fit import Fit, fit
+from harness.engine.kinds import labels_of
 from harness.engine.predict import predict
 from harness.engine.probe import probe
 from harness.errors import HarnessError, UserError
-from harness.evidence.metrics import collapsed, missing_intervals
+from harness.evidence.metrics import check_labels, collapsed, left_out, missing_intervals
 from harness.evidence.records import Predictions, judge
 from harness.evidence.sensitivity import alignment_sensitivity
 from harness.files.fingerprint import digest
 from harness.kernels import compilation
 from harness.progress import Reporter
 from harness.recipe import Recipe
-from harness.task import Splits, Task
+from harness.task import CLASSIFICATION, Splits, Task
 
 from .plan import Run
 
 
 @dataclass(frozen=True)
 class Scored:
-    """What a model made of the test split. ``alignment`` is empty where there is none."""
+    """What a model made of the test split. ``alignment`` is empty where there is none; ``events`` say what scores leave out."""
 
     predictions: Predictions
     metrics: dict[str, float]
@@ -44,6 +45,7 @@ class Scored:
     without_interval: dict[str, str]
     alignment: dict[str, Any]
     collapsed: bool
+    events: list[str]
 
 
 @dataclass
@@ -103,16 +105,16 @@ class Trial:
             return predict(self.classifier, examples, self.accelerator, precision=self.run.precision)
 
         begun, test = time.perf_counter(), self.splits.test
-        probabilities = ask(test)
+        outputs = ask(test)
         self.seconds["evaluate"] = time.perf_counter() - begun
         ids = tuple(example.id for example in test)
         blocks = tuple(map(self.splits.block, ids)) if self.splits.block else ()
-        labels = np.array([example.label for example in test])
-        predictions = Predictions(ids, labels, probabilities, self.task.classes, blocks)
+        labels, kind, classes = labels_of(test), self.task.kind, self.task.classes
+        predictions = Predictions(ids, labels, outputs, classes, blocks, kind=kind)
         has_alignment = self.adapter.card.reads == "alignment" and test[0].windows[0].alignment is not None
-        alignment = alignment_sensitivity(test, probabilities, ask) if has_alignment else {}
-        reasons = missing_intervals(probabilities, labels, blocks)
-        return Scored(predictions, *judge(predictions), reasons, alignment, collapsed(probabilities))
+        alignment = alignment_sensitivity(test, outputs, ask, kind) if has_alignment else {}
+        reasons, same = missing_intervals(outputs, labels, blocks, kind), collapsed(outputs, labels, kind)
+        return Scored(predictions, *judge(predictions), reasons, alignment, same, left_out(labels, classes, kind))
 
     def parameters(self) -> dict[str, int]:
         """How many numbers the run trains, how many there are in all, and how many of these are the head's."""
@@ -145,13 +147,14 @@ def _check(run: Run, adapter: Adapter, recipe: Recipe, task: Task, splits: Split
     """Refuse, before anything runs, what the model cannot do.
 
     Raises:
-        UserError: a window longer than the model takes, or fine-tuning a model without weights.
+        UserError: a window longer than the model takes, fine-tuning a model without weights, or a label of another kind of task.
     """
     if splits.species and adapter.species_names:
         from harness.files.alignments import check_order
 
         source = Path(run.reference["alignment"] if run.reference else task.label)
         check_order(source, ("target", *splits.species), adapter.species_names, adapter.name)
+    check_labels(task, splits)
     windows = (window for part in (splits.train, splits.validation, splits.test) for it in part for window in it.windows)
     longest = max(windows, key=len)
     if adapter.max_length is not None and len(longest) > adapter.max_length:
@@ -172,7 +175,9 @@ def _classifier(adapter: Adapter, recipe: Recipe, task: Task, splits: Splits) ->
     """
     windows, classes = len(splits.train[0].windows), len(task.classes)
     if recipe.tune != "zero":
-        return Classifier(adapter, classes, recipe, windows)
+        return Classifier(adapter, classes, recipe, windows, task.kind)
+    if task.kind != CLASSIFICATION:
+        raise UserError(f"tune 'zero': it tells two classes apart, but {task.label} is a {task.kind}; use --tune full or probe")
     if windows != 2 or classes != 2:
         raise UserError(f"tune 'zero': {task.label} is not a variant task; use --tune full or probe")
     return ZeroShot(adapter)
