@@ -33,9 +33,9 @@ SEEDS = (
 MAX_BY_CHANCE = 8  # places of a seed in random letters; where there would be more, a seed of more weight is used
 MAX_INDEXED = 1 << 27  # in the index, of 4 bytes each; of a larger set, only every so many-th place is indexed
 MAX_LETTERS = (1 << 32) - 1  # the index counts them in 32 bits
-PLACES, CELLS = 48, 120_000  # of a frequent seed and of alignments with gaps, at which a window is compared with others …
+PLACES, CELLS = 24, 60_000  # of a frequent seed and of alignments with gaps, at which a window is compared with others …
 MANY_LETTERS = 4_000_000  # … in sets of this size; in smaller ones more, up to MAX_EFFORT times as many
-MAX_EFFORT = 8
+MAX_EFFORT = 16
 CHUNK = 256  # windows that a thread searches for at a time
 MAX_THREADS = 16
 
