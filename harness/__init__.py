@@ -44,7 +44,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 def run(
     model: str,
-    task: str | Sequence[str],
+    task: str | Sequence[str] | None = None,
     *,
     results: str | Path = "results",
     force: bool = False,
@@ -63,11 +63,12 @@ def run(
 
     runs = plan(model, task, **asked)
     if len(runs) != 1:
-        raise UserError(f"model {model!r}, task {task!r}: these are {len(runs)} runs; use harness.plan and harness.execute")
+        words = task or asked.get("train")
+        raise UserError(f"model {model!r}, task {words!r}: these are {len(runs)} runs; use harness.plan and harness.execute")
     return execute(runs[0], results=results, force=force, quiet=quiet, device=asked.get("device"))
 
 
-def plan(model: str | Sequence[str], task: str | Sequence[str], **asked: Any) -> list[Run]:
+def plan(model: str | Sequence[str], task: str | Sequence[str] | None = None, **asked: Any) -> list[Run]:
     """The runs of every model on every task with every seed, checked before anything starts.
 
     See :func:`harness.study.plan.plan` for the arguments, which are the options of `harness run`.
@@ -90,22 +91,33 @@ def execute(
 
 
 def load_task(
-    name: str | Sequence[str],
+    name: str | Sequence[str] | None = None,
     *,
     genome: str | Path | None = None,
     msa: str | Path | None = None,
     species: str = "",
     context: int | None = None,
+    train: str | Path | Sequence[str | Path] | None = None,
+    validation: str | Path | Sequence[str | Path] | None = None,
+    test: str | Path | Sequence[str | Path] | None = None,
+    sequence_column: str | int = "",
+    label_column: str | int | Sequence[str | int] = (),
+    positive: str | int = "",
+    kind: str = "",
 ) -> Task:
     """A task by its name, or made of files; ``.load(rule)`` gives its splits, ``.sample`` its simulated stand-in.
+
+    The arguments are those of :func:`harness.study.plan.plan`.
 
     Raises:
         UserError: no such task, or a family of several.
     """
     from harness.errors import UserError
-    from harness.study.asked import as_reference, named_tasks
+    from harness.study.asked import as_reading, as_reference, named_tasks
 
-    found = [task for task, _ in named_tasks(name, as_reference(genome, msa, species, context))]
+    parts = {"train": train, "validation": validation, "test": test}
+    words, reading = as_reading(name, parts, sequence_column, label_column, positive, kind)
+    found = [task for task, _ in named_tasks(words, as_reference(genome, msa, species, context), None, reading)]
     if len(found) != 1:
         raise UserError(f"task {name!r}: names {len(found)} tasks, such as {found[0].name}; load them one by one")
     return found[0]

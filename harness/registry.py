@@ -243,6 +243,12 @@ def task_file(name: str) -> Path | None:
     return _task_makers()[name][1] if name in _task_makers() else None
 
 
+def names_task(name: str) -> bool:
+    """Whether a task or a family of tasks is called so."""
+    known = tasks()
+    return _canonical(name) in {"all", *(_canonical(word) for task in known.values() for word in (task.name, task.family))}
+
+
 def find_tasks(name: str) -> list[Task]:
     """The task of that name, or every task of the family of that name, or all for ``all``.
 

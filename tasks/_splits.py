@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from harness.data import Locus, bare, reverse_complement
+from harness.data import Label, Locus, bare, reverse_complement
 from harness.errors import BadData, UnknownName
+from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION
 
 SEED = 42
 SHARES = (0.6, 0.2, 0.2)  # of train, validation and test
 HELD_OUT = 0.1  # of a published training part, for validation
+BINS = 10  # of the numbers of a regression
 MIN_STRATIFIED = 10  # examples of the rarest class; with fewer, scikit-learn may leave a part without that class
 
 
@@ -161,6 +163,56 @@ def dependent(sequences: Sequence[str], places: Sequence[Locus | None], changes:
             reach = (chromosome, end, number)
     changes["overlapping_windows"] += len(overlapping)
     return [root(number) for number in range(len(sequences))]
+
+
+def strata(kind: str, labels: Sequence[Label]) -> list[int]:
+    """What to keep the shares of when windows are drawn: a number for each label, by the kind of the task.
+
+    Classes are their own strata. Numbers fall into at most BINS bins of about equally many windows, equal ones into one.
+    Combinations of several labels are strata where at least MIN_STRATIFIED windows have them; the others are one together, or
+    join the commonest combination if they are fewer.
+    """
+    if kind == REGRESSION:
+        bins = max(1, min(BINS, len(labels) // (2 * MIN_STRATIFIED)))
+        values = list(map(float, labels))  # type: ignore[arg-type]
+        ranks = {value: rank for rank, value in reversed(list(enumerate(sorted(values))))}
+        numbers = [ranks[value] * bins // len(values) for value in values]
+    elif kind == MULTILABEL:
+        order = [label for label, _ in Counter(sorted(labels, key=str)).most_common()]
+        numbers = list(map({label: number for number, label in enumerate(order)}.__getitem__, labels))
+    else:
+        return [int(label) for label in labels]  # type: ignore[arg-type]
+    counts = Counter(numbers)
+    rare = {number for number, count in counts.items() if count < MIN_STRATIFIED}
+    together = -1 if sum(counts[number] for number in rare) >= MIN_STRATIFIED else counts.most_common(1)[0][0]
+    return [together if number in rare else number for number in numbers]
+
+
+def hold_out_of_train(name: str, kind: str, labels: Sequence[Label], groups: Sequence[int]) -> tuple[list[int], list[int]]:
+    """As :func:`hold_out`, with the strata of the task's kind.
+
+    Classes of fewer than MIN_STRATIFIED windows are one stratum, in which a class of a single group stays in training.
+    """
+    numbers = strata(kind, labels)
+    if kind != CLASSIFICATION:
+        return hold_out(name, numbers, groups)
+    counts, groups_of = Counter(numbers), defaultdict[int, set[int]](set)
+    for number, group in zip(numbers, groups, strict=True):
+        groups_of[number].add(group)
+    rare = {number for number, count in counts.items() if count < MIN_STRATIFIED}
+    if sum(counts[number] for number in rare) < MIN_STRATIFIED:
+        return hold_out(name, numbers, groups)
+    fixed = {group for number in rare if len(groups_of[number]) == 1 for group in groups_of[number]}
+    free = [position for position, group in enumerate(groups) if group not in fixed]
+    merged = [-1 if numbers[position] in rare else numbers[position] for position in free]
+    train, validation = hold_out(name, merged, [groups[position] for position in free])
+    kept = [position for position, group in enumerate(groups) if group in fixed]
+    train, validation = kept + [free[number] for number in train], [free[number] for number in validation]
+    for number in sorted(rare - {numbers[position] for position in train}):  # all of it was held out: one group comes back
+        group = next(groups[position] for position in validation if numbers[position] == number)
+        train += [position for position in validation if groups[position] == group]
+        validation = [position for position in validation if groups[position] != group]
+    return train, validation
 
 
 def check_rule(rule: str, rules: Sequence[str]) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+import harness
 from harness.errors import UserError
-from harness.task import Reference, Splits
+from harness.task import Reading, Reference, Splits, Task
 from harness.tasks.files import from_files
 
+USUAL = Reading()
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="the handed cases (../shared/cases) are not here")
 
@@ -29,21 +31,10 @@ def sequences(splits: Splits) -> list[str]:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["C05_train_test_fasta/train.fa", "C05_train_test_fasta/test.fa"], "these names say train and test"),
-        (["C18_multilabel/table.csv"], "label '0,0,0' looks like several labels of one window"),
-        (["C18_multilabel/list.csv"], r"label '\[0, 0\]' looks like several labels of one window"),
-        (["C30_regression/regression.csv"], r"label '0\.\d+' looks like a regression target"),
-        (["C31_json_parquet/json_records.json"], "JSON, which is not read; save it as CSV"),
-        (["C31_json_parquet/lines.jsonl"], "JSON, which is not read; save it as CSV"),
-        (["C32_gue_gb_layouts/gue"], "cannot be read"),
-        (
-            [f"C32_gue_gb_layouts/gue/{part}.csv" for part in ("train", "dev", "test")],
-            "3 files given: .* several files is not read",
-        ),
-        (["C33_deepbind_prismnet/deepbind.tsv"], "no column named label or class or y; found FoldID, EventID, seq, Bound"),
         (
             ["C33_deepbind_prismnet/prismnet_headerless.tsv"],
-            "no column named sequence or seq; .*the first line must name the columns",
+            "no column named sequence or seq; .*the first line must name the columns, or give their numbers: --sequence-column 2 "
+            "--label-column 5",
         ),
     ],
 )
@@ -86,8 +77,7 @@ def test_a_strand_in_column_6() -> None:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (["C12_split_column/table.csv"], "column 'split' says 70 train, 15 validation, 15 test; this split is not used"),
-        (["C17_bound_unbound/table.csv"], "the positive class is 'unbound'"),
+        (["C17_bound_unbound/table.csv"], "the positive class is 'bound', by its name"),
         (["C19_neg_pos_order/negatives.fa", "C19_neg_pos_order/positives.fa"], "the names say the opposite"),
         (["C29_88_classes/88classes.csv"], "88 classes: RF00000, "),
         (["C33_deepbind_prismnet/prismnet.tsv"], "columns not used: Type, icshape, score"),
@@ -100,3 +90,71 @@ def test_said(names: list[str], said: str) -> None:
 def test_parquet() -> None:
     pytest.importorskip("pyarrow", reason="needs the extra `variants`")
     assert len(sequences(load("C31_json_parquet/windows.parquet"))) == 40
+
+
+def sizes(splits: Splits) -> list[int]:
+    return [len(splits.train), len(splits.validation), len(splits.test)]
+
+
+def given(*names: str, reading: Reading = USUAL) -> tuple[Task, Splits]:
+    task = from_files([CASES / name for name in names], reading=reading)
+    return task, task.load(task.split_rules[0])
+
+
+def test_a_training_and_a_test_file_with_classes_in_their_headers() -> None:
+    for names in (("train.fa", "test.fa"), ("test.fa", "train.fa")):
+        task, splits = given(*(f"C05_train_test_fasta/{name}" for name in names))
+        assert (task.classes, sizes(splits)) == (("0", "1"), [82, 8, 60])
+        assert all(example.id.split(",")[2] >= "101000" for example in splits.test)
+        assert "the split is the one given: 90 train, 60 test" in splits.notes
+
+
+def test_a_column_that_gives_the_split() -> None:
+    _, splits = given("C12_split_column/table.csv")
+    assert sizes(splits) == [70, 15, 15]
+    assert [example.id for example in splits.train][:3] == ["1", "2", "3"]
+
+
+def test_labels_of_several_and_of_numbers() -> None:
+    task, _ = given("C18_multilabel/table.csv")
+    assert (task.kind, task.classes) == ("multilabel", ("label_1", "label_2", "label_3"))
+    task, _ = given("C18_multilabel/list.csv")
+    assert (task.kind, task.classes) == ("multilabel", ("label_1", "label_2"))
+    task, _ = given("C30_regression/regression.csv")
+    assert (task.kind, task.classes) == ("regression", ("label",))
+
+
+def test_json_of_either_form_reads_the_same() -> None:
+    found = [sequences(given(f"C31_json_parquet/{name}")[1]) for name in ("json_records.json", "lines.jsonl")]
+    assert found[0] == found[1]
+    assert len(found[0]) == 40
+
+
+def test_the_layouts_of_gue_and_genomic_benchmarks() -> None:
+    task, splits = given("C32_gue_gb_layouts/gue")
+    assert (task.name, sizes(splits)) == ("gue", [120, 40, 40])
+    _, named = given(*(f"C32_gue_gb_layouts/gue/{part}.csv" for part in ("train", "dev", "test")))
+    assert sequences(named) == sequences(splits)
+    task, splits = given("C32_gue_gb_layouts/gb")
+    assert (task.classes, sizes(splits)) == (("negative", "positive"), [72, 8, 40])
+    assert sum(example.label == 1 for example in splits.test) == 20
+    motif = [("ACTAACGGGG" in example.windows[0].sequence) == (example.label == 1) for example in splits.test]
+    assert all(motif)
+
+
+def test_columns_of_deepbind_and_prismnet() -> None:
+    for name in ("deepbind.seq", "deepbind.tsv"):
+        assert len(sequences(given(f"C33_deepbind_prismnet/{name}")[1])) == 40
+    reading = Reading(sequence_column="2", label_columns=("5",))
+    with pytest.raises(UserError, match="is this line a header"):
+        given("C33_deepbind_prismnet/prismnet_headerless.tsv", reading=Reading(sequence_column="1", label_columns=("5",)))
+    task, splits = given("C33_deepbind_prismnet/prismnet_headerless.tsv", reading=reading)
+    assert len(sequences(splits)) == sum(sizes(splits))
+    assert task.classes
+
+
+def test_scores_are_of_bound_windows(tmp_path: Path) -> None:
+    record = harness.run("gc", str(CASES / "C17_bound_unbound/table.csv"), results=tmp_path, quiet=True, device="cpu")
+    assert record.metrics is not None
+    assert round(record.metrics["f1"], 3) == 0.857
+    assert round(record.metrics["auprc"], 3) == 0.95

@@ -123,6 +123,23 @@ def beds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
     return bind(Reference(genome(folder), build_store(maf(folder), folder / "store"), species(folder)))
 
 
+def folder_of_parts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
+    for part, first in (("train", 0), ("test", 900)):
+        path = folder / "set" / f"{part}.csv"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("sequence,label\n" + "".join(f"{CHROMOSOMES['1'][first + i * 20 :][:20]},{i % 2}\n" for i in range(40)))
+    return from_files([folder / "set"])
+
+
+def folder_of_texts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
+    for part in ("train", "test"):
+        for number in range(8):
+            path = folder / "set" / part / "ab"[number % 2] / f"{part}{number}.txt"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(CHROMOSOMES["1" if part == "train" else "2"][number * 20 :][:20])
+    return from_files([folder / "set"])
+
+
 @pytest.fixture(
     params={
         "rbp": (protein, {"train.csv", "dev.csv", "test.csv"}),
@@ -140,6 +157,8 @@ def beds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Task:
             beds,
             {"pos.bed", "neg.bed", "genome.fa.gz", "species.txt", "store.json", "1.npy"},
         ),
+        "parts": (folder_of_parts, {"train.csv", "test.csv"}),
+        "texts": (folder_of_texts, {f"{part}{number}.txt" for part in ("train", "test") for number in range(8)}),
     }.items(),
     ids=lambda case: case[0],
 )

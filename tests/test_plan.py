@@ -124,7 +124,7 @@ class TestPlan:
         assert len(runs) == len({run.id for run in runs}) == 2 * 8
 
     def test_a_table_is_one_task_and_can_be_named(self, tmp_path):
-        tables = [str(write_table(tmp_path / f"{name}.csv")) for name in ("train", "dev")]
+        tables = [str(write_table(tmp_path / f"{name}.csv")) for name in ("one", "other")]
         assert [run.label for run in plan("gc", Path(tables[0]), name="mine")] == ["mine"]
         with pytest.raises(UserError, match="one table is one task; run them one by one, or join the parts of one set"):
             plan("gc", tables)

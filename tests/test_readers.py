@@ -97,7 +97,11 @@ BAD = {
     "protein": ("x.fa", ">a\nMEFLIK\n", r"x\.fa: record 'a': letters 'EFIL' are not IUPAC.*expected DNA or RNA"),
     "gaps": ("x.fa", ">a\nAC-GT\n", r"x\.fa: record 'a': letters '-' .*without gaps"),
     "no sequence column": ("x.csv", "dna,label\nACGT,1\n", r"x\.csv: no column named sequence or seq; found dna, label"),
-    "no label column": ("x.csv", "sequence,score\nACGT,1\n", r"x\.csv: no column named label or class or y; found"),
+    "no label column": (
+        "x.csv",
+        "sequence,score\nACGT,1\n",
+        r"x\.csv: no column named label or class or y or .*; found sequence, score; name it with --label-column",
+    ),
     "no rows": ("x.csv", CSV, r"x\.csv: a header and no rows"),
     "empty label": ("x.csv", CSV + "ACGT,1\n\nACGT,\n", r"x\.csv, line 4: no label \(''\); fill it in or delete the line"),
     "NaN label": ("x.csv", CSV + "ACGT,NaN\n", r"x\.csv, line 2: no label \('NaN'\)"),
@@ -123,18 +127,6 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         readers.read(tmp_path / "none.fa", Counter())
     with pytest.raises(BadData, match="cannot be read"):
         readers.read(tmp_path, Counter())
-
-
-def test_class_names_are_ordered_by_value_or_by_name() -> None:
-    path = Path("x.csv")
-    assert readers.class_names(path, ["10", "2", "-1"]) == ("-1", "2", "10")
-    assert readers.class_names(path, ["ocr", "enhancer", "promoter", "ocr"]) == ("enhancer", "ocr", "promoter")
-
-
-@pytest.mark.parametrize("labels", [["0.37", "1.2"], ["1e-3", "0"], [str(number) for number in range(51)]])
-def test_measurements_are_not_classes(labels: list[str]) -> None:
-    with pytest.raises(BadData, match=r"x\.csv: .* looks like a regression target; labels are 0, 1"):
-        readers.class_names(Path("x.csv"), labels)
 
 
 @needs_shared

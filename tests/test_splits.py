@@ -152,3 +152,38 @@ def test_the_handed_case() -> None:
     assert not places[0] & places[2]
     splits = from_files([CASE / "reverse_complement.csv"]).load("stratified")
     assert splits.changes == {"reverse_complements": 250}
+
+
+def test_near_copies_stay_in_one_part_and_are_counted(tmp_path: Path) -> None:
+    """Without loci: windows of 100 places, each cut five times at a distance of 7 nt."""
+    genome = "".join(random.Random(11).choices("ACGT", k=50_000))
+    rows = [(genome[500 * n + 7 * step :][:101], random.Random(n).randrange(2)) for n in range(100) for step in range(5)]
+    (tmp_path / "t.csv").write_text("sequence,label\n" + "".join(f"{w},{y}\n" for w, y in rows))
+    splits = from_files([tmp_path / "t.csv"]).load("stratified")
+    assert splits.changes == {"near_duplicates": 500}
+    found = parts(splits)
+    assert all(len({found[rows[5 * n + step][0]] for step in range(5)}) == 1 for n in range(100))
+    assert splits.block is not None
+    assert len({splits.block(example.id) for example in splits.test}) * 5 == len(splits.test)
+
+
+def test_near_copies_that_cannot_stay_together_are_said(tmp_path: Path) -> None:
+    """Families, each of which is a class: kept whole, no part would have all of them."""
+    rng = random.Random(12)
+    families = ["".join(rng.choices("ACGT", k=100)) for _ in range(4)]
+    rows = []
+    for number in range(80):
+        letters = list(families[number % 4])
+        letters[rng.randrange(100)] = "N"
+        rows.append(("".join(letters), f"RF{number % 4}"))
+    (tmp_path / "t.csv").write_text("sequence,label\n" + "".join(f"{w},{y}\n" for w, y in rows))
+    splits = from_files([tmp_path / "t.csv"]).load("stratified")
+    assert "near duplicates are drawn apart, since a part would lack a class without: scores may rest on them" in splits.notes
+    assert [len(splits.train), len(splits.validation), len(splits.test)] == [48, 16, 16]
+
+
+def test_large_sets_are_not_compared_and_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.tasks._near.MAX_LETTERS", 1000)
+    (tmp_path / "t.csv").write_text("sequence,label\n" + "".join(f"{w},{i % 2}\n" for i, w in enumerate(windows(100))))
+    said = from_files([tmp_path / "t.csv"]).load("stratified").notes
+    assert any("near duplicates were not looked for" in note and "`harness audit` finds them" in note for note in said)

@@ -138,11 +138,14 @@ def test_qki_thesis_split_is_the_published_recipe() -> None:
 @needs_qki
 def test_fasta_files_of_qki_give_the_same_split() -> None:
     task = from_files([QKI.with_name(f"QKI_K562_IDR.{kind}.fa.gz") for kind in ("positives", "negatives")])
-    splits = task.load("stratified")
+    splits = task.load("shuffled")
     assert [(sequence, label) for _, _, sequence, label in content(splits)] == [
         (sequence, label) for _, _, sequence, label in content(TASKS["QKI"].load("thesis"))
     ]
     assert splits.changes["u_to_t"] == 135_438
+    together = task.load("stratified")  # which the thesis has not: near copies in one part
+    assert sorted(content(together)) != sorted(content(splits))
+    assert together.changes["near_duplicates"] > 0
 
 
 def test_data_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +339,7 @@ def test_files_that_make_no_task(tmp_path: Path) -> None:
     with pytest.raises(BadData, match=r"c\.fa: every window has the label '1'; at least two classes"):
         from_files([fasta(tmp_path / "c.fa", random_windows(9), " class:1")])
     table.write_text("sequence,label\nACGT,0.37\nACGT,0.1\n")
-    with pytest.raises(BadData, match=r"t\.csv: label '0\.1' looks like a regression target"):
+    with pytest.raises(BadData, match=r"t\.csv: 2 windows; at least 3 are needed"):
         from_files([table])
     with pytest.raises(UserError, match=r"t\.csv: not FASTA; expected two FASTA files"):
         from_files([a, table])

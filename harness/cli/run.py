@@ -9,6 +9,7 @@ import typer
 
 from .options import Checkpoint, Device, ModelOptions, Quiet, Results, pairs, with_settings
 
+OWN = "Your own files"
 REFERENCE = "Reference data, for tasks of variants and of loci"
 
 
@@ -21,12 +22,35 @@ def run(
         ),
     ],
     task: Annotated[
-        list[str],
-        typer.Option(help="A task, a family of tasks, or your own file (table, FASTA, BED); several tasks as a,b or repeated."),
-    ],
-    more_files: Annotated[
-        list[str] | None, typer.Argument(metavar="[FILE]", help="With --task pos.fa or pos.bed: the file of the negatives.")
+        list[str] | None,
+        typer.Option(
+            help="A task or a family (several as a,b or repeated), or your own: a table, FASTA or BED file, or a folder of "
+            "train, dev and test files or of train/CLASS.fa."
+        ),
     ] = None,
+    more_files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE]", help="With --task pos.fa: the negatives; with --task train.csv: dev.csv, test.csv."),
+    ] = None,
+    train: Annotated[
+        list[Path] | None, typer.Option(help="In place of --task: the training part; repeatable.", rich_help_panel=OWN)
+    ] = None,
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="The validation part (default: 10 % of train); repeatable.", rich_help_panel=OWN)
+    ] = None,
+    test: Annotated[list[Path] | None, typer.Option(help="The test part; repeatable.", rich_help_panel=OWN)] = None,
+    sequence_column: Annotated[
+        str, typer.Option(help="Column of the sequences: its name, or number (from 1) without a header.", rich_help_panel=OWN)
+    ] = "",
+    label_column: Annotated[
+        list[str] | None,
+        typer.Option(help="Column of the labels; a,b or repeated for several labels a window.", rich_help_panel=OWN),
+    ] = None,
+    positive: Annotated[str, typer.Option(help="Of two classes, the one that counts as positive.", rich_help_panel=OWN)] = "",
+    kind: Annotated[
+        str,
+        typer.Option(help="classification, regression or multilabel (default: by the labels, and said).", rich_help_panel=OWN),
+    ] = "",
     genome: Annotated[Path | None, typer.Option(help="For variants and BED: FASTA or 2bit.", rich_help_panel=REFERENCE)] = None,
     msa: Annotated[
         Path | None, typer.Option(help="An alignment: zarr, MAF, FASTA or a store.", rich_help_panel=REFERENCE)
@@ -68,7 +92,14 @@ def run(
     check_writable(results, "results")
     runs = plan(
         model,
-        [*task, *(more_files or [])],
+        [*(task or []), *(more_files or [])] or None,
+        train=train,
+        validation=validation,
+        test=test,
+        sequence_column=sequence_column,
+        label_column=label_column or (),
+        positive=positive,
+        kind=kind,
         seed=seed or 0,
         split=split,
         genome=genome,

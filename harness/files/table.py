@@ -1,19 +1,25 @@
-"""Reads delimited tables, CSV or TSV (plain, gzip or bgzip) and parquet, row by row.
+"""Reads delimited tables, CSV or TSV (plain, gzip or bgzip), JSON and parquet, row by row.
 
 The rules are the same for every kind of table that the project reads: the separator is a tab if the header has one, else a
-comma; fields may be quoted; blank lines, and remarks above the header (lines beginning with ``##``, or with ``# `` if they
-have no tab), are skipped; columns are found by name, whatever the case. A row must have as many fields as the header.
+comma, or a semicolon if there is neither; fields may be quoted; blank lines, and remarks above the header (lines beginning with
+``##``, or with ``# `` if they have no tab), are skipped; columns are found by name, whatever the case. A row must have as many
+fields as the header. Without a header, columns are called by their numbers from 1.
 """
 
 from __future__ import annotations
 
 import csv
+import difflib
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from harness.errors import BadData
+from harness.errors import BadData, UnknownName
 
+from .json_table import field_text, json_rows
 from .text import head, optional, printable, text_lines
 
 # Accepted names of the columns that describe a variant, by priority.
@@ -25,10 +31,10 @@ VARIANT_COLUMNS = (
 )
 FIELD_LIMIT = 2**31 - 1  # characters; the csv module's own limit of 131,072 is less than a long window
 
-_TABLE = re.compile(r"\.((csv|tsv|txt|tab)(\.b?gz)?|parquet|pq)$", re.IGNORECASE)
+_TABLE = re.compile(r"\.((csv|tsv|txt|tab|seq|json|jsonl|ndjson)(\.b?gz)?|parquet|pq)$", re.IGNORECASE)
 _WHOLE = re.compile(r"^(-?\d+)\.0+$")
-_REMARK = re.compile(r"##|#( [^\t]*)?$")
-_LETTERS = re.compile(r"[ACGTUN]{10,}", re.IGNORECASE)
+_REMARK = re.compile(r"##|#( [^\t]*)?$|sep=.$")  # sep=; is what spreadsheets write
+_LETTERS = re.compile(r"[ACGTUN ]{10,}", re.IGNORECASE)
 _PARQUET = re.compile(r"\.(parquet|pq)$", re.IGNORECASE)
 
 Row = tuple[str, Sequence[str]]  # where it is in the file, for messages; its fields
@@ -37,7 +43,8 @@ Row = tuple[str, Sequence[str]]  # where it is in the file, for messages; its fi
 class Table:
     """The ``header`` of a table and, read once and in order, its rows.
 
-    ``expected`` says in messages what the file should have been.
+    ``expected`` says in messages what the file should have been. ``class_names`` maps columns of a parquet file to the names
+    that its metadata give to the classes 0, 1, … ``may_lack_header``: it is delimited text.
 
     Raises:
         BadData: the file is missing, empty, damaged or not a table.
@@ -46,9 +53,38 @@ class Table:
 
     def __init__(self, path: Path, expected: str) -> None:
         self.path = path
-        rows = _parquet_rows(path, expected) if is_parquet(path) else _text_rows(path, expected)
-        self.header = [name.strip().strip('"').strip() for name in next(rows)[1]]
+        self.class_names: dict[str, list[str]] = {}
+        self.may_lack_header = False
+        if is_parquet(path):
+            rows = _parquet_rows(path, expected, self.class_names)
+        elif next((line for line in text_lines(path, expected) if line.strip()), "").lstrip().startswith(("{", "[")):
+            rows = json_rows(path, expected)
+        else:
+            rows, self.may_lack_header = _text_rows(path, expected), True
+        self._first = next(rows)
+        self.header = [name.strip().strip('"').strip() for name in self._first[1]]
         self._rows = rows
+
+    def number_columns(self) -> None:
+        """Take the first line for a row, and call the columns by their numbers from 1."""
+        self.header = [str(number + 1) for number in range(len(self.header))]
+        self._rows = chain([self._first], self._rows)
+
+    def named(self, name: str, option: str) -> int:
+        """The index of the column that the user names in ``option``.
+
+        Raises:
+            UnknownName: there is none.
+            BadData: there are two.
+        """
+        column = self.optional_column([name])
+        if column is not None:
+            return column
+        by_key = {known.lower(): known for known in self.header}
+        near = [by_key[key] for key in difflib.get_close_matches(name.lower(), by_key, n=3, cutoff=0.5)]
+        found = printable(", ".join(self.header))[:200]
+        hint = f"did you mean {printable(' or '.join(near))[:100]}?" if near else f"the columns are {found}"
+        raise UnknownName(f"{option} {name!r}: {self.path} has no such column; {hint}")
 
     def column(self, accepted: Sequence[str], remedy: str = "") -> int:
         """The index of the column with the first of the ``accepted`` names that the header has.
@@ -59,11 +95,10 @@ class Table:
         column = self.optional_column(accepted)
         if column is not None:
             return column
-        if any(map(_LETTERS.fullmatch, self.header)):
-            remedy = "; the first line must name the columns"
-        elif len(self.header) == 1 and ";" in self.header[0]:
-            remedy = "; separate the fields by commas or tabs"
-        found = printable(", ".join(self.header))[:200]
+        if letters := next((number for number, name in enumerate(self.header, 1) if _LETTERS.fullmatch(name)), None):
+            numbers = f"--sequence-column {letters} --label-column {len(self.header) if letters < len(self.header) else 1}"
+            remedy = f"; the first line must name the columns, or give their numbers: {numbers}"
+        found = printable(", ".join(name if len(name) <= 30 else f"{name[:20]}…" for name in self.header))[:200]
         raise BadData(f"{self.path}: no column named {' or '.join(accepted)}; found {found}{remedy}")
 
     def optional_column(self, accepted: Sequence[str]) -> int | None:
@@ -84,7 +119,7 @@ class Table:
     def rows(self, columns: Sequence[int]) -> Iterator[Row]:
         """For each row its place (``FILE, line 7`` or ``FILE, row 6``) and the stripped fields of these columns.
 
-        A missing value of a parquet file is an empty field.
+        A missing value of a parquet or JSON file is an empty field, and a list is JSON text.
 
         Raises:
             BadData: a row has more or fewer fields than the header, or a quote is not closed.
@@ -105,7 +140,7 @@ def is_parquet(path: Path) -> bool:
 
 def whole(text: str) -> str:
     """A whole number as digits alone: ``1.0``, which pandas writes for whole numbers beside gaps, becomes ``1``."""
-    return _WHOLE.sub(r"\1", text)
+    return _WHOLE.sub(r"\1", text) if "." in text else text
 
 
 def _text_rows(path: Path, expected: str) -> Iterator[Row]:
@@ -116,7 +151,7 @@ def _text_rows(path: Path, expected: str) -> Iterator[Row]:
         header, skipped = next(lines, None), skipped + 1
         if header is None:
             raise BadData(f"{path}: remarks and no header; expected {expected}")
-    separator = "\t" if "\t" in header else ","
+    separator = next((mark for mark in "\t,;" if mark in header), ",")
     at_end = False
 
     def all_lines() -> Iterator[str]:
@@ -141,7 +176,7 @@ def _text_rows(path: Path, expected: str) -> Iterator[Row]:
         last = reader.line_num + skipped
         if not width:
             width = len(row)
-            yield str(path), row
+            yield f"{path}, line {last}", row
         elif not "".join(row).strip():
             pass
         elif len(row) > width:
@@ -165,8 +200,8 @@ def _swallows_rows(row: Sequence[str], separator: str) -> bool:
     return any(line.count(separator) >= len(row) - 1 for field in row for line in field.split("\n")[1:])
 
 
-def _parquet_rows(path: Path, expected: str) -> Iterator[Row]:
-    """The column names, then the rows."""
+def _parquet_rows(path: Path, expected: str, class_names: dict[str, list[str]]) -> Iterator[Row]:
+    """The column names, then the rows; names of classes go to ``class_names``."""
     optional("pyarrow", "a parquet file")
     import pyarrow.parquet
 
@@ -174,10 +209,21 @@ def _parquet_rows(path: Path, expected: str) -> Iterator[Row]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            class_names |= _class_names(file.schema_arrow.metadata or {})
             yield str(path), file.schema_arrow.names
             for batch in file.iter_batches():
                 for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                     number += 1
-                    yield f"{path}, row {number}", ["" if field is None else str(field) for field in row]
+                    yield f"{path}, row {number}", [field_text(field) for field in row]
     except (OSError, ValueError) as error:  # pyarrow's errors are among them
         raise BadData(f"{path}: not a readable parquet file ({printable(str(error)[:200])}); download it again") from None
+
+
+def _class_names(metadata: Any) -> dict[str, list[str]]:
+    """The names of classes that Hugging Face's `datasets` keeps in a parquet file's metadata."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        found = {name: feature["names"] for name, feature in features.items() if feature.get("_type") == "ClassLabel"}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
+    return {name: names for name, names in found.items() if isinstance(names, list) and all(isinstance(n, str) for n in names)}

@@ -3,47 +3,63 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from harness import registry
 from harness.errors import DataMissing, UserError
 from harness.files import sources
-from harness.task import Reference, Task
+from harness.task import Reading, Reference, Task
 
 VARIANTS = "variants:"
 
 
 def named_tasks(
-    task: str | Path | Sequence[str | Path], reference: Reference | None, name: str | None = None
+    task: str | Path | Sequence[str | Path],
+    reference: Reference | None,
+    name: str | None = None,
+    reading: Reading | None = None,
 ) -> list[tuple[Task, list[str]]]:
     """The tasks that the words of ``--task`` name, each with the words that name it alone, paths made absolute.
 
-    ``variants:FILE`` is a file of variants; what looks like a path is a file of windows; else a task or a family. Files make
-    one task together, called ``name`` if that is given.
+    ``variants:FILE`` is a file of variants; what looks like a path is a file or a folder of windows; else a task or a family.
+    Files make one task together, called ``name`` if that is given, and read by ``reading``; each folder makes one.
 
     Raises:
-        UserError: no such task, names and files together, or reference data for a task that reads none.
+        UserError: no such task, names and files together, or reference data or a reading for a task that has no use for them.
     """
+    reading = reading or Reading()
+    if reading.parts:  # paths, one for each part, among which a file may be named twice by mistake
+        words = [task] if isinstance(task, str | Path) else list(task)
+        paths = [Path(word) for word in words]
+        found = [(registry.task_from_files(paths, name, reading), [str(path.absolute()) for path in paths])]
+        return _bound(found, reference)
     words = words_of("task", task)
     files = [word for word in words if _is_file(word)]
     if files and (other := [word for word in words if word not in files]):
         raise UserError(f"task {other[0]!r} and files: give one or the other")
-    if len(files) > 1 and any(map(_is_table, files)):
-        raise UserError(f"task {' '.join(files)[:200]}: one table is one task; run them one by one, or join the parts of one set")
-    groups = [files] if files else [[word] for word in words]
+    groups = [files] if files and not all(map(os.path.isdir, files)) else [[word] for word in words]
+    if reading != Reading() and not files:
+        raise UserError(f"{_options(reading)}: only for files of your own, which {words[0]!r} is not; leave it out")
     if name is not None and (len(groups) > 1 or not (files or groups[0][0].startswith(VARIANTS))):
         raise UserError(f"name {name!r}: only a task made of your own files can be named, and one at a time")
     found: list[tuple[Task, list[str]]] = []
     for group in groups:
         if files:
-            found.append((registry.task_from_files([Path(word) for word in group], name), [absolute(word) for word in group]))
+            made = registry.task_from_files([Path(word) for word in group], name, reading)
+            found.append((made, [absolute(word) for word in group]))
         elif group[0].startswith(VARIANTS):
             path = Path(group[0].removeprefix(VARIANTS))
             found.append((registry.task_from_variants(path, name), [VARIANTS + str(path.absolute())]))
         else:
             found += [(item, [item.name]) for item in registry.find_tasks(group[0])]
+    return _bound(found, reference)
+
+
+def _bound(found: list[tuple[Task, list[str]]], reference: Reference | None) -> list[tuple[Task, list[str]]]:
+    """The tasks with their reference data."""
     if reference is None:
         return found
     for item, _ in found:
@@ -60,11 +76,11 @@ def absolute(word: str) -> str:
 
 
 def _is_file(word: str) -> bool:
-    return not word.startswith(VARIANTS) and ("/" in word or bool(Path(word).suffix) or Path(word).is_file())
-
-
-def _is_table(word: str) -> bool:
-    return re.search(r"\.(csv|tsv|tab|parquet|pq)(\.b?gz)?$", word, re.IGNORECASE) is not None
+    if word.startswith(VARIANTS):
+        return False
+    return (
+        "/" in word or bool(Path(word).suffix) or os.path.isfile(word) or (os.path.isdir(word) and not registry.names_task(word))
+    )
 
 
 def available(task: Task, words: list[str], split: str | None, sample: bool) -> tuple[Task, list[str]]:
@@ -105,6 +121,43 @@ def as_reference(
         Reference.context if context is None else context,
         str(Path(source).absolute()) if os.path.isdir(source) else source,
     )
+
+
+def as_reading(
+    task: str | Path | Sequence[str | Path] | None,
+    parts: Mapping[str, str | Path | Sequence[str | Path] | None],
+    sequence_column: str | int = "",
+    label_column: str | int | Sequence[str | int] = (),
+    positive: str | int = "",
+    kind: str = "",
+) -> tuple[str | Path | Sequence[str | Path], Reading | None]:
+    """What to call ``task``, and how to read it: ``parts`` gives the files of train, validation and test in place of a task.
+
+    Raises:
+        UserError: both or neither of a task and parts, or parts without train and test.
+    """
+    named = [label_column] if isinstance(label_column, str | int) else list(label_column)
+    labels = tuple(part.strip() for one in named for part in str(one).split(",") if part.strip())
+    given = {part: [one] if isinstance(one, str | Path) else list(one) for part, one in parts.items() if one}
+    reading = Reading((), str(sequence_column).strip(), labels, str(positive).strip(), kind)
+    if not given:
+        if task is None:
+            raise UserError("task: give a name, a family or files, or --train and --test")
+        return task, reading if reading != Reading() else None
+    if task:
+        raise UserError(f"task {task!r} and {next(iter(given))}: give the files of the parts alone".replace("'", ""))
+    paths = [str(path) for own in given.values() for path in own]
+    return paths, replace(reading, parts=tuple(part for part, own in given.items() for _ in own))
+
+
+def reading_of(content: Mapping[str, Any] | None) -> Reading | None:
+    """The reading that a run's JSON holds."""
+    return content and Reading(**{name: tuple(item) if isinstance(item, list) else item for name, item in content.items()})  # type: ignore[return-value]
+
+
+def _options(reading: Reading) -> str:
+    said = {"sequence-column": reading.sequence_column, "label-column": reading.label_columns, "positive": reading.positive}
+    return next((name for name, value in said.items() if value), "kind")
 
 
 def words_of(what: str, given: str | Path | Sequence[str | Path]) -> list[str]:

@@ -23,9 +23,9 @@ from harness.evidence.records import data_digest
 from harness.files.code import code_digest
 from harness.files.fingerprint import digest, file_states, plain, remembered
 from harness.recipe import Recipe, preset
-from harness.task import Reference, Splits, Task
+from harness.task import Reading, Reference, Splits, Task
 
-from .asked import VARIANTS, absolute, as_reference, available, named_tasks, words_of
+from .asked import VARIANTS, absolute, as_reading, as_reference, available, named_tasks, reading_of, words_of
 
 # What fits, asks and scores. Their changes are every run's; those of a model or a task are its own runs' (see _code).
 NUMERIC = (
@@ -56,7 +56,8 @@ class Run:
 
     ``data``, ``weights``, ``origin`` and ``code`` are the sha256 of the task's content, of the checkpoint's files (None
     without one), of all that makes the untrained model, and of the code that can change a number. ``label`` and ``name``
-    are what the record's folder calls task and model; ``own_name`` is the user's for a task made of files.
+    are what the record's folder calls task and model; ``own_name`` is the user's for a task made of files,
+    and ``reading`` is how these are read (see :class:`harness.task.Reading`), or None.
     """
 
     model: str
@@ -79,6 +80,7 @@ class Run:
     label: str = ""
     name: str = ""
     own_name: str | None = None
+    reading: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -119,8 +121,15 @@ class Run:
 
 def plan(
     model: str | Sequence[str],
-    task: str | Sequence[str],
+    task: str | Sequence[str] | None = None,
     *,
+    train: str | Path | Sequence[str | Path] | None = None,
+    validation: str | Path | Sequence[str | Path] | None = None,
+    test: str | Path | Sequence[str | Path] | None = None,
+    sequence_column: str | int = "",
+    label_column: str | int | Sequence[str | int] = (),
+    positive: str | int = "",
+    kind: str = "",
     seed: int | Sequence[int] = 0,
     split: str | None = None,
     genome: str | Path | None = None,
@@ -140,10 +149,10 @@ def plan(
     """Every model on every task with every seed, checked before anything starts; task by task.
 
     ``model`` is one name or several, ``floors``, or the path of an adapter file; ``task`` one name or several, a family, or
-    the paths of the user's own files, which together make one task. The other arguments are the options of `harness run`;
-    ``recipe`` names a preset for all models, and ``settings`` override it or the models' own (``epochs=5``). A setting that
-    does not count for a model, such as a probe's learning rate, is left out of its runs. Without ``sample``, a task whose
-    data is not here is refused, rather than replaced by its simulated stand-in.
+    the paths of the user's own files, which together make one task; or ``train``, ``validation`` and ``test`` are its parts. The
+    other arguments are the options of `harness run`; ``recipe`` names a preset for all models, and ``settings`` override it or
+    the models' own (``epochs=5``). A setting that does not count for a model, such as a probe's learning rate, is left out of its
+    runs. Without ``sample``, a task whose data is not here is refused, rather than replaced by its simulated stand-in.
 
     Raises:
         UserError: a mistake in what was asked for.
@@ -152,7 +161,9 @@ def plan(
     option = dict(option or {})
     theirs = any("source" in registry.model_facts(known).options for known in models_asked)
     reference = as_reference(genome, msa, species, context, "" if theirs else option.pop("source", ""))
-    asked = [available(found, words, split, sample) for found, words in named_tasks(task, reference, name)]
+    parts = {"train": train, "validation": validation, "test": test}
+    tasks_asked, reading = as_reading(task, parts, sequence_column, label_column, positive, kind)
+    asked = [available(found, words, split, sample) for found, words in named_tasks(tasks_asked, reference, name, reading)]
     asked = list({tuple(words): (found, words) for found, words in asked}.values())
     seeds = _seeds(seed)
     given = {name: value for name, value in settings.items() if value is not None}
@@ -170,7 +181,7 @@ def plan(
     runs = []
     for found, words in asked:
         rule = split or found.split_rules[0]
-        content = _content(found, words, rule, reference)
+        content = _content(found, words, rule, reference, reading)
         for model_name, tuned, wanted in models:
             kind, precision = resolved[tuned.precision]
             one = Run(
@@ -191,6 +202,7 @@ def plan(
                 label=found.label,
                 name=model_name,
                 own_name=name,
+                reading=reading and asdict(reading),
             )
             runs += [replace(sealed(one, found), seed=number) for number in seeds]
     return runs
@@ -225,17 +237,18 @@ def open_task(run: Run) -> tuple[Task, Splits]:
     reference = (
         as_reference(*(given[name] for name in ("genome", "alignment", "species", "context", "source"))) if given else None
     )
-    (task,) = (item for item, _ in named_tasks(run.task, reference, run.own_name))
+    reading = reading_of(run.reading)
+    (task,) = (item for item, _ in named_tasks(run.task, reference, run.own_name, reading))
     if run.sample:
         assert task.sample is not None
         task = task.sample
-    return task, _load(task, run.task, run.split, reference)
+    return task, _load(task, run.task, run.split, reference, reading)
 
 
-def _load(task: Task, words: Sequence[str], rule: str, reference: Reference | None) -> Splits:
+def _load(task: Task, words: Sequence[str], rule: str, reference: Reference | None, reading: Reading | None) -> Splits:
     """The task's examples. Those of the last task are kept, since its runs follow each other, until a file of it changes."""
     inputs = [] if task.inputs is None else task.inputs()
-    asked = [task.label, list(words), rule, reference and asdict(reference)]
+    asked = [task.label, list(words), rule, reference and asdict(reference), reading and asdict(reading)]
     key = digest([asked, file_states([*inputs, *(Path(word.removeprefix(VARIANTS)) for word in words)])])
     if key not in _kept:
         splits = task.load(rule)
@@ -247,15 +260,15 @@ def _load(task: Task, words: Sequence[str], rule: str, reference: Reference | No
 _kept: dict[str, Splits] = {}
 
 
-def _content(task: Task, words: Sequence[str], rule: str, reference: Reference | None) -> str:
+def _content(task: Task, words: Sequence[str], rule: str, reference: Reference | None, reading: Reading | None) -> str:
     """sha256 of what the task reads; where its files are known, read again only when they have changed."""
 
     def compute() -> str:
-        return data_digest(_load(task, words, rule, reference).files)
+        return data_digest(_load(task, words, rule, reference, reading).files)
 
     if task.inputs is None:
         return compute()
-    parameters = [task.label, words, rule, reference and asdict(reference), _task_code(task)]
+    parameters = [task.label, words, rule, reference and asdict(reference), reading and asdict(reading), _task_code(task)]
     return remembered("task content", task.inputs(), parameters, compute)
 
 

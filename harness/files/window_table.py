@@ -1,0 +1,180 @@
+"""Reads windows, or intervals whose letters a genome holds, from tables with a label column."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.errors import BadData, UserError
+
+from .table import Table, whole
+from .window_records import Found, Interval, Letters, Record, Row, label_in, part_in, part_of, place_in
+
+EXPECTED = "FASTA or a CSV/TSV table (save a spreadsheet as CSV, UTF-8)"
+SEQUENCE_COLUMNS = ("sequence", "seq")
+LABEL_COLUMNS = ("label", "class", "y", "labels", "target", "bound")
+ID_COLUMNS = ("id", "name")
+LOCUS_COLUMNS = (("chrom", "chromosome", "chr", "region"), ("start", "chromstart"), ("end", "chromend", "stop"))
+PART_COLUMNS = ("split", "set", "subset", "partition", "fold")
+STRANDS = {"+": "+", "1": "+", "-": "-", "-1": "-", ".": "+", "": "+"}
+
+
+class Columns(NamedTuple):
+    """Which columns of a table to read: names, or numbers from 1 where it has no header. What is empty has its usual name.
+
+    ``labelled``: the file's own name is its class, so that it needs no label column.
+    """
+
+    sequence: str = ""
+    labels: tuple[str, ...] = ()
+    labelled: bool = False
+
+
+USUAL = Columns()
+
+
+def read_table(path: Path, changes: Counter[str], notes: list[str], columns: Columns) -> Found[Record]:
+    table = _Columns(path, columns)
+    if table.sequence is None:
+        table.sequence = table.table.column(SEQUENCE_COLUMNS)
+    letters, records = Letters(path, changes), list[Record]()
+    for row in table.rows():
+        place = place_in(row.name) if row.name else None
+        if row.interval:
+            chromosome, start, end, strand = row.interval
+            place = place_in(f"{chromosome}:{start}-{end}" + (f"({strand})" if strand in ("+", "-") else ""))
+        try:
+            window = letters.window(row.where, row.sequence, place)
+        except BadData as error:
+            hint = "; is this line a header? Then name the columns" if table.numbered and not records else ""
+            raise BadData(f"{error}{hint}") from None
+        records.append(Record(str(len(records) + 1), window, row.label, place, row.part, row.where))
+    letters.check(notes)
+    return Found(table.finished(records, any(record.place for record in records), notes), table.label_names)
+
+
+def read_intervals(path: Path, notes: list[str], columns: Columns = USUAL) -> Found[Interval]:
+    """The rows of a table with the columns chrom (or region), start, end and, if there is one, strand; 0-based and half-open.
+
+    Ids, labels and parts are those of :func:`read_as`.
+
+    Raises:
+        BadData: a row is no interval, or what :func:`read_as` raises.
+    """
+    table, records = _Columns(path, columns), list[Interval]()
+    for row in table.rows():
+        chromosome, start, end, strand = row.interval
+        if strand not in STRANDS:
+            raise BadData(f"{row.where}: strand {strand[:20]!r}; expected + or -")
+        locus = place_in(f"{chromosome}:{start}-{end}({STRANDS[strand]})")
+        if locus is None or locus.end <= locus.start:
+            raise BadData(
+                f"{row.where}: {chromosome[:20]}:{start[:20]}-{end[:20]} is no interval; expected start (0-based) below end"
+            )
+        records.append(Interval(str(len(records) + 1), locus, row.label, row.part, row.where))
+    return Found(table.finished(records, True, notes), table.label_names)
+
+
+class _Fields(NamedTuple):
+    """What a row of a table says. ``interval`` is chromosome, start, end and strand, or empty."""
+
+    where: str
+    sequence: str
+    label: str | tuple[str, ...] | None
+    name: str
+    part: str
+    interval: tuple[str, ...]
+
+
+class _Columns:
+    """The columns of a table of windows."""
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self.table = table = Table(path, EXPECTED)
+        asked = [name for name in (columns.sequence, *columns.labels) if name]
+        self.numbered = (
+            any(name.isdecimal() and table.optional_column([name]) is None for name in asked) and table.may_lack_header
+        )
+        if self.numbered:
+            table.number_columns()
+            if not (columns.sequence and columns.labels) and not columns.labelled:
+                raise UserError(
+                    f"{path}: columns are numbered where a table has no header; give --sequence-column and --label-column"
+                )
+        self.sequence = (
+            table.named(columns.sequence, "sequence-column") if columns.sequence else table.optional_column(SEQUENCE_COLUMNS)
+        )
+        self.labels = [table.named(name, "label-column") for name in columns.labels]
+        if not self.labels:
+            usual = table.optional_column(LABEL_COLUMNS) if columns.labelled else None
+            self.labels = [usual] if usual is not None else [] if columns.labelled else [self._usual_label()]
+        if self.sequence in self.labels:
+            raise BadData(f"{path}: column {table.header[self.sequence or 0]!r} cannot be both sequence and label")
+        self.name = table.optional_column(ID_COLUMNS)
+        self.interval = [table.optional_column(accepted) for accepted in (*LOCUS_COLUMNS, ("strand",))]
+        self.parts = [column for name in PART_COLUMNS if (column := table.optional_column([name])) is not None]
+        self._names: list[str] = []
+        self._words: list[tuple[str, ...]] = []
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The names of the label columns; of a table without a header, ``column 4``."""
+        return tuple(("column " if self.numbered else "") + self.table.header[column] for column in self.labels)
+
+    def _usual_label(self) -> int:
+        if self.sequence is None:  # whose lack is said first
+            self.table.column(SEQUENCE_COLUMNS)
+        return self.table.column(LABEL_COLUMNS, "; name it with --label-column")
+
+    def rows(self) -> Iterator[_Fields]:
+        placed = None not in self.interval[:3]
+        single = [self.sequence, self.name, *self.interval]
+        wanted = [0 if column is None else column for column in single]
+        for where, fields in self.table.rows([*wanted, *self.labels, *self.parts]):
+            sequence, name, *interval = ("" if c is None else f for c, f in zip(single, fields, strict=False))
+            words = fields[len(single) :]
+            labels = tuple(
+                label_in(where, self._named_class(where, column, word)) for column, word in zip(self.labels, words, strict=False)
+            )
+            self._names.append(name)
+            self._words.append(tuple(words[len(self.labels) :]))
+            label = None if not labels else labels[0] if len(labels) == 1 else labels
+            yield _Fields(where, sequence, label, name, "", tuple(map(whole, interval)) if placed else ())
+
+    def _named_class(self, where: str, column: int, word: str) -> str:
+        """The class that a parquet file's metadata names for a number."""
+        names = self.table.class_names.get(self.table.header[column])
+        if names is None or not word:
+            return word
+        if not word.isdecimal() or int(word) >= len(names):
+            raise BadData(f"{where}: label {word[:20]!r} is none of the {len(names)} classes that the file names")
+        return names[int(word)]
+
+    def finished(self, records: list[Row], placed: bool, notes: list[str]) -> list[Row]:
+        """The records with their ids and parts; what is not used is said."""
+        path, header = self.table.path, self.table.header
+        if not records:
+            raise BadData(f"{path}: a header and no rows; expected one window a line")
+        used: list[int | None] = [self.sequence, *self.labels, self.name, *(self.interval if placed else ())]
+        if self.name is not None:
+            if len(set(self._names)) == len(self._names) and all(name and name.isprintable() for name in self._names):
+                records = [record._replace(id=name) for name, record in zip(self._names, records, strict=True)]
+            else:
+                notes.append(f"{path.name}: column {header[self.name]!r} has gaps or repeats: windows are numbered instead")
+        for number, column in enumerate(self.parts):
+            words = [row[number] for row in self._words]
+            if any(map(part_of, words)):
+                records = [record._replace(part=part_in(record.where, word)) for record, word in zip(records, words, strict=True)]
+                used.append(column)
+                break
+            if all(word.isdecimal() for word in words):
+                notes.append(
+                    f"{path.name}: column {header[column]!r} holds numbers of folds, not the words train, validation and test; "
+                    "it is not used, and no split"
+                )
+                used.append(column)
+        if unused := self.table.unused(used):
+            notes.append(f"{path.name}: columns not used: {', '.join(unused)[:200]}")
+        return records
