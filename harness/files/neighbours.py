@@ -34,7 +34,7 @@ MAX_BY_CHANCE = 8  # places of a seed in random letters; where there would be mo
 MAX_INDEXED = 1 << 27  # in the index, of 4 bytes each; of a larger set, only every so many-th place is indexed
 MAX_LETTERS = (1 << 32) - 1  # the index counts them in 32 bits
 PLACES, CELLS = 24, 60_000  # of a frequent seed and of alignments with gaps, at which a window is compared with others …
-MANY_LETTERS = 4_000_000  # … in sets of this size; in smaller ones more, up to MAX_EFFORT times as many
+MANY_LETTERS = 16_000_000  # … in an index of so many letters; in a smaller one more, up to MAX_EFFORT times as many
 MAX_EFFORT = 16
 CHUNK = 256  # windows that a thread searches for at a time
 MAX_THREADS = 16
@@ -215,7 +215,7 @@ def _search(
     seed = next((seed for seed in SEEDS if len(codes) // stride <= MAX_BY_CHANCE * 4 ** seed.count("1")), SEEDS[-1])
     offsets = np.flatnonzero(np.frombuffer(seed.encode(), np.uint8) == ord("1"))
     index = (codes, ends, seeds.pack(codes), seeds.owners(ends), *seeds.build(codes, ends, offsets, stride), offsets)
-    effort = min(MAX_EFFORT, max(1, MANY_LETTERS // len(asked)))
+    effort = min(MAX_EFFORT, max(1, MANY_LETTERS // len(codes)))
     wanted = (similarity.identity, similarity.coverage, similarity.matches, PLACES * effort, CELLS * effort)
 
     def ask(begin: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
