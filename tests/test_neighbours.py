@@ -92,7 +92,7 @@ def test_a_shared_repeat_of_less_than_the_coverage_is_none(rng):
     repeat = letters(300, rng)
     assert len(near_pairs([letters(50, rng) + repeat[:90] + letters(10, rng) for _ in range(20)])) == 0
     assert len(near_pairs([letters(50, rng) + mutated(repeat[:51], 3, rng) for _ in range(20)])) == 0
-    assert len(near_pairs([letters(50, rng) + mutated(repeat[:200], 10, rng) for _ in range(20)])) == 20 * 19 / 2
+    assert len(near_pairs([letters(30, rng) + mutated(repeat[:200], 10, rng) for _ in range(20)])) == 20 * 19 / 2
 
 
 def test_the_thresholds_are_those_that_are_asked_for(others, rng):
