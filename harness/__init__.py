@@ -9,6 +9,7 @@ For notebooks, the same words as on the command line::
     model = harness.load_model("dnabert2", checkpoint="folder")
     frame = harness.records("results")
     table = harness.table("accuracy", results="results")
+    audit = harness.audit("QKI", split="published")
 
 Importing this package is light: torch is imported when something computes.
 """
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.adapter import Adapter
+    from harness.evidence.audit import Audit
     from harness.evidence.records import RunRecord
     from harness.evidence.tables import Table
     from harness.study.plan import Run
     from harness.task import Task
 
 __version__ = "0.1.0"
-__all__ = ["execute", "load_model", "load_task", "plan", "records", "run", "table"]
+__all__ = ["audit", "execute", "load_model", "load_task", "plan", "records", "run", "table"]
 
 # In a checkout, adapters/, tasks/ and kernels/ lie beside this folder; a wheel carries them inside it. PyPI owns the
 # top-level names `adapters` and `kernels`, so in both cases they are imported as harness.adapters, harness.kernels.
@@ -182,3 +184,23 @@ def table(
 
     options = {"sort": sort, "all_settings": all_settings, "costs": costs, "published": published, "subset": subset}
     return make_table(Path(results), metric, by, **options)
+
+
+def audit(
+    task: str | Sequence[str] | None = None, *, identity: float = 0.8, coverage: float = 0.8, floor: bool = True, **asked: Any
+) -> Audit:
+    """What the parts of a task's split have of each other, as `harness audit`; ``floor``: also fit the k-mer floor.
+
+    ``asked`` are the arguments of :func:`harness.study.audit.open_tasks`: those of :func:`plan` that say what to read.
+
+    Raises:
+        UserError: a mistake in what was asked for, or several tasks.
+    """
+    from harness.errors import UserError
+    from harness.files.neighbours import Similarity
+    from harness.study.audit import audit as audit_tasks
+
+    found = audit_tasks(task, similarity=Similarity(identity, coverage), floor=floor, **asked)
+    if len(found) != 1:
+        raise UserError(f"task {task!r}: names {len(found)} tasks, such as {found[0].task}; audit them one by one")
+    return found[0]

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import harness
 from harness.card import ModelCard
+from harness.data import Label
 from harness.errors import HarnessError, UnknownName, UserError
 from harness.facts import ModelFacts, read_card, read_facts
 from harness.task import Reading, Task
@@ -268,6 +269,12 @@ def find_tasks(name: str) -> list[Task]:
 def task_from_files(paths: Sequence[Path], name: str | None = None, reading: Reading | None = None) -> Task:
     """The task that the user's own files make, called ``name`` or after the files; see ``tasks/files.py``."""
     return importlib.import_module("harness.tasks.files").from_files(paths, name, reading or Reading())
+
+
+def draw_split(name: str, kind: str, labels: Sequence[Label], groups: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+    """Indices of train, validation and test, with groups (a number for each label) kept whole; see ``tasks/_splits.py``."""
+    splits = importlib.import_module("harness.tasks._splits")
+    return splits.stratified_groups(name, splits.strata(kind, labels), groups)
 
 
 def task_from_variants(path: Path, name: str | None = None) -> Task:

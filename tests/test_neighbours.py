@@ -90,9 +90,9 @@ def test_insertions_and_deletions_cost_a_column_each(others):
 
 def test_a_shared_repeat_of_less_than_the_coverage_is_none(rng):
     repeat = letters(300, rng)
-    assert len(near_pairs([letters(40, rng) + repeat[:100] + letters(10, rng) for _ in range(20)])) == 0
-    assert len(near_pairs([letters(35, rng) + mutated(repeat[:65], 3, rng) for _ in range(20)])) == 0
-    assert len(near_pairs([letters(50, rng) + mutated(repeat[:200], 10, rng) for _ in range(20)])) == 20 * 19 / 2
+    assert len(near_pairs([letters(50, rng) + repeat[:90] + letters(10, rng) for _ in range(20)])) == 0
+    assert len(near_pairs([letters(50, rng) + mutated(repeat[:51], 3, rng) for _ in range(20)])) == 0
+    assert len(near_pairs([letters(30, rng) + mutated(repeat[:200], 10, rng) for _ in range(20)])) == 20 * 19 / 2
 
 
 def test_the_thresholds_are_those_that_are_asked_for(others, rng):

@@ -23,6 +23,27 @@ ModelOptions = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 
+OWN = "Your own files"
+TrainFiles = Annotated[
+    list[Path] | None, typer.Option("--train", help="In place of --task: the training part; repeatable.", rich_help_panel=OWN)
+]
+ValidationFiles = Annotated[
+    list[Path] | None,
+    typer.Option("--validation", help="The validation part (default: 10 % of train); repeatable.", rich_help_panel=OWN),
+]
+TestFiles = Annotated[list[Path] | None, typer.Option("--test", help="The test part; repeatable.", rich_help_panel=OWN)]
+SequenceColumn = Annotated[
+    str, typer.Option(help="Column of the sequences: its name, or number (from 1) without a header.", rich_help_panel=OWN)
+]
+LabelColumn = Annotated[
+    list[str] | None,
+    typer.Option(help="Column of the labels; a,b or repeated for several labels a window.", rich_help_panel=OWN),
+]
+Positive = Annotated[str, typer.Option(help="Of two classes, the one that counts as positive.", rich_help_panel=OWN)]
+TaskKind = Annotated[
+    str, typer.Option(help="classification, regression or multilabel (default: by the labels, and said).", rich_help_panel=OWN)
+]
+
 TRAINING = "Fine-tuning (default: the model's published settings)"
 
 

@@ -7,9 +7,23 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Checkpoint, Device, ModelOptions, Quiet, Results, pairs, with_settings
+from .options import (
+    Checkpoint,
+    Device,
+    LabelColumn,
+    ModelOptions,
+    Positive,
+    Quiet,
+    Results,
+    SequenceColumn,
+    TaskKind,
+    TestFiles,
+    TrainFiles,
+    ValidationFiles,
+    pairs,
+    with_settings,
+)
 
-OWN = "Your own files"
 REFERENCE = "Reference data, for tasks of variants and of loci"
 
 
@@ -32,25 +46,13 @@ def run(
         list[str] | None,
         typer.Argument(metavar="[FILE]", help="With --task pos.fa: the negatives; with --task train.csv: dev.csv, test.csv."),
     ] = None,
-    train: Annotated[
-        list[Path] | None, typer.Option(help="In place of --task: the training part; repeatable.", rich_help_panel=OWN)
-    ] = None,
-    validation: Annotated[
-        list[Path] | None, typer.Option(help="The validation part (default: 10 % of train); repeatable.", rich_help_panel=OWN)
-    ] = None,
-    test: Annotated[list[Path] | None, typer.Option(help="The test part; repeatable.", rich_help_panel=OWN)] = None,
-    sequence_column: Annotated[
-        str, typer.Option(help="Column of the sequences: its name, or number (from 1) without a header.", rich_help_panel=OWN)
-    ] = "",
-    label_column: Annotated[
-        list[str] | None,
-        typer.Option(help="Column of the labels; a,b or repeated for several labels a window.", rich_help_panel=OWN),
-    ] = None,
-    positive: Annotated[str, typer.Option(help="Of two classes, the one that counts as positive.", rich_help_panel=OWN)] = "",
-    kind: Annotated[
-        str,
-        typer.Option(help="classification, regression or multilabel (default: by the labels, and said).", rich_help_panel=OWN),
-    ] = "",
+    train: TrainFiles = None,
+    validation: ValidationFiles = None,
+    test: TestFiles = None,
+    sequence_column: SequenceColumn = "",
+    label_column: LabelColumn = None,
+    positive: Positive = "",
+    kind: TaskKind = "",
     genome: Annotated[Path | None, typer.Option(help="For variants and BED: FASTA or 2bit.", rich_help_panel=REFERENCE)] = None,
     msa: Annotated[
         Path | None, typer.Option(help="An alignment: zarr, MAF, FASTA or a store.", rich_help_panel=REFERENCE)

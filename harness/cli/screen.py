@@ -127,6 +127,7 @@ class Screen(Reporter):
             lines.insert(1, f"{'best possible':<18}{best:.4f}   simulated data: says nothing about the real task")
         if record.alignment:
             lines.append(f"{'without alignment':<18}{_without_alignment(record)}")
+        lines += _without_leaks(record)
         lines += [f"! {flag}" for flag in record.flags]
         lines.append(f"record            {folder}")
         if self.out.is_terminal and not self.quiet:
@@ -154,6 +155,21 @@ def _score(record: RunRecord, name: str) -> str:
     limits = f"   [{low:.4f}, {high:.4f}]" if low is not None else ""
     reason = record.without_interval.get(name)
     return f"{name:<18}{record.metrics[name]:.4f}{limits}" + (f"   no interval: {reason}" if reason else "")
+
+
+def _without_leaks(record: RunRecord) -> list[str]:
+    """The main metric on the test examples with and without a like in train, if there are any with one."""
+    subsets, main = record.leakage.get("subsets", {}), record.task["main_metric"]
+    if not subsets or not subsets["leaking"]["examples"]:
+        return []
+    lines = []
+    for name, words in (("novel", "no like in train"), ("leaking", "a like in train")):
+        found = subsets[name]
+        score, limits = found["metrics"].get(main), found["intervals"].get(main)
+        text = "-" if score is None else f"{score:.4f}"
+        text += f"   [{limits[0]:.4f}, {limits[1]:.4f}]" if limits else ""
+        lines.append(f"{name:<18}{text}   {main} on the {found['examples']:,} test windows with {words}")
+    return lines
 
 
 def _without_alignment(record: RunRecord) -> str:

@@ -33,9 +33,9 @@ SEEDS = (
 MAX_BY_CHANCE = 8  # places of a seed in random letters; where there would be more, a seed of more weight is used
 MAX_INDEXED = 1 << 27  # in the index, of 4 bytes each; of a larger set, only every so many-th place is indexed
 MAX_LETTERS = (1 << 32) - 1  # the index counts them in 32 bits
-PLACES, CELLS = 48, 120_000  # of a frequent seed and of alignments with gaps, at which a window is compared with others …
-MANY_LETTERS = 4_000_000  # … in sets of this size; in smaller ones more, up to MAX_EFFORT times as many
-MAX_EFFORT = 8
+PLACES, CELLS = 24, 60_000  # of a frequent seed and of alignments with gaps, at which a window is compared with others …
+MANY_LETTERS = 16_000_000  # … in an index of so many letters; in a smaller one more, up to MAX_EFFORT times as many
+MAX_EFFORT = 16
 CHUNK = 256  # windows that a thread searches for at a time
 MAX_THREADS = 16
 
@@ -51,8 +51,8 @@ class Similarity:
     """When two sequences are near duplicates.
 
     They are compared along an alignment: a diagonal, or the best alignment within 3 % of the shorter sequence's length (3 to 32
-    letters) of a diagonal, ends free. A column matches if it holds two equal letters, N being equal to nothing; it scores 1, and
-    a mismatch or a letter opposite a gap -1. What counts is the stretch of columns with the highest score, so that unrelated
+    letters) of a diagonal, ends free. A column matches if it holds two equal letters, N being equal to nothing; it scores 1, a
+    mismatch -1, and a letter opposite a gap -2. What counts is the stretch of columns with the highest score, so that unrelated
     flanks are no part of it. At least ``identity`` of its columns must match, at least ``matches`` of them must (fewer do by
     chance), and it must hold at least ``coverage`` of the letters of the shorter sequence.
 
@@ -111,8 +111,8 @@ def near_pairs(sequences: Sequence[str], similarity: Similarity = DEFAULT) -> Pa
         (group[0], other, 1.0, 1.0, _turned(sequences, group[0], other), True) for group in groups.values() for other in group[1:]
     ]
     long, limits = _searchable(sequences, firsts, similarity)
-    for query, target, *alike in _search([sequences[number] for number in long], None, similarity, limits):
-        rows.append((long[target], long[query], *alike, False))
+    for query, target, identity, coverage, reverse in _search([sequences[number] for number in long], None, similarity, limits):
+        rows.append((long[target], long[query], identity, coverage, reverse, False))
     return _pairs(rows, limits)
 
 
@@ -215,7 +215,7 @@ def _search(
     seed = next((seed for seed in SEEDS if len(codes) // stride <= MAX_BY_CHANCE * 4 ** seed.count("1")), SEEDS[-1])
     offsets = np.flatnonzero(np.frombuffer(seed.encode(), np.uint8) == ord("1"))
     index = (codes, ends, seeds.pack(codes), seeds.owners(ends), *seeds.build(codes, ends, offsets, stride), offsets)
-    effort = min(MAX_EFFORT, max(1, MANY_LETTERS // len(asked)))
+    effort = min(MAX_EFFORT, max(1, MANY_LETTERS // len(codes)))
     wanted = (similarity.identity, similarity.coverage, similarity.matches, PLACES * effort, CELLS * effort)
 
     def ask(begin: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -230,9 +230,9 @@ def _search(
         if count:
             limits[reason] = count
     return [
-        (*numbers, *shares[:2], bool(shares[2]))
+        (query, sequence, identity, coverage, bool(reverse))
         for found, alike, _ in parts
-        for numbers, shares in zip(found.tolist(), alike.tolist(), strict=True)
+        for (query, sequence), (identity, coverage, reverse) in zip(found.tolist(), alike.tolist(), strict=True)
     ]
 
 

@@ -13,6 +13,7 @@ import numba
 import numpy as np
 
 NOTHING = 4  # the code of N
+MISMATCH, GAP = -1, -2  # points of a column; a match has 1
 MAX_PAIRS = 32  # neighbours that are kept for a window
 SIDE = 32  # letters beside a seed that are compared first
 MAX_UNLIKE = 9  # differing letters among these: 4 on average at 80 % identity, 15 of random letters
@@ -20,7 +21,7 @@ MAX_UNLIKE_SHORT = 12  # the same for windows so short that the letters may lie 
 SHORT = 64
 UNRELATED = 0.4  # share of letters that match where the best of some diagonals is taken
 LOST = 0.08  # share of letters that match on no one diagonal because of a gap beside them
-MIN_GAIN = 10  # letters of 32 that match on another diagonal only; 5 by chance
+MIN_GAIN = 7  # letters of 32 that match on another diagonal only; 5 by chance
 WIDEST_BAND = 32
 MAX_WAITING = 1024  # candidates for an alignment with gaps, which the cells allow for the shortest windows
 ACCEPTED = np.int64(1) << 40
@@ -115,16 +116,19 @@ def owners(ends):
 
 
 @_compiled
-def _best(match, count):
-    """(start, end) of the stretch of columns with the most matches less the other columns."""
+def _best(points, count):
+    """(start, end, matches) of the stretch of columns with the most points; a match has 1, other columns less than 0."""
     best, start, end, score, begin = 0, 0, 0, 0, 0
     for column in range(count):
-        score += 1 if match[column] else -1
+        score += points[column]
         if score <= 0:
             score, begin = 0, column + 1
         elif score > best:
             best, start, end = score, begin, column + 1
-    return start, end
+    alike = 0
+    for column in range(start, end):
+        alike += points[column] > 0
+    return start, end, alike
 
 
 @_compiled
@@ -149,10 +153,10 @@ def _promising(words, place, own_words, position, count, band, share):
 
 
 @_compiled
-def _gapped(query, target, diagonal, band, trace, match, of_shorter):
-    """Columns of the best alignment, ends free, within ``band`` of a diagonal: match 1, mismatch and each gap letter -1.
+def _gapped(query, target, diagonal, band, trace, points, of_shorter):
+    """Columns of the best alignment, ends free, within ``band`` of a diagonal.
 
-    Fills, from the last column to the first, ``match`` (0 or 1) and ``of_shorter`` (whether the column holds a letter of the
+    Fills, from the last column to the first, ``points`` and ``of_shorter`` (whether the column holds a letter of the
     shorter sequence), and returns their number.
     """
     rows, columns, width = len(query), len(target), 2 * band + 1
@@ -170,18 +174,21 @@ def _gapped(query, target, diagonal, band, trace, match, of_shorter):
                 score, way = 0, 0
             else:
                 code = query[row - 1]
-                score, way = above[cell] + (1 if code == target[column - 1] and code != NOTHING else -1), 1
-                if above[cell + 1] - 1 > score:
-                    score, way = above[cell + 1] - 1, 2  # a letter of the query against a gap
-                if left - 1 > score:
-                    score, way = left - 1, 3
+                score, way = above[cell] + (1 if code == target[column - 1] and code != NOTHING else MISMATCH), 1
+                if above[cell + 1] + GAP > score:
+                    score, way = above[cell + 1] + GAP, 2  # a letter of the query against a gap
+                if left + GAP > score:
+                    score, way = left + GAP, 3
             above[cell], trace[row, cell], left = score, way, score
             if (row == rows or column == columns) and score > best:
                 best, best_row, best_cell = score, row, cell
     count, row, cell = 0, best_row, best_cell
     while best > worst and trace[row, cell] != 0:
         way, column = trace[row, cell], row + diagonal + cell - band
-        match[count] = way == 1 and query[row - 1] == target[column - 1] and query[row - 1] != NOTHING
+        if way == 1:
+            points[count] = 1 if query[row - 1] == target[column - 1] and query[row - 1] != NOTHING else MISMATCH
+        else:
+            points[count] = GAP
         of_shorter[count] = way == 1 or (way == 2) == (rows <= columns)
         count += 1
         if way == 1:
@@ -228,7 +235,7 @@ def search(
     found = np.empty((64, 2), np.int64)
     shares = np.empty((64, 3), np.float64)
     total, capped = 0, np.zeros(3, np.int64)
-    match, of_shorter = np.empty(2 * longest + 80, np.uint8), np.empty(2 * longest + 80, np.uint8)
+    points, of_shorter = np.empty(2 * longest + 80, np.int8), np.empty(2 * longest + 80, np.uint8)
     trace = np.empty((longest + 1, 2 * WIDEST_BAND + 1), np.uint8)
     enough = identity * coverage + UNRELATED * (1 - coverage) - LOST
     waiting, waiting_on = np.empty(MAX_WAITING, np.int64), np.empty(MAX_WAITING, np.int64)
@@ -281,11 +288,9 @@ def search(
                         continue
                     for column in range(high_end - low_end):
                         code = query[low_end + column]
-                        match[column] = code == target[low_end + column + diagonal] and code != NOTHING
-                    start, end = _best(match, high_end - low_end)
-                    alike = 0
-                    for column in range(start, end):
-                        alike += match[column]
+                        same = code == target[low_end + column + diagonal] and code != NOTHING
+                        points[column] = 1 if same else MISMATCH
+                    start, end, alike = _best(points, high_end - low_end)
                     if end - start >= coverage * shorter - 1e-9 and alike >= max(matches, identity * (end - start) - 1e-9):
                         seen_on[other] = ACCEPTED
                         if total == len(found):
@@ -315,11 +320,10 @@ def search(
                 target = codes[ends[other] : ends[other + 1]]
                 shorter = min(length, len(target))
                 band = min(WIDEST_BAND, max(3, shorter // 32))
-                columns = _gapped(query, target, diagonal, band, trace, match, of_shorter)
-                start, end = _best(match, columns)
-                alike, covered = 0, 0
+                columns = _gapped(query, target, diagonal, band, trace, points, of_shorter)
+                start, end, alike = _best(points, columns)
+                covered = 0
                 for column in range(start, end):
-                    alike += match[column]
                     covered += of_shorter[column]
                 if covered >= coverage * shorter - 1e-9 and alike >= max(matches, identity * (end - start) - 1e-9):
                     seen[other], seen_on[other] = number, ACCEPTED

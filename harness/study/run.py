@@ -7,13 +7,15 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.engine import hardware
 from harness.errors import HarnessError, UserError
 from harness.evidence import records
+from harness.evidence.leakage import find_leaks, judged
+from harness.evidence.leakage import sentence as leak_sentence
 from harness.evidence.metrics import MAIN_METRIC, check_labels, metrics_of
 from harness.evidence.records import RunRecord
 from harness.evidence.sensitivity import insensitive
@@ -67,6 +69,8 @@ def execute_all(
             opened = open_task(run)
             check_labels(*opened)
             reporter.say(_describe_task(run, *opened))
+            if said := leak_sentence(opened[0], find_leaks(opened[1])):
+                reporter.say(f"  {said}")
         if len(runs) > 1:
             reporter.say(f"run {number} of {len(runs)}{_time_left(seconds, len(runs) - number + 1)}")
         begun = time.perf_counter()
@@ -118,6 +122,7 @@ def execute(
     begun = time.perf_counter()
     task, splits = opened or open_task(run)
     check_unchanged(run, task, splits)
+    leaks = find_leaks(splits)  # before the hours, for nobody would want to lose them
     compilation.on_compile = reporter.say
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
@@ -135,6 +140,8 @@ def execute(
             for name in ("metrics", "intervals", "without_interval", "alignment", "collapsed"):
                 record[name] = getattr(scored, name)
             record["events"] += scored.events
+            record["leakage"] = judged(predictions, leaks)
+            predictions = replace(predictions, leaks=tuple((leak, source) for leak, source in leaks["leaks"]))
             record["events"] += [UNUSED_ALIGNMENT] if insensitive(scored.alignment) else []
         except UserError:
             raise

@@ -1,0 +1,288 @@
+"""The audit of a task's split: leaks within and across its parts, contradicting labels, shortcuts, and what to do about them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from harness.files.fingerprint import plain, remembered
+from harness.files.loci import touching
+from harness.files.neighbours import DEFAULT, Similarity, components, near_pairs
+from harness.task import REGRESSION, Splits, Task
+
+from .leakage import FACTS, VERSION, Comparison, Part, by_class, compare, content, content_key, has_letters
+from .schema import LEAKS
+from .shortcuts import shortcuts
+
+PARTS = ("train", "validation", "test")
+ACROSS = (("test", "train"), ("validation", "train"), ("test", "validation"))
+MAX_WORST = 10  # examples that are shown
+SERIOUS = 0.01  # share of leaking test examples from which scores are called upper bounds
+TELLING = 0.7  # AUROC of a shortcut from which it is pointed out
+ONE_SIDED = 0.4  # of a class's share of the test part: with less of it among novel examples, dropping the others is no repair
+WORDS = {"exact": "same letters", "near": "nearly the same", "overlap": "overlapping loci"}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found, as JSON values.
+
+    ``examples``: part → examples, with their classes. ``within``: part → examples that repeat an earlier one of the same part
+    (exact, near), or overlap another. ``across``: ``test in train`` and the like → ``counts`` (each of LEAKS), ``facts`` (each
+    of :data:`.leakage.FACTS`) and ``by_class``. ``conflicts``: part → examples whose letters have another label elsewhere.
+    ``shortcuts``: see :mod:`.shortcuts`. ``novel``: class → test examples left without leaks, each set of letters once.
+    ``worst``: some leaking test examples. ``limits``: where the search was cut short. ``verdict``: sentences.
+    """
+
+    task: str
+    split: str
+    kind: str
+    parameters: dict[str, Any]
+    examples: dict[str, Any]
+    within: dict[str, dict[str, int]]
+    across: dict[str, dict[str, Any]]
+    conflicts: dict[str, int]
+    shortcuts: dict[str, float | None]
+    novel: dict[str, int]
+    worst: list[dict[str, Any]]
+    limits: dict[str, int]
+    verdict: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The audit as a JSON object."""
+        return plain(asdict(self))
+
+    @property
+    def leaking(self) -> int:
+        """Test examples that have a like in train."""
+        counts = self.across["test in train"]["counts"]
+        return sum(counts.values()) - counts["none"]
+
+    @property
+    def clean(self) -> bool:
+        """Whether no part has anything of another, and no letters have two labels."""
+        return all(found["counts"]["none"] == sum(found["counts"].values()) for found in self.across.values()) and not any(
+            self.conflicts.values()
+        )
+
+
+def audit(task: Task, splits: Splits, split: str, similarity: Similarity = DEFAULT, floor: bool = True) -> Audit:
+    """Look for leaks, contradicting labels and shortcuts in a task's split, unless that is remembered.
+
+    ``floor``: also fit the k-mer floor.
+    """
+    parts = {name: Part.of(getattr(splits, name)) for name in PARTS}
+    asked = [task.label, task.kind, task.classes, task.split_rules, split, asdict(similarity), floor, VERSION]
+    key = [content(*parts.values()), asked]
+    return Audit(**remembered("audit", [], key, lambda: asdict(_audit(task, parts, split, similarity, floor))))
+
+
+def _audit(task: Task, parts: dict[str, Part], split: str, similarity: Similarity, floor: bool) -> Audit:
+    train, validation, test = parts.values()
+    found = compare(train, validation + test, similarity)
+    compared = {
+        "test in train": found[len(validation) :],
+        "validation in train": found[: len(validation)],
+        "test in validation": compare(validation, test, similarity),
+    }
+    within, limits = {}, Counter(found.limits)
+    for name, part in parts.items():
+        within[name], cut_short = _within(part, similarity)
+        limits.update(cut_short)
+    of_test = compared["test in train"]
+    novel = _novel(task, test, of_test)
+    tells = shortcuts(task, train, test, floor)
+    return Audit(
+        task=task.label,
+        split=split,
+        kind=task.kind,
+        parameters={**asdict(similarity), "version": VERSION},
+        examples={name: {"examples": len(part), "classes": _classes(task, part)} for name, part in parts.items()},
+        within=within,
+        across={f"{asked} in {other}": _summary(task, parts[asked], compared[f"{asked} in {other}"]) for asked, other in ACROSS},
+        conflicts=_conflicts(parts, similarity),
+        shortcuts=tells,
+        novel=novel,
+        worst=_worst(test, train, of_test),
+        limits=dict(limits),
+        verdict=_verdict(task, test, of_test, novel, tells),
+    )
+
+
+def clusters(splits: Splits, similarity: Similarity = DEFAULT) -> tuple[Part, np.ndarray]:
+    """All examples of a split, and a group's number for each (examples,): exact, near and overlapping ones are in one group."""
+    whole = Part.of(splits.train) + Part.of(splits.validation) + Part.of(splits.test)
+    pairs = near_pairs(whole.references, similarity)
+    return whole, components(len(whole), (pairs.first, pairs.second), touching(whole.loci))
+
+
+def by_chromosome(splits: Splits) -> tuple[Part, np.ndarray] | None:
+    """All examples of a split, and their chromosomes' numbers (examples,); None where an example has no locus."""
+    whole = Part.of(splits.train) + Part.of(splits.validation) + Part.of(splits.test)
+    if any(locus is None for locus in whole.loci):
+        return None
+    return whole, np.unique([locus.chromosome for locus in whole.loci if locus is not None], return_inverse=True)[1]
+
+
+def _within(part: Part, similarity: Similarity) -> tuple[dict[str, int], dict[str, int]]:
+    """How many examples repeat an earlier one of their part, or overlap another; and where the search was cut short."""
+    seen, exact = set[tuple[str, ...]](), np.zeros(len(part), bool)
+    for number, windows in enumerate(part.windows):
+        if has_letters(windows, similarity):
+            exact[number] = (key := content_key(windows)) in seen
+            seen.add(key)
+    pairs = near_pairs(part.references, similarity)
+    near = np.zeros(len(part), bool)
+    near[pairs.second] = True
+    first, second = touching(part.loci)
+    counts = {"exact": exact, "near": near & ~exact}
+    overlapping = len(set(first.tolist()) | set(second.tolist()))
+    return {**{name: int(mask.sum()) for name, mask in counts.items()}, "overlap": overlapping}, pairs.limits
+
+
+def _summary(task: Task, part: Part, found: Comparison) -> dict[str, Any]:
+    masks = {**found.facts, "any": found.worst > 0}
+    return {
+        "counts": found.counts,
+        "facts": {name: int(found.facts[name].sum()) for name in FACTS},
+        "by_class": by_class(task, part, masks),
+    }
+
+
+def _conflicts(parts: Mapping[str, Part], similarity: Similarity) -> dict[str, int]:
+    """Part → examples of which an example of any part has the same letters, on either strand, and another label."""
+    labels: dict[tuple[str, ...], set[Any]] = {}
+    for part in parts.values():
+        for windows, label in zip(part.windows, part.labels, strict=True):
+            if has_letters(windows, similarity):
+                labels.setdefault(content_key(windows), set()).add(label)
+    torn = {key for key, found in labels.items() if len(found) > 1}
+    return {name: sum(content_key(windows) in torn for windows in part.windows) for name, part in parts.items()}
+
+
+def _classes(task: Task, part: Part) -> dict[str, int]:
+    return {name: row["examples"] for name, row in by_class(task, part, {}).items()}
+
+
+def _novel(task: Task, test: Part, found: Comparison) -> dict[str, int]:
+    """Class → test examples that have nothing of train, each set of letters and loci once."""
+    kept, seen = [], set()
+    for number in np.flatnonzero(found.worst == 0).tolist():
+        key = test.loci[number] or content_key(test.windows[number]), test.labels[number]
+        if key not in seen:
+            seen.add(key)
+            kept.append(number)
+    left = Part(*([column[number] for number in kept] for column in (test.ids, test.windows, test.loci, test.labels)))
+    return _classes(task, left) or {"all": len(left)}
+
+
+def _worst(test: Part, train: Part, found: Comparison) -> list[dict[str, Any]]:
+    """Some leaking test examples, the most alike ones of each kind first, kinds in turn."""
+    rows = []
+    for rank in range(len(LEAKS) - 1, 0, -1):
+        numbers = np.flatnonzero(found.worst == rank)
+        likeness = np.nan_to_num(found.identity[numbers] * found.coverage[numbers])
+        rows += [(place, -rank, number) for place, number in enumerate(numbers[np.argsort(-likeness, kind="stable")].tolist())]
+    return [
+        {
+            "id": test.ids[number],
+            "leak": LEAKS[found.worst[number]],
+            "from": train.ids[found.source[number]],
+            "same_label": test.labels[number] == train.labels[found.source[number]],
+            "identity": found.identity[number],
+            "coverage": found.coverage[number],
+        }
+        for _, _, number in sorted(rows)[:MAX_WORST]
+    ]
+
+
+def _verdict(task: Task, test: Part, found: Comparison, novel: Mapping[str, int], tells: Mapping[str, float | None]) -> list[str]:
+    """What follows, in sentences."""
+    leaking, sentences = int((found.worst > 0).sum()), []
+    remedy = _remedy(task)
+    if not leaking:
+        sentences.append("no test window has a like in train")
+    elif leaking < SERIOUS * len(test):
+        sentences.append(
+            f"{leaking:,} of {len(test):,} test windows ({leaking / len(test):.2%}) have a like in train: few enough to drop"
+        )
+    else:
+        sentences.append(
+            f"scores on this test split are upper bounds: {leaking / len(test):.1%} of its windows have a like in train; {remedy}"
+        )
+    if leaking and (lacking := _lacking(task, test, novel)):
+        name, left = lacking
+        sentences.append(
+            f"dropping the leaking windows is no repair: of the {sum(novel.values()):,} different ones that are left, "
+            f"{left:,} are {name!r}; {remedy}"
+        )
+    if any(len(windows) == 2 for windows in test.windows[:1]):
+        sentences.append("windows of variants overlap wherever variants are near each other, so that flanks are shared")
+    unit = "|Spearman|" if task.kind == REGRESSION else "AUROC"
+    told = {name: value for name, value in tells.items() if value is not None and value >= TELLING and "mer" not in name}
+    sentences += [f"{name} alone reaches {unit} {value:.2f}: a model may learn no more than that" for name, value in told.items()]
+    return sentences
+
+
+def _lacking(task: Task, test: Part, novel: Mapping[str, int]) -> tuple[str, int] | None:
+    """A class, and its examples among the novel ones, where these have hardly any of it."""
+    if task.kind == REGRESSION or not sum(novel.values()):
+        return None
+    before = _classes(task, test)
+    shares = {name: (novel[name] / sum(novel.values())) / (count / len(test)) for name, count in before.items() if count}
+    name = min(shares, key=lambda name: shares[name], default="")
+    return (name, novel[name]) if shares and shares[name] < ONE_SIDED else None
+
+
+def _remedy(task: Task) -> str:
+    for rule in ("locus", "chromosome"):
+        if rule in task.split_rules:
+            return f"split by {rule} instead: --split {rule}"
+    return "split by groups of like windows instead: --fix cluster --out FOLDER"
+
+
+def described(found: Audit) -> list[str]:
+    """The audit in lines of text."""
+    unit = "|Spearman|" if found.kind == REGRESSION else "AUROC"
+    sizes = " / ".join(f"{found.examples[part]['examples']:,}" for part in PARTS)
+    alike = f"{found.parameters['identity']:.0%} identity over {found.parameters['coverage']:.0%} of the shorter window"
+    lines = [f"{found.task}, split {found.split!r}: {sizes} windows (train / validation / test); nearly the same: {alike}"]
+    for name, row in found.across.items():
+        lines += _across(name, row, sum(row["counts"].values()), name == "test in train")
+    repeated = {part: {name: count for name, count in row.items() if count} for part, row in found.within.items()}
+    for part, counts in repeated.items():
+        if counts:
+            lines.append(f"within {part}: " + ", ".join(f"{count:,} {WORDS[name]}" for name, count in counts.items()))
+    if any(found.conflicts.values()):
+        counts = ", ".join(f"{count:,} in {part}" for part, count in found.conflicts.items() if count)
+        lines.append(f"contradicting labels: windows whose letters have another label elsewhere: {counts}")
+    for row in found.worst[:3]:
+        alike = "" if row["identity"] is None else f", {row['identity']:.0%} over {row['coverage']:.0%}"
+        label = "" if row["same_label"] else ", with another label"
+        lines.append(f"  {row['id']}: {WORDS[row['leak']]} as {row['from']}{alike}{label}")
+    told = ", ".join(f"{name} {value:.2f}" for name, value in found.shortcuts.items() if value is not None)
+    lines.append(
+        f"{unit} on test of one feature alone: {told or 'none varies'} (soft-masking: not known, letters are read in upper case)"
+    )
+    lines += [f"not searched to the end: {count:,} {reason}" for reason, count in found.limits.items()]
+    return lines + [f"→ {sentence}" for sentence in found.verdict]
+
+
+def _across(name: str, row: Mapping[str, Any], total: int, classes: bool) -> list[str]:
+    facts, leaking = row["facts"], total - row["counts"]["none"]
+    if not leaking:
+        return [f"{name}: nothing"]
+    kinds = [f"{WORDS[fact]} {facts[fact]:,} ({facts[fact] / total:.1%})" for fact in ("exact", "overlap", "near") if facts[fact]]
+    if facts["overlap"]:
+        kinds.append(f"by half or more {facts['half']:,}, same interval {facts['same_interval']:,}")
+    lines = [f"{name}: {leaking:,} of {total:,} ({leaking / total:.1%}): " + ", ".join(kinds)]
+    if classes and row["by_class"]:
+        shares = [
+            f"{name} {found['any'] / found['examples']:.1%}" for name, found in row["by_class"].items() if found["examples"]
+        ]
+        lines.append("  by class: " + ", ".join(shares[:10]) + (", …" if len(shares) > 10 else ""))
+    return lines
