@@ -60,7 +60,7 @@ def test_a_summary_counts_leaks_by_kind_and_class_and_names_examples(harness, le
     assert "test in train: 6 of 40 (15.0%): same letters 6 (15.0%)" in done.stdout
     assert "contradicting labels: windows whose letters have another label elsewhere: 2 in train, 2 in test" in done.stdout
     assert "validation in train: nothing" in done.stdout
-    assert "scores on this test split are upper bounds: 15.0% of its windows have a like in train" in done.stdout
+    assert "scores on this test split are upper bounds: 15.0% of its windows match training windows" in done.stdout
     assert len(done.stdout.splitlines()) <= 12
 
 
