@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from mmap import mmap
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from .classifier import Classifier, ZeroShot
 
 Parts = list[tuple[Sequence[int], Any]]  # rows' indices, and what was kept of their numbers
 PREDICT_BATCH = 64  # examples in a batch; large alignments make batches smaller:
-BLOCK = 1 << 24  # numbers by which sparse embeddings grow; large enough that its memory goes back to the system at once
+BLOCK = 1 << 24  # numbers by which sparse embeddings grow
 PREDICT_LETTERS = 1 << 18  # letters in a batch, alignments included, unless a single example has more
 
 
@@ -71,7 +72,10 @@ def _joined(parts: Parts, count: int) -> np.ndarray:
 
 
 class _Numbers:
-    """An array that grows by blocks, and is joined block by block: never in memory twice."""
+    """An array that grows by blocks, and is joined block by block: never in memory twice.
+
+    Blocks are the system's own pages, because memory that is freed otherwise is kept for tensors (see ``engine/__init__.py``).
+    """
 
     def __init__(self, dtype: type[np.generic]) -> None:
         self.dtype, self.blocks, self.room = dtype, list[np.ndarray](), 0
@@ -79,7 +83,7 @@ class _Numbers:
     def add(self, numbers: np.ndarray) -> None:
         while len(numbers):
             if not self.room:
-                self.blocks.append(np.empty(BLOCK, self.dtype))
+                self.blocks.append(np.frombuffer(mmap(-1, BLOCK * np.dtype(self.dtype).itemsize), self.dtype))
                 self.room = BLOCK
             start, taken = BLOCK - self.room, numbers[: self.room]
             self.blocks[-1][start : start + len(taken)] = taken
