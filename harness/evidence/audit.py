@@ -19,7 +19,7 @@ from .schema import LEAKS
 from .shortcuts import shortcuts
 
 PARTS = ("train", "validation", "test")
-ACROSS = (("test", "train"), ("validation", "train"), ("test", "validation"))
+EITHER = "test in train or validation"  # the published training part, where validation was drawn from it
 MAX_WORST = 10  # examples that are shown
 SERIOUS = 0.01  # share of leaking test examples from which scores are called upper bounds
 TELLING = 0.7  # AUROC of a shortcut from which it is pointed out
@@ -32,8 +32,8 @@ class Audit:
     """What was found, as JSON values.
 
     ``examples``: part → examples, with their classes. ``within``: part → examples that repeat an earlier one of the same part
-    (exact, near), or overlap another. ``across``: ``test in train`` and the like → ``counts`` (each of LEAKS), ``facts`` (each
-    of :data:`.leakage.FACTS`) and ``by_class``. ``conflicts``: part → examples whose letters have another label elsewhere.
+    (exact, near), or overlap another. ``across``: ``test in train`` and the like, and EITHER → ``counts`` (each of LEAKS),
+    ``facts`` (each of :data:`.leakage.FACTS`) and ``by_class``. ``conflicts``: part → examples whose letters have another label elsewhere.
     ``shortcuts``: see :mod:`.shortcuts`. ``novel``: class → test examples left without leaks, each set of letters once.
     ``worst``: some leaking test examples. ``limits``: where the search was cut short. ``verdict``: sentences.
     """
@@ -89,6 +89,7 @@ def _audit(task: Task, parts: dict[str, Part], split: str, similarity: Similarit
         "validation in train": found[: len(validation)],
         "test in validation": compare(validation, test, similarity),
     }
+    compared[EITHER] = _either(compared["test in train"], compared["test in validation"])
     within, limits = {}, Counter(found.limits)
     for name, part in parts.items():
         within[name], cut_short = _within(part, similarity)
@@ -103,13 +104,13 @@ def _audit(task: Task, parts: dict[str, Part], split: str, similarity: Similarit
         parameters={**asdict(similarity), "version": VERSION},
         examples={name: {"examples": len(part), "classes": _classes(task, part)} for name, part in parts.items()},
         within=within,
-        across={f"{asked} in {other}": _summary(task, parts[asked], compared[f"{asked} in {other}"]) for asked, other in ACROSS},
+        across={name: _summary(task, parts[name.split()[0]], own) for name, own in compared.items()},
         conflicts=_conflicts(parts, similarity),
         shortcuts=tells,
         novel=novel,
         worst=_worst(test, train, of_test),
         limits=dict(limits),
-        verdict=_verdict(task, test, of_test, novel, tells),
+        verdict=_verdict(task, split, test, of_test, novel, tells),
     )
 
 
@@ -142,6 +143,13 @@ def _within(part: Part, similarity: Similarity) -> tuple[dict[str, int], dict[st
     counts = {"exact": exact, "near": near & ~exact}
     overlapping = len(set(first.tolist()) | set(second.tolist()))
     return {**{name: int(mask.sum()) for name, mask in counts.items()}, "overlap": overlapping}, pairs.limits
+
+
+def _either(one: Comparison, other: Comparison) -> Comparison:
+    """The same examples compared with two parts; sources are not kept."""
+    facts = {name: one.facts[name] | other.facts[name] for name in FACTS}
+    nothing = np.full(len(one.worst), np.nan)
+    return Comparison(facts, np.maximum(one.worst, other.worst), np.full(len(one.worst), -1), nothing, nothing, {})
 
 
 def _summary(task: Task, part: Part, found: Comparison) -> dict[str, Any]:
@@ -200,10 +208,12 @@ def _worst(test: Part, train: Part, found: Comparison) -> list[dict[str, Any]]:
     ]
 
 
-def _verdict(task: Task, test: Part, found: Comparison, novel: Mapping[str, int], tells: Mapping[str, float | None]) -> list[str]:
+def _verdict(
+    task: Task, split: str, test: Part, found: Comparison, novel: Mapping[str, int], tells: Mapping[str, float | None]
+) -> list[str]:
     """What follows, in sentences."""
     leaking, sentences = int((found.worst > 0).sum()), []
-    remedy = _remedy(task)
+    remedy = _remedy(task, split)
     if not leaking:
         sentences.append("no test window has a like in train")
     elif leaking < SERIOUS * len(test):
@@ -238,9 +248,9 @@ def _lacking(task: Task, test: Part, novel: Mapping[str, int]) -> tuple[str, int
     return (name, novel[name]) if shares and shares[name] < ONE_SIDED else None
 
 
-def _remedy(task: Task) -> str:
+def _remedy(task: Task, split: str) -> str:
     for rule in ("locus", "chromosome"):
-        if rule in task.split_rules:
+        if rule in task.split_rules and split not in ("locus", "chromosome"):
             return f"split by {rule} instead: --split {rule}"
     return "split by groups of like windows instead: --fix cluster --out FOLDER"
 
@@ -252,7 +262,11 @@ def described(found: Audit) -> list[str]:
     alike = f"{found.parameters['identity']:.0%} identity over {found.parameters['coverage']:.0%} of the shorter window"
     lines = [f"{found.task}, split {found.split!r}: {sizes} windows (train / validation / test); nearly the same: {alike}"]
     for name, row in found.across.items():
-        lines += _across(name, row, sum(row["counts"].values()), name == "test in train")
+        if name != EITHER or row["counts"] not in (
+            found.across["test in train"]["counts"],
+            found.across["test in validation"]["counts"],
+        ):
+            lines += _across(name, row, sum(row["counts"].values()), name in ("test in train", EITHER))
     repeated = {part: {name: count for name, count in row.items() if count} for part, row in found.within.items()}
     for part, counts in repeated.items():
         if counts:
