@@ -10,8 +10,10 @@ from harness.data import Example, Locus, bare
 from harness.task import Splits
 
 from ._gb_facts import SETS
+from ._near import near_groups
 from ._splits import HELD_OUT, SEED, dependent, hold_out, stratified_groups
 
+MAX_LETTERS = 200_000_000  # of the largest task with room; two cores compare these in some minutes, once
 PUBLISHED, CHROMOSOME, LOCUS = RULES = ("published", "chromosome", "locus")
 
 
@@ -30,7 +32,8 @@ def split(
 
     ``published`` keeps these, and holds a tenth of train out for validation. ``chromosome`` takes the chromosomes of the task's
     facts for validation and test. ``locus`` pools all examples and draws 60/20/20. Where examples are drawn, the seed is 42, and
-    those of one sequence (or its reverse complement) and those whose ``places`` overlap stay in one part.
+    those of one sequence (or its reverse complement) and those whose ``places`` overlap stay in one part; under ``locus``, near
+    duplicates too.
     """
     facts = SETS[name]
     sequences, labels = [example.windows[0].sequence for example in examples], [_class(example) for example in examples]
@@ -38,8 +41,10 @@ def split(
     labelled = Counter(sequence for sequence, _ in set(zip(sequences, labels, strict=True)) if sequence.strip("N"))
     changes["in_both_classes"] = sum(count > 1 for count in labelled.values())
     if rule == LOCUS:
+        groups = near_groups(sequences, groups, changes, notes, MAX_LETTERS)
         chosen = stratified_groups(name, labels, groups)
-        notes = [f"train, validation and test are drawn 60/20/20 from all windows, by locus, with seed {SEED}", *notes]
+        kept = "overlapping windows and near duplicates stay in one part"
+        notes = [f"train, validation and test are drawn 60/20/20 from all windows with seed {SEED}; {kept}", *notes]
     elif rule == CHROMOSOME:
         assigned = [_by_chromosome(place, facts.held_out) for place in places]
         chosen = tuple([n for n, part in enumerate(assigned) if part == index] for index in range(3))

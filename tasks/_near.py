@@ -13,18 +13,20 @@ from harness.files.neighbours import DEFAULT, VERSION, components, near_pairs
 MAX_LETTERS = 10_000_000  # of all windows; two busy cores compare them in about 12 s
 
 
-def near_groups(sequences: Sequence[str], groups: Sequence[int], changes: Counter[str], notes: list[str]) -> list[int]:
+def near_groups(
+    sequences: Sequence[str], groups: Sequence[int], changes: Counter[str], notes: list[str], max_letters: int = MAX_LETTERS
+) -> list[int]:
     """The groups (a number for each window), of which those with near duplicates of each other are one.
 
     Near duplicates are those of :data:`harness.files.neighbours.DEFAULT`. ``changes["near_duplicates"]`` counts the windows
-    that have one in another group. Above MAX_LETTERS nothing is compared, and ``notes`` say so.
+    that have one in another group. Above ``max_letters`` nothing is compared, and ``notes`` say so.
     """
     import numpy as np
 
     letters = sum(map(len, sequences))
-    if letters > MAX_LETTERS:
+    if letters > max_letters:
         notes.append(
-            f"near duplicates were not looked for: {letters:,} letters are more than {MAX_LETTERS:,}; `harness audit` finds them"
+            f"near duplicates were not looked for: {letters:,} letters are more than {max_letters:,}; `harness audit` finds them"
         )
         return list(groups)
     content = hashlib.sha256("\n".join(sequences).encode()).hexdigest()

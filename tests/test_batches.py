@@ -14,6 +14,7 @@ from scipy.sparse import issparse
 
 from harness.engine import batches as batches_module
 from harness.engine import fit as fit_module
+from harness.engine import predict as predict_module
 from harness.engine.batches import AHEAD, Batches
 from harness.engine.classifier import Classifier
 from harness.engine.fit import fit
@@ -37,7 +38,7 @@ class InThread(Batches):
 
 @pytest.fixture
 def threaded(monkeypatch):
-    for module in (fit_module, __import__("harness.engine.predict", fromlist=["Batches"])):
+    for module in (fit_module, predict_module):
         monkeypatch.setattr(module, "Batches", InThread)
 
 
@@ -142,7 +143,9 @@ class TestTraining:
 class TestSparse:
     """Counts of k-mers are mostly zeros, and are never held with them."""
 
-    def test_embeddings_are_those_with_zeros(self):
+    @pytest.mark.parametrize("block", [1 << 24, 1000, 7])
+    def test_embeddings_are_those_with_zeros(self, block, monkeypatch):
+        monkeypatch.setattr(predict_module, "BLOCK", block)
         classifier, _ = build("kmer", tune="probe")
         examples = motif_examples(150, (10, 60))
         dense = embed(classifier, examples, ACCELERATOR)

@@ -33,12 +33,12 @@ HYENADNA = {
     "n_layer": 2,
     "d_model": 32,
     "d_inner": 128,
-    "max_seq_len": 1026,
+    "max_seq_len": 16386,
     "layer_norm_epsilon": 1e-5,
     "embed_dropout": 0.1,
     "vocab_size": 12,
     "pad_vocab_size_multiple": 8,
-    "layer": {"_name_": "hyena", "l_max": 1026},
+    "layer": {"_name_": "hyena", "l_max": 16386},
 }
 
 

@@ -257,7 +257,7 @@ def test_the_screen_shows_the_leaks_of_a_run(harness, tmp_path):
         rows = "".join(f"{item.windows[0].sequence},{item.label}\n" for item in part)
         (tmp_path / f"{name}.csv").write_text(f"sequence,label\n{rows}")
     done = harness("run", "--model", "gc", "--task", "train.csv", "dev.csv", "test.csv")
-    assert "leaks: 16.7% of test windows have a like in train (the same letters: 6)" in done.stderr
-    assert "accuracy on the 30 test windows with no like in train" in done.stdout
+    assert "leaks: 16.7% of test windows match training windows (the same letters: 6)" in done.stderr
+    assert "accuracy on the 30 test windows with no match in train" in done.stdout
     (path,) = tmp_path.glob("results/*/gc/*/record.json")
     assert json.loads(path.read_text())["leakage"]["counts"]["exact"] == 6

@@ -165,12 +165,12 @@ def _score(record: RunRecord, name: str) -> str:
 
 
 def _without_leaks(record: RunRecord) -> list[str]:
-    """The main metric on the test examples with and without a like in train, if there are any with one."""
+    """The main metric on the test examples with and without a match in train, if there are any with one."""
     subsets, main = record.leakage.get("subsets", {}), record.task["main_metric"]
     if not subsets or not subsets["leaking"]["examples"]:
         return []
     lines = []
-    for name, words in (("novel", "no like in train"), ("leaking", "a like in train")):
+    for name, words in (("novel", "no match in train"), ("leaking", "a match in train")):
         found = subsets[name]
         score, limits = found["metrics"].get(main), found["intervals"].get(main)
         text = "-" if score is None else f"{score:.4f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from mmap import mmap
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from .classifier import Classifier, ZeroShot
 
 Parts = list[tuple[Sequence[int], Any]]  # rows' indices, and what was kept of their numbers
 PREDICT_BATCH = 64  # examples in a batch; large alignments make batches smaller:
+BLOCK = 1 << 24  # numbers by which sparse embeddings grow
 PREDICT_LETTERS = 1 << 18  # letters in a batch, alignments included, unless a single example has more
 
 
@@ -69,36 +71,56 @@ def _joined(parts: Parts, count: int) -> np.ndarray:
     return result
 
 
+class _Numbers:
+    """An array that grows by blocks, and is joined block by block: never in memory twice.
+
+    Blocks are the system's own pages, because memory that is freed otherwise is kept for tensors (see ``engine/__init__.py``).
+    """
+
+    def __init__(self, dtype: type[np.generic]) -> None:
+        self.dtype, self.blocks, self.room = dtype, list[np.ndarray](), 0
+
+    def add(self, numbers: np.ndarray) -> None:
+        while len(numbers):
+            if not self.room:
+                self.blocks.append(np.frombuffer(mmap(-1, BLOCK * np.dtype(self.dtype).itemsize), self.dtype))
+                self.room = BLOCK
+            start, taken = BLOCK - self.room, numbers[: self.room]
+            self.blocks[-1][start : start + len(taken)] = taken
+            self.room -= len(taken)
+            numbers = numbers[len(taken) :]
+
+    def joined(self) -> np.ndarray:
+        whole = np.empty(len(self.blocks) * BLOCK - self.room, self.dtype)
+        for start in range(0, len(whole), BLOCK):
+            part = whole[start : start + BLOCK]
+            part[:] = self.blocks.pop(0)[: len(part)]
+        return whole
+
+
 class _SparseRows:
-    """The rows of a csr_array, which grows in place: nothing is held twice."""
+    """A csr_array that grows by rows."""
 
     def __init__(self) -> None:
         self.width, self.ends = 0, [np.zeros(1, np.int64)]
-        self.values, self.columns = np.empty(0, np.float32), np.empty(0, np.int32)
+        self.values, self.columns = _Numbers(np.float32), _Numbers(np.int32)
 
     def add(self, output: np.ndarray) -> None:
         """Rows (B, D) below those so far."""
         rows, columns = output.nonzero()
-        used, self.width = int(self.ends[-1][-1]), output.shape[1]
-        more = used + len(columns)
-        if more > len(self.values):
-            self._resize(max(more, len(self.values) * 33 // 32))
-        self.values[used:more], self.columns[used:more] = output[rows, columns], columns
-        self.ends.append(used + np.bincount(rows, minlength=len(output)).cumsum())
+        self.width = output.shape[1]
+        self.values.add(output[rows, columns])
+        self.columns.add(columns)
+        self.ends.append(self.ends[-1][-1] + np.bincount(rows, minlength=len(output)).cumsum())
 
     def matrix(self) -> Any:
         """The csr_array (N, D)."""
         from scipy.sparse import csr_array
 
         ends = np.concatenate(self.ends)
-        self._resize(int(ends[-1]))
         if ends[-1] < 2**31:  # both index arrays need one type, and the smaller one takes half the memory
             ends = ends.astype(np.int32)
-        return csr_array((self.values, self.columns, ends), shape=(len(ends) - 1, self.width))
-
-    def _resize(self, size: int) -> None:
-        self.values.resize(size, refcheck=False)
-        self.columns.resize(size, refcheck=False)
+        return csr_array((self.values.joined(), self.columns.joined(), ends), shape=(len(ends) - 1, self.width))
 
 
 def _apply(

@@ -58,7 +58,7 @@ class Audit:
 
     @property
     def leaking(self) -> int:
-        """Test examples that have a like in train."""
+        """Test examples that match training examples."""
         counts = self.across["test in train"]["counts"]
         return sum(counts.values()) - counts["none"]
 
@@ -215,14 +215,15 @@ def _verdict(
     leaking, sentences = int((found.worst > 0).sum()), []
     remedy = _remedy(task, split)
     if not leaking:
-        sentences.append("no test window has a like in train")
+        sentences.append("no test window matches a training window")
     elif leaking < SERIOUS * len(test):
         sentences.append(
-            f"{leaking:,} of {len(test):,} test windows ({leaking / len(test):.2%}) have a like in train: few enough to drop"
+            f"{leaking:,} of {len(test):,} test windows ({leaking / len(test):.2%}) match training windows: few enough to drop"
         )
     else:
         sentences.append(
-            f"scores on this test split are upper bounds: {leaking / len(test):.1%} of its windows have a like in train; {remedy}"
+            f"scores on this test split are upper bounds: {leaking / len(test):.1%} of its windows match training windows; "
+            f"{remedy}"
         )
     if leaking and (lacking := _lacking(task, test, novel)):
         name, left = lacking

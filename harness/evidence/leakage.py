@@ -232,5 +232,5 @@ def sentence(task: Task, leaks: dict[str, Any]) -> str:
         return unsearched
     words = {"exact": "the same letters", "overlap": "overlapping loci", "near": "nearly the same letters"}
     kinds = ", ".join(f"{words[name]}: {count:,}" for name, count in found.items())
-    text = f"leaks: {sum(found.values()) / total:.1%} of test windows have a like in train ({kinds}); see `harness audit`"
+    text = f"leaks: {sum(found.values()) / total:.1%} of test windows match training windows ({kinds}); see `harness audit`"
     return text + (f"\n  {unsearched}" if unsearched else "")

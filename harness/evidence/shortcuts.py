@@ -6,7 +6,6 @@ mean over labels for several labels, and by the absolute Spearman correlation fo
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION, Task
 if TYPE_CHECKING:
     from .leakage import Part
 
-MAX_BINS = 50  # of a feature's values, each with the training label's mean in it
+MAX_BINS = 25  # of a feature's values, each with the training label's mean in it
 PRIOR = 5  # training examples' worth of the overall mean that each bin's mean begins with
 REGION = 1_000_000  # nucleotides of a chromosome that are one bin
 LARGEST_K = 6  # of the k-mer floor
@@ -36,12 +35,12 @@ def shortcuts(task: Task, train: Part, test: Part, floor: bool = True) -> dict[s
     found: dict[str, float | None] = {}
     numbers = {
         "length": [[sum(map(len, windows)) for windows in part.windows] for part in (train, test)],
-        # In whole percent, else the fraction's denominator would tell the length.
-        "GC share": [[round(100 * _share(windows, "GC")) for windows in part.windows] for part in (train, test)],
-        "N share": [[math.ceil(100 * _share(windows, "N")) for windows in part.windows] for part in (train, test)],
+        "GC share": [[_share(windows, "GC") for windows in part.windows] for part in (train, test)],
+        "N share": [[_share(windows, "N") for windows in part.windows] for part in (train, test)],
     }
     for name, (known, asked) in numbers.items():
-        bins = _bins(np.array(known, float), np.array(asked, float))
+        # A share's exact value would tell the length: its bins are wide.
+        bins = _bins(np.array(known, float), np.array(asked, float), exact=name == "length")
         found[name] = None if len(set(known)) < 2 else _score(task, wanted, _means(targets, *bins))
     if all(locus is not None for part in (train, test) for locus in part.loci):
         for name, bins in (("strand", _strands(train, test)), ("chromosome", _chromosomes(train, test))):
@@ -80,12 +79,13 @@ def _score(task: Task, wanted: np.ndarray, scores: np.ndarray) -> float | None:
     return float(np.mean(found)) if task.kind == MULTILABEL else max(found)
 
 
-def _bins(known: np.ndarray, asked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bins of about equally many training values; a frequent value has a bin of its own."""
-    edges = np.unique(known)
-    if len(edges) > MAX_BINS:
-        edges = np.unique(np.quantile(known, np.linspace(0, 1, MAX_BINS + 1)[1:-1]))
+def _bins(known: np.ndarray, asked: np.ndarray, exact: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Bins of about equally many training values; ``exact``: a frequent value has a bin of its own."""
+    edges = np.unique(np.quantile(known, np.linspace(0, 1, MAX_BINS + 1)[1:-1]))
+    if exact:
         edges = np.unique(np.concatenate([edges, np.nextafter(edges, np.inf)]))
+    elif len(edges) == 1:  # nearly all have the same share, such as no N
+        edges = np.nextafter(edges, np.inf)
     return np.searchsorted(edges, known, side="right"), np.searchsorted(edges, asked, side="right")
 
 

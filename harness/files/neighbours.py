@@ -36,6 +36,7 @@ MAX_LETTERS = (1 << 32) - 1  # the index counts them in 32 bits
 PLACES, CELLS = 24, 60_000  # of a frequent seed and of alignments with gaps, at which a window is compared with others …
 MANY_LETTERS = 16_000_000  # … in an index of so many letters; in a smaller one more, up to MAX_EFFORT times as many
 MAX_EFFORT = 16
+HALF_FROM = 200  # letters of windows that share so many seeds that in a larger index every other one is looked up
 CHUNK = 256  # windows that a thread searches for at a time
 MAX_THREADS = 16
 
@@ -216,7 +217,8 @@ def _search(
     offsets = np.flatnonzero(np.frombuffer(seed.encode(), np.uint8) == ord("1"))
     index = (codes, ends, seeds.pack(codes), seeds.owners(ends), *seeds.build(codes, ends, offsets, stride), offsets)
     effort = min(MAX_EFFORT, max(1, MANY_LETTERS // len(codes)))
-    wanted = (similarity.identity, similarity.coverage, similarity.matches, PLACES * effort, CELLS * effort)
+    half_from = HALF_FROM if len(codes) > MANY_LETTERS else MAX_LETTERS
+    wanted = (similarity.identity, similarity.coverage, similarity.matches, PLACES * effort, CELLS * effort, half_from)
 
     def ask(begin: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         stop = min(begin + CHUNK, len(asked_ends) - 1)

@@ -219,13 +219,15 @@ def search(
     matches,
     max_places,
     max_cells,
+    half_from,
 ):
     """The neighbours of the queries from ``begin`` to ``stop`` among the indexed sequences.
 
     ``within``: the queries are the indexed sequences, and each is compared with those before it. A seed is looked up in up to
-    ``max_places`` places, evenly spaced, and a strand is aligned with gaps in up to ``max_cells`` cells. Returns arrays: query
-    and sequence (pairs, 2); identity, coverage and reverse (pairs, 3); and (3,) how many queries have more than a quarter of
-    their seeds in more places, more than MAX_PAIRS neighbours, and more to align.
+    ``max_places`` places, evenly spaced; of queries of ``half_from`` letters or more, every other seed is. A strand is aligned
+    with gaps in up to ``max_cells`` cells. Returns arrays: query and sequence (pairs, 2); identity, coverage and reverse
+    (pairs, 3); and (3,) how many queries have more than a quarter of their seeds in more places, more than MAX_PAIRS
+    neighbours, and more to align.
     """
     span, count = offsets[-1] + 1, len(ends) - 1
     seen, seen_on = np.full(count, -1, np.int64), np.zeros(count, np.int64)
@@ -252,7 +254,7 @@ def search(
                     code = forward[length - 1 - position]
                     query[position] = code if code == NOTHING else 3 - code
             own_words, aligned, cells = pack(query), 0, 0
-            for position in range(length - span + 1):
+            for position in range(0, length - span + 1, 2 if length >= half_from else 1):
                 seed = _seed(query, position, offsets)
                 if seed < 0:
                     continue
