@@ -7,6 +7,7 @@ import gzip
 import json
 import random
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -191,7 +192,53 @@ def test_shortcuts_are_found_by_what_they_are():
         assert found.shortcuts[name] == best[0]
         others = {feature for feature, value in found.shortcuts.items() if value is not None and value > 0.7}
         assert others <= {name, *(("position",) if name == "chromosome" else ()), *(("GC share",) if name == "N share" else ())}
-        assert any(f"{name} alone reaches AUROC" in sentence for sentence in found.verdict)
+        (sentence,) = [sentence for sentence in found.verdict if sentence.startswith(f"{name} alone reaches AUROC")]
+        assert ("no model is shown it" in sentence) == (name in ("strand", "chromosome", "position"))
+
+
+def test_strands_that_change_alone_are_audited_anew():
+    def split(strand) -> Splits:
+        rows = [[*part(name, count, seed)] for name, count, seed in (("t", 100, 1), ("v", 20, 2), ("e", 50, 3))]
+        located = [
+            [replace_locus(row, Locus("chr1", 1000 * n, 1000 * n + 80, strand(row.label))) for n, row in enumerate(rows_of)]
+            for rows_of in rows
+        ]
+        return Splits(*located, files={})
+
+    def replace_locus(row: Example, locus: Locus) -> Example:
+        return replace(row, windows=(replace(row.windows[0], locus=locus),))
+
+    assert audit(made_task(), split(lambda label: "+"), "given", floor=False).shortcuts["strand"] is None
+    assert audit(made_task(), split(lambda label: "+-"[label]), "given", floor=False).shortcuts["strand"] == 1.0
+
+
+def test_leaks_of_train_and_of_validation_are_also_counted_together():
+    train, validation, test = part("t", 60, 1), part("v", 20, 2), part("e", 20, 3)
+    for number in range(5):
+        test[number] = replace(train[number], id=f"of train {number}")
+    for number in range(3, 10):  # two of which are in both
+        source = validation[number] if number > 4 else train[number]
+        validation[number] = replace(source, id=f"v{number}")
+        test[number] = replace(source, id=f"e{number}")
+    found = audit(made_task(), Splits(train, validation, test, files={}), "given", floor=False)
+    exact = {name: row["facts"]["exact"] for name, row in found.across.items()}
+    assert exact == {
+        "test in train": 5,
+        "validation in train": 2,
+        "test in validation": 7,
+        "test in train or validation": 10,
+    }
+    assert "test in train or validation: 10 of 20 (50.0%)" in "\n".join(described(found))
+
+
+@pytest.mark.parametrize(
+    ("split", "remedy"), [("published", "--split locus"), ("chromosome", "--split locus"), ("locus", "--fix cluster")]
+)
+def test_the_remedy_is_not_the_split_that_leaks(split, remedy):
+    train, validation, test = part("t", 60, 1), part("v", 20, 2), part("e", 20, 3)
+    test[0] = replace(train[0], id="copy")
+    found = audit(made_task(rules=("published", "chromosome", "locus")), Splits(train, validation, test, files={}), split)
+    assert any("match training windows; split by" in sentence and remedy in sentence for sentence in found.verdict)
 
 
 def test_gc_alone_tells_gtf2f1(shared):

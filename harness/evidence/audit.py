@@ -20,6 +20,7 @@ from .shortcuts import shortcuts
 
 PARTS = ("train", "validation", "test")
 EITHER = "test in train or validation"  # the published training part, where validation was drawn from it
+PLACES = ("strand", "chromosome", "position")  # shortcuts that are not in a window's letters
 MAX_WORST = 10  # examples that are shown
 SERIOUS = 0.01  # share of leaking test examples from which scores are called upper bounds
 TELLING = 0.7  # AUROC of a shortcut from which it is pointed out
@@ -33,9 +34,9 @@ class Audit:
 
     ``examples``: part → examples, with their classes. ``within``: part → examples that repeat an earlier one of the same part
     (exact, near), or overlap another. ``across``: ``test in train`` and the like, and EITHER → ``counts`` (each of LEAKS),
-    ``facts`` (each of :data:`.leakage.FACTS`) and ``by_class``. ``conflicts``: part → examples whose letters have another label elsewhere.
-    ``shortcuts``: see :mod:`.shortcuts`. ``novel``: class → test examples left without leaks, each set of letters once.
-    ``worst``: some leaking test examples. ``limits``: where the search was cut short. ``verdict``: sentences.
+    ``facts`` (each of :data:`.leakage.FACTS`) and ``by_class``. ``conflicts``: part → examples whose letters have another label
+    elsewhere. ``shortcuts``: see :mod:`.shortcuts`. ``novel``: class → test examples left without leaks, each set of letters
+    once. ``worst``: some leaking test examples. ``limits``: where the search was cut short. ``verdict``: sentences.
     """
 
     task: str
@@ -235,7 +236,9 @@ def _verdict(
         sentences.append("windows of variants overlap wherever variants are near each other, so that flanks are shared")
     unit = "|Spearman|" if task.kind == REGRESSION else "AUROC"
     told = {name: value for name, value in tells.items() if value is not None and value >= TELLING and "mer" not in name}
-    sentences += [f"{name} alone reaches {unit} {value:.2f}: a model may learn no more than that" for name, value in told.items()]
+    for name, value in told.items():
+        so = "no model is shown it, but sequences may tell it" if name in PLACES else "a model may learn no more than that"
+        sentences.append(f"{name} alone reaches {unit} {value:.2f}: {so}")
     return sentences
 
 
@@ -251,7 +254,9 @@ def _lacking(task: Task, test: Part, novel: Mapping[str, int]) -> tuple[str, int
 
 def _remedy(task: Task, split: str) -> str:
     for rule in ("locus", "chromosome"):
-        if rule in task.split_rules and split not in ("locus", "chromosome"):
+        if split == rule:  # it has left these
+            break
+        if rule in task.split_rules:
             return f"split by {rule} instead: --split {rule}"
     return "split by groups of like windows instead: --fix cluster --out FOLDER"
 
@@ -263,11 +268,9 @@ def described(found: Audit) -> list[str]:
     alike = f"{found.parameters['identity']:.0%} identity over {found.parameters['coverage']:.0%} of the shorter window"
     lines = [f"{found.task}, split {found.split!r}: {sizes} windows (train / validation / test); nearly the same: {alike}"]
     for name, row in found.across.items():
-        if name != EITHER or row["counts"] not in (
-            found.across["test in train"]["counts"],
-            found.across["test in validation"]["counts"],
-        ):
-            lines += _across(name, row, sum(row["counts"].values()), name in ("test in train", EITHER))
+        if name == EITHER and row["counts"] in [other["counts"] for key, other in found.across.items() if key != EITHER]:
+            continue  # nothing new
+        lines += _across(name, row, sum(row["counts"].values()), name in ("test in train", EITHER))
     repeated = {part: {name: count for name, count in row.items() if count} for part, row in found.within.items()}
     for part, counts in repeated.items():
         if counts:

@@ -27,7 +27,7 @@ from .schema import LEAKS, SUBSETS
 if TYPE_CHECKING:
     from .records import Predictions
 
-VERSION = 1  # of what is found; counted up when this changes
+VERSION = 2  # of what is found; counted up when this changes
 NONE, NEAR, OVERLAP, EXACT = range(len(LEAKS))
 FACTS = ("exact", "near", "overlap", "half", "same_interval")
 MAX_LETTERS = 200_000_000  # of a run's windows up to which near duplicates are looked for; two cores take some two minutes
