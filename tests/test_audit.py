@@ -16,6 +16,7 @@ import harness as face
 from harness.data import Example, Locus, Window, reverse_complement
 from harness.errors import UserError
 from harness.evidence.audit import audit, described
+from harness.files.neighbours import TOO_SHORT
 from harness.study.audit import repair
 from harness.task import MULTILABEL, REGRESSION, Splits, Task
 
@@ -210,6 +211,14 @@ def test_strands_that_change_alone_are_audited_anew():
 
     assert audit(made_task(), split(lambda label: "+"), "given", floor=False).shortcuts["strand"] is None
     assert audit(made_task(), split(lambda label: "+-"[label]), "given", floor=False).shortcuts["strand"] == 1.0
+
+
+def test_a_window_that_cannot_be_searched_counts_once():
+    train, validation, test = part("t", 60, 1), part("v", 20, 2), part("e", 20, 3)
+    test += [example(f"short{number}", "ACGTTGCATT"[number:], 0) for number in range(3)]
+    train.append(example("unknown", "N" * 60 + "ACGTACCATGGTACAAGTCA", 0))
+    found = audit(made_task(), Splits(train, validation, test, files={}), "given", floor=False)
+    assert found.limits == {TOO_SHORT: 4}
 
 
 def test_leaks_of_train_and_of_validation_are_also_counted_together():
