@@ -298,3 +298,20 @@ def test_dropping_windows_is_no_repair_of_nontata_promoters(shared):
     )
     assert any("split by locus instead: --split locus" in sentence for sentence in found.verdict)
     assert "  by class: negative 99.6%" in "\n".join(described(found))
+
+
+def test_a_chromosome_has_one_name_with_and_without_chr(tmp_path):
+    def row(id, start, chromosome) -> Example:
+        text = letters(60, random.Random(id))
+        return example(id, text, int(id[1:]) % 2, Locus(chromosome, start, start + 60))
+
+    train = [row(f"t{n}", 1000 * n, "chr1") for n in range(40)]
+    validation = [row(f"v{n}", 100_000 + 1000 * n, "chr2") for n in range(20)]
+    test = [row(f"e{n}", 1000 * n + 30, "1") for n in range(5)] + [row(f"e{n}", 1000 * n, "3") for n in range(5, 20)]
+    splits = Splits(train, validation, test, files={})
+    found = audit(made_task(), splits, "given", floor=False)
+    assert found.across["test in train"]["facts"]["overlap"] == 5
+    repair(made_task(), splits, "chromosome", tmp_path / "parts")
+    texts = [(tmp_path / f"parts/{name}.csv").read_text().splitlines() for name in ("train", "validation", "test")]
+    parts = [{row["chrom"] for row in csv.DictReader(text)} for text in texts]
+    assert [{"chr1", "1"} <= part or not {"chr1", "1"} & part for part in parts] == [True] * 3

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.data import bare
 from harness.files.fingerprint import plain, remembered
 from harness.files.loci import touching
 from harness.files.neighbours import DEFAULT, Similarity, components, near_pairs
@@ -128,7 +129,7 @@ def by_chromosome(splits: Splits) -> tuple[Part, np.ndarray] | None:
     whole = Part.of(splits.train) + Part.of(splits.validation) + Part.of(splits.test)
     if any(locus is None for locus in whole.loci):
         return None
-    return whole, np.unique([locus.chromosome for locus in whole.loci if locus is not None], return_inverse=True)[1]
+    return whole, np.unique([bare(locus.chromosome) for locus in whole.loci if locus is not None], return_inverse=True)[1]
 
 
 def _within(part: Part, similarity: Similarity) -> tuple[dict[str, int], dict[str, int]]:
@@ -285,7 +286,7 @@ def described(found: Audit) -> list[str]:
         lines.append(f"  {row['id']}: {WORDS[row['leak']]} as {row['from']}{alike}{label}")
     told = ", ".join(f"{name} {value:.2f}" for name, value in found.shortcuts.items() if value is not None)
     lines.append(
-        f"{unit} on test of one feature alone: {told or 'none varies'} (soft-masking: not known, letters are read in upper case)"
+        f"{unit} on test of one feature alone: {told or 'none has one'} (soft-masking: not known, letters are read in upper case)"
     )
     lines += [f"not searched to the end: {count:,} {reason}" for reason, count in found.limits.items()]
     return lines + [f"→ {sentence}" for sentence in found.verdict]
