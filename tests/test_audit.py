@@ -7,6 +7,7 @@ import gzip
 import json
 import random
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import harness as face
 from harness.data import Example, Locus, Window, reverse_complement
 from harness.errors import UserError
 from harness.evidence.audit import audit, described
+from harness.files.neighbours import TOO_SHORT
 from harness.study.audit import repair
 from harness.task import MULTILABEL, REGRESSION, Splits, Task
 
@@ -191,7 +193,61 @@ def test_shortcuts_are_found_by_what_they_are():
         assert found.shortcuts[name] == best[0]
         others = {feature for feature, value in found.shortcuts.items() if value is not None and value > 0.7}
         assert others <= {name, *(("position",) if name == "chromosome" else ()), *(("GC share",) if name == "N share" else ())}
-        assert any(f"{name} alone reaches AUROC" in sentence for sentence in found.verdict)
+        (sentence,) = [sentence for sentence in found.verdict if sentence.startswith(f"{name} alone reaches AUROC")]
+        assert ("no model is shown it" in sentence) == (name in ("strand", "chromosome", "position"))
+
+
+def test_strands_that_change_alone_are_audited_anew():
+    def split(strand) -> Splits:
+        rows = [[*part(name, count, seed)] for name, count, seed in (("t", 100, 1), ("v", 20, 2), ("e", 50, 3))]
+        located = [
+            [replace_locus(row, Locus("chr1", 1000 * n, 1000 * n + 80, strand(row.label))) for n, row in enumerate(rows_of)]
+            for rows_of in rows
+        ]
+        return Splits(*located, files={})
+
+    def replace_locus(row: Example, locus: Locus) -> Example:
+        return replace(row, windows=(replace(row.windows[0], locus=locus),))
+
+    assert audit(made_task(), split(lambda label: "+"), "given", floor=False).shortcuts["strand"] is None
+    assert audit(made_task(), split(lambda label: "+-"[label]), "given", floor=False).shortcuts["strand"] == 1.0
+
+
+def test_a_window_that_cannot_be_searched_counts_once():
+    train, validation, test = part("t", 60, 1), part("v", 20, 2), part("e", 20, 3)
+    test += [example(f"short{number}", "ACGTTGCATT"[number:], 0) for number in range(3)]
+    train.append(example("unknown", "N" * 60 + "ACGTACCATGGTACAAGTCA", 0))
+    found = audit(made_task(), Splits(train, validation, test, files={}), "given", floor=False)
+    assert found.limits == {TOO_SHORT: 4}
+
+
+def test_leaks_of_train_and_of_validation_are_also_counted_together():
+    train, validation, test = part("t", 60, 1), part("v", 20, 2), part("e", 20, 3)
+    for number in range(5):
+        test[number] = replace(train[number], id=f"of train {number}")
+    for number in range(3, 10):  # two of which are in both
+        source = validation[number] if number > 4 else train[number]
+        validation[number] = replace(source, id=f"v{number}")
+        test[number] = replace(source, id=f"e{number}")
+    found = audit(made_task(), Splits(train, validation, test, files={}), "given", floor=False)
+    exact = {name: row["facts"]["exact"] for name, row in found.across.items()}
+    assert exact == {
+        "test in train": 5,
+        "validation in train": 2,
+        "test in validation": 7,
+        "test in train or validation": 10,
+    }
+    assert "test in train or validation: 10 of 20 (50.0%)" in "\n".join(described(found))
+
+
+@pytest.mark.parametrize(
+    ("split", "remedy"), [("published", "--split locus"), ("chromosome", "--split locus"), ("locus", "--fix cluster")]
+)
+def test_the_remedy_is_not_the_split_that_leaks(split, remedy):
+    train, validation, test = part("t", 60, 1), part("v", 20, 2), part("e", 20, 3)
+    test[0] = replace(train[0], id="copy")
+    found = audit(made_task(rules=("published", "chromosome", "locus")), Splits(train, validation, test, files={}), split)
+    assert any("match training windows; split by" in sentence and remedy in sentence for sentence in found.verdict)
 
 
 def test_gc_alone_tells_gtf2f1(shared):
@@ -242,3 +298,20 @@ def test_dropping_windows_is_no_repair_of_nontata_promoters(shared):
     )
     assert any("split by locus instead: --split locus" in sentence for sentence in found.verdict)
     assert "  by class: negative 99.6%" in "\n".join(described(found))
+
+
+def test_a_chromosome_has_one_name_with_and_without_chr(tmp_path):
+    def row(id, start, chromosome) -> Example:
+        text = letters(60, random.Random(id))
+        return example(id, text, int(id[1:]) % 2, Locus(chromosome, start, start + 60))
+
+    train = [row(f"t{n}", 1000 * n, "chr1") for n in range(40)]
+    validation = [row(f"v{n}", 100_000 + 1000 * n, "chr2") for n in range(20)]
+    test = [row(f"e{n}", 1000 * n + 30, "1") for n in range(5)] + [row(f"e{n}", 1000 * n, "3") for n in range(5, 20)]
+    splits = Splits(train, validation, test, files={})
+    found = audit(made_task(), splits, "given", floor=False)
+    assert found.across["test in train"]["facts"]["overlap"] == 5
+    repair(made_task(), splits, "chromosome", tmp_path / "parts")
+    texts = [(tmp_path / f"parts/{name}.csv").read_text().splitlines() for name in ("train", "validation", "test")]
+    parts = [{row["chrom"] for row in csv.DictReader(text)} for text in texts]
+    assert [{"chr1", "1"} <= part or not {"chr1", "1"} & part for part in parts] == [True] * 3

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from made_records import failed, labels, published, record
 
+from harness.cli.screen import Screen
 from harness.errors import UnknownName, UserError
 from harness.evidence import tables
 from harness.evidence.cells import Costs
@@ -196,3 +197,13 @@ def test_texts_that_a_spreadsheet_would_compute_are_marked_in_csv(tmp_path, star
         (line,) = csv.DictReader(io.StringIO(path.read_text()))
         assert line["model"] == line["task"] == f"'{name}"
         assert path.name != "summary.csv" or line["mcc"] == "-0.25"
+
+
+def test_no_id_becomes_a_picture(capsys):
+    screen = Screen()
+    screen.conclude("human:train:negative:3 [bold]")
+    screen.say("on human:train:negative:3 [bold]")
+    screen.card({"name": "human:train:negative:3 [bold]"})
+    shown = capsys.readouterr()
+    assert shown.out == "human:train:negative:3 [bold]\nname  human:train:negative:3 [bold]\n"
+    assert shown.err == "on human:train:negative:3 [bold]\n"

@@ -29,8 +29,9 @@ class Screen(Reporter):
 
     def __init__(self, quiet: bool = False, panel: bool = True) -> None:
         self.quiet, self.panel = quiet, panel
-        self.out = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
-        self.err = Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+        # Without emoji, else an id such as task:train:1 would be shown with a picture of a train.
+        self.out = Console(emoji=False, highlight=False, soft_wrap=not sys.stdout.isatty())
+        self.err = Console(stderr=True, emoji=False, highlight=False, soft_wrap=not sys.stderr.isatty())
         self._bar: Bar | None = None
 
     def say(self, message: str) -> None:
@@ -48,9 +49,9 @@ class Screen(Reporter):
         from rich.progress import Progress as Bar
 
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
-            TextColumn("{task.fields[news]}"),
+            TextColumn("{task.fields[news]}", markup=False),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
@@ -83,7 +84,13 @@ class Screen(Reporter):
         from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
         from rich.progress import Progress as Bar
 
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+        )
         with Bar(*columns, console=self.err) as bar:
             file = bar.add_task(title, total=None)
             yield lambda done, total: bar.update(file, completed=done, total=total)

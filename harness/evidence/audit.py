@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from harness.data import bare
 from harness.files.fingerprint import plain, remembered
 from harness.files.loci import touching
 from harness.files.neighbours import DEFAULT, Similarity, components, near_pairs
@@ -19,7 +20,8 @@ from .schema import LEAKS
 from .shortcuts import shortcuts
 
 PARTS = ("train", "validation", "test")
-ACROSS = (("test", "train"), ("validation", "train"), ("test", "validation"))
+EITHER = "test in train or validation"  # the published training part, where validation was drawn from it
+PLACES = ("strand", "chromosome", "position")  # shortcuts that are not in a window's letters
 MAX_WORST = 10  # examples that are shown
 SERIOUS = 0.01  # share of leaking test examples from which scores are called upper bounds
 TELLING = 0.7  # AUROC of a shortcut from which it is pointed out
@@ -32,10 +34,10 @@ class Audit:
     """What was found, as JSON values.
 
     ``examples``: part → examples, with their classes. ``within``: part → examples that repeat an earlier one of the same part
-    (exact, near), or overlap another. ``across``: ``test in train`` and the like → ``counts`` (each of LEAKS), ``facts`` (each
-    of :data:`.leakage.FACTS`) and ``by_class``. ``conflicts``: part → examples whose letters have another label elsewhere.
-    ``shortcuts``: see :mod:`.shortcuts`. ``novel``: class → test examples left without leaks, each set of letters once.
-    ``worst``: some leaking test examples. ``limits``: where the search was cut short. ``verdict``: sentences.
+    (exact, near), or overlap another. ``across``: ``test in train`` and the like, and EITHER → ``counts`` (each of LEAKS),
+    ``facts`` (each of :data:`.leakage.FACTS`) and ``by_class``. ``conflicts``: part → examples whose letters have another label
+    elsewhere. ``shortcuts``: see :mod:`.shortcuts`. ``novel``: class → test examples left without leaks, each set of letters
+    once. ``worst``: some leaking test examples. ``limits``: where the search was cut short. ``verdict``: sentences.
     """
 
     task: str
@@ -89,10 +91,11 @@ def _audit(task: Task, parts: dict[str, Part], split: str, similarity: Similarit
         "validation in train": found[: len(validation)],
         "test in validation": compare(validation, test, similarity),
     }
-    within, limits = {}, Counter(found.limits)
+    compared[EITHER] = _either(compared["test in train"], compared["test in validation"])
+    within, limits = {}, dict[str, Counter[str]]()
     for name, part in parts.items():
         within[name], cut_short = _within(part, similarity)
-        limits.update(cut_short)
+        limits[name] = Counter(cut_short)
     of_test = compared["test in train"]
     novel = _novel(task, test, of_test)
     tells = shortcuts(task, train, test, floor)
@@ -103,13 +106,14 @@ def _audit(task: Task, parts: dict[str, Part], split: str, similarity: Similarit
         parameters={**asdict(similarity), "version": VERSION},
         examples={name: {"examples": len(part), "classes": _classes(task, part)} for name, part in parts.items()},
         within=within,
-        across={f"{asked} in {other}": _summary(task, parts[asked], compared[f"{asked} in {other}"]) for asked, other in ACROSS},
+        across={name: _summary(task, parts[name.split()[0]], own) for name, own in compared.items()},
         conflicts=_conflicts(parts, similarity),
         shortcuts=tells,
         novel=novel,
         worst=_worst(test, train, of_test),
-        limits=dict(limits),
-        verdict=_verdict(task, test, of_test, novel, tells),
+        # A window that two searches cut short counts once.
+        limits=dict(limits["train"] + (limits["validation"] + limits["test"] | Counter(found.limits))),
+        verdict=_verdict(task, split, test, of_test, novel, tells),
     )
 
 
@@ -125,7 +129,7 @@ def by_chromosome(splits: Splits) -> tuple[Part, np.ndarray] | None:
     whole = Part.of(splits.train) + Part.of(splits.validation) + Part.of(splits.test)
     if any(locus is None for locus in whole.loci):
         return None
-    return whole, np.unique([locus.chromosome for locus in whole.loci if locus is not None], return_inverse=True)[1]
+    return whole, np.unique([bare(locus.chromosome) for locus in whole.loci if locus is not None], return_inverse=True)[1]
 
 
 def _within(part: Part, similarity: Similarity) -> tuple[dict[str, int], dict[str, int]]:
@@ -142,6 +146,13 @@ def _within(part: Part, similarity: Similarity) -> tuple[dict[str, int], dict[st
     counts = {"exact": exact, "near": near & ~exact}
     overlapping = len(set(first.tolist()) | set(second.tolist()))
     return {**{name: int(mask.sum()) for name, mask in counts.items()}, "overlap": overlapping}, pairs.limits
+
+
+def _either(one: Comparison, other: Comparison) -> Comparison:
+    """The same examples compared with two parts; sources are not kept."""
+    facts = {name: one.facts[name] | other.facts[name] for name in FACTS}
+    nothing = np.full(len(one.worst), np.nan)
+    return Comparison(facts, np.maximum(one.worst, other.worst), np.full(len(one.worst), -1), nothing, nothing, {})
 
 
 def _summary(task: Task, part: Part, found: Comparison) -> dict[str, Any]:
@@ -200,10 +211,12 @@ def _worst(test: Part, train: Part, found: Comparison) -> list[dict[str, Any]]:
     ]
 
 
-def _verdict(task: Task, test: Part, found: Comparison, novel: Mapping[str, int], tells: Mapping[str, float | None]) -> list[str]:
+def _verdict(
+    task: Task, split: str, test: Part, found: Comparison, novel: Mapping[str, int], tells: Mapping[str, float | None]
+) -> list[str]:
     """What follows, in sentences."""
     leaking, sentences = int((found.worst > 0).sum()), []
-    remedy = _remedy(task)
+    remedy = _remedy(task, split)
     if not leaking:
         sentences.append("no test window matches a training window")
     elif leaking < SERIOUS * len(test):
@@ -225,7 +238,9 @@ def _verdict(task: Task, test: Part, found: Comparison, novel: Mapping[str, int]
         sentences.append("windows of variants overlap wherever variants are near each other, so that flanks are shared")
     unit = "|Spearman|" if task.kind == REGRESSION else "AUROC"
     told = {name: value for name, value in tells.items() if value is not None and value >= TELLING and "mer" not in name}
-    sentences += [f"{name} alone reaches {unit} {value:.2f}: a model may learn no more than that" for name, value in told.items()]
+    for name, value in told.items():
+        so = "no model is shown it, but sequences may tell it" if name in PLACES else "a model may learn no more than that"
+        sentences.append(f"{name} alone reaches {unit} {value:.2f}: {so}")
     return sentences
 
 
@@ -239,8 +254,10 @@ def _lacking(task: Task, test: Part, novel: Mapping[str, int]) -> tuple[str, int
     return (name, novel[name]) if shares and shares[name] < ONE_SIDED else None
 
 
-def _remedy(task: Task) -> str:
+def _remedy(task: Task, split: str) -> str:
     for rule in ("locus", "chromosome"):
+        if split == rule:  # it has left these
+            break
         if rule in task.split_rules:
             return f"split by {rule} instead: --split {rule}"
     return "split by groups of like windows instead: --fix cluster --out FOLDER"
@@ -253,7 +270,9 @@ def described(found: Audit) -> list[str]:
     alike = f"{found.parameters['identity']:.0%} identity over {found.parameters['coverage']:.0%} of the shorter window"
     lines = [f"{found.task}, split {found.split!r}: {sizes} windows (train / validation / test); nearly the same: {alike}"]
     for name, row in found.across.items():
-        lines += _across(name, row, sum(row["counts"].values()), name == "test in train")
+        if name == EITHER and row["counts"] in [other["counts"] for key, other in found.across.items() if key != EITHER]:
+            continue  # nothing new
+        lines += _across(name, row, sum(row["counts"].values()), name in ("test in train", EITHER))
     repeated = {part: {name: count for name, count in row.items() if count} for part, row in found.within.items()}
     for part, counts in repeated.items():
         if counts:
@@ -267,7 +286,7 @@ def described(found: Audit) -> list[str]:
         lines.append(f"  {row['id']}: {WORDS[row['leak']]} as {row['from']}{alike}{label}")
     told = ", ".join(f"{name} {value:.2f}" for name, value in found.shortcuts.items() if value is not None)
     lines.append(
-        f"{unit} on test of one feature alone: {told or 'none varies'} (soft-masking: not known, letters are read in upper case)"
+        f"{unit} on test of one feature alone: {told or 'none has one'} (soft-masking: not known, letters are read in upper case)"
     )
     lines += [f"not searched to the end: {count:,} {reason}" for reason, count in found.limits.items()]
     return lines + [f"→ {sentence}" for sentence in found.verdict]

@@ -27,7 +27,7 @@ from .schema import LEAKS, SUBSETS
 if TYPE_CHECKING:
     from .records import Predictions
 
-VERSION = 1  # of what is found; counted up when this changes
+VERSION = 2  # of what is found; counted up when this changes
 NONE, NEAR, OVERLAP, EXACT = range(len(LEAKS))
 FACTS = ("exact", "near", "overlap", "half", "same_interval")
 MAX_LETTERS = 200_000_000  # of a run's windows up to which near duplicates are looked for; two cores take some two minutes
@@ -159,11 +159,11 @@ def find_leaks(splits: Splits, similarity: Similarity = DEFAULT) -> dict[str, An
 
 
 def content(*parts: Part) -> str:
-    """sha256 of the parts' ids, letters, loci and labels."""
+    """sha256 of the parts' ids, letters, loci (with strands) and labels."""
     total = hashlib.sha256()
     for part in parts:
         for id, windows, locus, label in zip(part.ids, part.windows, part.loci, part.labels, strict=True):
-            place = "" if locus is None else f"{locus.chromosome}:{locus.start}-{locus.end}"
+            place = "" if locus is None else f"{locus.chromosome}:{locus.start}-{locus.end}{locus.strand}"
             total.update(f"{id}\t{' '.join(windows)}\t{place}\t{label}\n".encode())
         total.update(b"\n")
     return total.hexdigest()

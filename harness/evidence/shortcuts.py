@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from harness.data import bare
 from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION, Task
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _strands(train: Part, test: Part) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _chromosomes(train: Part, test: Part) -> tuple[np.ndarray, np.ndarray]:
-    return _numbered(*([locus.chromosome for locus in part.loci if locus] for part in (train, test)))
+    return _numbered(*([bare(locus.chromosome) for locus in part.loci if locus] for part in (train, test)))
 
 
 def _means(targets: np.ndarray, known: np.ndarray, asked: np.ndarray, prior: np.ndarray | None = None) -> np.ndarray:
@@ -113,7 +114,7 @@ def _means(targets: np.ndarray, known: np.ndarray, asked: np.ndarray, prior: np.
 
 def _positions(targets: np.ndarray, train: Part, test: Part) -> np.ndarray:
     """The training labels' mean in the same region, where few are known drawn to the chromosome's."""
-    names = [[f"{it.chromosome}:{it.start // REGION}" for it in part.loci if it] for part in (train, test)]
+    names = [[f"{bare(it.chromosome)}:{it.start // REGION}" for it in part.loci if it] for part in (train, test)]
     known, asked = _numbered(*names)
     chromosomes = _chromosomes(train, test)
     count = max(int(known.max()), int(asked.max())) + 1

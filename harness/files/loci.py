@@ -1,4 +1,4 @@
-"""Overlapping loci, found by sorting. A chromosome is its name as it stands: ``chrX`` and ``X`` never meet."""
+"""Overlapping loci, found by sorting. ``chrX`` and ``X`` are one chromosome (:func:`harness.data.bare`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness.data import Locus
+from harness.data import Locus, bare
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,7 +67,7 @@ def _by_chromosome(loci: Sequence[Locus | None]) -> dict[str, tuple[np.ndarray, 
     found: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
     for number, locus in enumerate(loci):
         if locus is not None:
-            found[locus.chromosome].append((locus.start, locus.end, number))
+            found[bare(locus.chromosome)].append((locus.start, locus.end, number))
     columns = {chromosome: np.array(sorted(rows), np.int64) for chromosome, rows in found.items()}
     return {chromosome: (rows[:, 2], rows[:, 0], rows[:, 1]) for chromosome, rows in columns.items()}
 
