@@ -170,7 +170,8 @@ def _several(name: str, words: Sequence[Word], places: Sequence[str], columns: S
         values = []
         for items, place in zip(lists, places, strict=True):
             if len(set(items)) < len(items):
-                raise BadData(f"{place}: a label stands there twice ({', '.join(items)[:60]}); keep one")
+                shown = f"({', '.join(items[:10])}{', …' if len(items) > 10 else ''})"
+                raise BadData(f"{place}: a label stands there twice {shown}; keep one (no labels of single letters are read)")
             held = {position[item] for item in items}
             values.append(tuple(int(number in held) for number in range(len(names))))
     if len(Counter(values)) < 2:

@@ -40,6 +40,8 @@ def named_tasks(
     files = [word for word in words if _is_file(word)]
     if files and (other := [word for word in words if word not in files]):
         raise UserError(f"task {other[0]!r} and files: give one or the other")
+    if again := next((word for word in files if not os.path.isdir(word) and _times(word, task) > 1), None):
+        raise UserError(f"task {again}: the same file twice; give each file once")
     groups = [files] if files and not all(map(os.path.isdir, files)) else [[word] for word in words]
     if reading != Reading() and not files:
         raise UserError(f"{_options(reading)}: only for files of your own, which {words[0]!r} is not; leave it out")
@@ -56,6 +58,10 @@ def named_tasks(
         else:
             found += [(item, [item.name]) for item in registry.find_tasks(group[0])]
     return _bound(found, reference)
+
+
+def _times(word: str, task: str | Path | Sequence[str | Path]) -> int:
+    return 1 if isinstance(task, str | Path) else [str(one) for one in task].count(word)
 
 
 def _bound(found: list[tuple[Task, list[str]]], reference: Reference | None) -> list[tuple[Task, list[str]]]:
