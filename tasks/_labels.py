@@ -21,6 +21,7 @@ MAX_CLASSES = 50  # more distinct whole numbers than this are measurements, unle
 MIN_OF_CLASS = 3  # windows that each of so many numbered classes has
 MIN_UNLIKE = 10  # with more distinct labels than this, of which most windows have their own, they are no classes
 MAX_DIGITS = 15  # of whole numbers
+LARGEST = 1e30  # number; float32 ends at 3.4e38, and errors are squared
 MAX_LISTED = 10  # classes that a note names
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE | re.ASCII)
@@ -127,6 +128,8 @@ def _numbers(name: str, texts: Sequence[str], places: Sequence[str], columns: Se
         value = float(text.replace(",", "."))
         if not math.isfinite(value):
             raise BadData(f"{place}: label {text[:40]!r} is not finite; correct it or delete the line")
+        if abs(value) > LARGEST:
+            raise BadData(f"{place}: label {text[:40]!r} is larger than models compute with; use another unit")
         values.append(value)
     if len(set(values)) < 2:
         raise BadData(f"{name}: every window has the value {texts[0][:40]}; there is nothing to predict")

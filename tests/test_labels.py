@@ -127,6 +127,7 @@ def test_numbers_with_decimals_are_a_regression(tmp_path: Path) -> None:
         ("inf", r"t\.csv, line 6: label 'inf' is not finite"),
         ("-Infinity", "line 6: label '-Infinity' is not finite"),
         ("1e999", "line 6: label '1e999' is not finite"),
+        ("-1e31", "line 6: label '-1e31' is larger than models compute with; use another unit"),
         ("nan", r"line 6: no label \('nan'\)"),
         ("", r"line 6: no label \(''\)"),
     ],
