@@ -154,9 +154,10 @@ def _about(record: RunRecord) -> str:
 
 def _score(record: RunRecord, name: str) -> str:
     low, high = record.intervals.get(name, (None, None))
-    limits = f"   [{figure(low)}, {figure(high)}]" if low is not None and high is not None else ""
-    reason = record.without_interval.get(name)
-    return f"{name:<18}{figure(record.metrics[name])}{limits}" + (f"   no interval: {reason}" if reason else "")
+    limits = "" if low is None or high is None else f"   [{figure(low)}, {figure(high)}]"
+    reason, score = record.without_interval.get(name), record.metrics[name]
+    assert score is not None
+    return f"{name:<18}{figure(score)}{limits}" + (f"   no interval: {reason}" if reason else "")
 
 
 def _without_leaks(record: RunRecord) -> list[str]:
