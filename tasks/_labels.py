@@ -123,6 +123,8 @@ def _numbers(name: str, texts: Sequence[str], places: Sequence[str], columns: Se
     values: list[Label] = []
     for text, place in zip(texts, places, strict=True):
         if not (_NUMBER.fullmatch(text) or (commas and _COMMA_NUMBER.fullmatch(text))):
+            if not any(map(_NUMBER.fullmatch, texts)):
+                raise BadData(f"{place}: label {text[:40]!r} is no number; leave --kind regression out, or name another column")
             wrong = "is not finite" if _INFINITE.fullmatch(text) else "is no number, and others are"
             raise BadData(f"{place}: label {text[:40]!r} {wrong}; correct it or delete the line")
         value = float(text.replace(",", "."))

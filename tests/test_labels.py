@@ -137,6 +137,8 @@ def test_what_is_no_number_is_refused_with_its_line(word: str, message: str, tmp
         made(tmp_path, lambda n: word if n == 4 else n / 7)
     with pytest.raises(BadData, match="line 6: label 'high' is no number, and others are"):
         made(tmp_path, lambda n: "high" if n == 4 else n / 7, reading=Reading(kind=REGRESSION))
+    with pytest.raises(BadData, match="line 2: label 'a' is no number; leave --kind regression out, or name another column"):
+        made(tmp_path, lambda n: "ab"[n % 2], reading=Reading(kind=REGRESSION))
     with pytest.raises(BadData, match=r"t\.csv: every window has the value 0\.5; there is nothing to predict"):
         made(tmp_path, lambda n: 0.5)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,10 @@ def named_tasks(
             found.append((registry.task_from_variants(path, name), [VARIANTS + str(path.absolute())]))
         else:
             found += [(item, [item.name]) for item in registry.find_tasks(group[0])]
+            if os.path.isdir(group[0]):
+                warnings.warn(
+                    f"{group[0]} is a task and a folder here: the task is run; ./{group[0]} is the folder", stacklevel=2
+                )
     return _bound(found, reference)
 
 
