@@ -47,3 +47,8 @@ class Reporter:
 
     def conclude(self, text: str) -> None:
         """The closing lines of a piece of work that makes no record."""
+
+
+def figure(value: float) -> str:
+    """A number to four places, or to three digits where these would all be 0: errors have the unit of what is measured."""
+    return f"{value:.4f}" if value == 0 or abs(value) >= 5e-5 else f"{value:.3g}"

@@ -92,7 +92,10 @@ def _check_classes(name: str, classes: Sequence[str], labels: Sequence[Label], p
     train, validation, test = ({labels[index] for index in part} for part in parts)
     for part, own in (("validation", validation), ("test", test)):
         if unseen := sorted(own - train, key=str):
-            raise BadData(f"{name}: {_named(classes, unseen)} in {part} and not in train; a model cannot learn it")
+            raise BadData(
+                f"{name}: {_named(classes, unseen)} in {part} and not in train; a model cannot learn it. Correct or "
+                "delete these windows, or pool all and draw anew: --split stratified"
+            )
     if only := sorted(train - test, key=str):
         notes.append(f"{_named(classes, only)} in train and not in test")
 

@@ -21,6 +21,7 @@ MAX_CLASSES = 50  # more distinct whole numbers than this are measurements, unle
 MIN_OF_CLASS = 3  # windows that each of so many numbered classes has
 MIN_UNLIKE = 10  # with more distinct labels than this, of which most windows have their own, they are no classes
 MAX_DIGITS = 15  # of whole numbers
+LARGEST = 1e30  # number; float32 ends at 3.4e38, and errors are squared
 MAX_LISTED = 10  # classes that a note names
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE | re.ASCII)
@@ -122,11 +123,15 @@ def _numbers(name: str, texts: Sequence[str], places: Sequence[str], columns: Se
     values: list[Label] = []
     for text, place in zip(texts, places, strict=True):
         if not (_NUMBER.fullmatch(text) or (commas and _COMMA_NUMBER.fullmatch(text))):
+            if not any(map(_NUMBER.fullmatch, texts)):
+                raise BadData(f"{place}: label {text[:40]!r} is no number; leave --kind regression out, or name another column")
             wrong = "is not finite" if _INFINITE.fullmatch(text) else "is no number, and others are"
             raise BadData(f"{place}: label {text[:40]!r} {wrong}; correct it or delete the line")
         value = float(text.replace(",", "."))
         if not math.isfinite(value):
             raise BadData(f"{place}: label {text[:40]!r} is not finite; correct it or delete the line")
+        if abs(value) > LARGEST:
+            raise BadData(f"{place}: label {text[:40]!r} is larger than models compute with; use another unit")
         values.append(value)
     if len(set(values)) < 2:
         raise BadData(f"{name}: every window has the value {texts[0][:40]}; there is nothing to predict")
@@ -170,7 +175,8 @@ def _several(name: str, words: Sequence[Word], places: Sequence[str], columns: S
         values = []
         for items, place in zip(lists, places, strict=True):
             if len(set(items)) < len(items):
-                raise BadData(f"{place}: a label stands there twice ({', '.join(items)[:60]}); keep one")
+                shown = f"({', '.join(items[:10])}{', …' if len(items) > 10 else ''})"
+                raise BadData(f"{place}: a label stands there twice {shown}; keep one (no labels of single letters are read)")
             held = {position[item] for item in items}
             values.append(tuple(int(number in held) for number in range(len(names))))
     if len(Counter(values)) < 2:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from harness.files.table import is_table
 from harness.files.text import printable
 
 from ._bed import is_bed
-from ._names import PAIR, PART_NAMES, parts_in, words_in
+from ._names import PAIR, PART_NAMES, negative_first, parts_in, words_in
 
 ACCEPTED = (
     "two FASTA files (positives first, negatives second), two BED files, one CSV, TSV, JSON or parquet table with the columns "
@@ -115,7 +115,29 @@ def _named_parts(paths: Sequence[Path]) -> list[Member]:
     if not all(len(found) == 1 for found in said) or len(set().union(*said)) == 1:
         return []
     by_part = {part: [path for path, found in zip(paths, said, strict=True) if found == {part}] for part in PART_NAMES}
-    return [member for part, own in by_part.items() if own for member in _shards(own, part)]
+    return _classes_of_parts(by_part) or [member for part, own in by_part.items() if own for member in _shards(own, part)]
+
+
+def _classes_of_parts(by_part: Mapping[str, Sequence[Path]]) -> list[Member]:
+    """A file for each class of each part (``train_pos.fa``), if the names of every part's files say the same besides the part.
+
+    Tables have labels of their own, unless the names are those of positives and negatives.
+    """
+    by_class = {part: {_beside_part(file): file for file in own} for part, own in by_part.items() if own}
+    labels = sorted(next(iter(by_class.values())))
+    if len(labels) < 2 or "" in labels or any(_SHARD.fullmatch(_stem(file)) for own in by_part.values() for file in own):
+        return []
+    if any(sorted(own) != labels or len(own) < len(by_part[part]) for part, own in by_class.items()):
+        return []
+    paired = len(labels) == 2 and negative_first(labels) is not None
+    if not paired and any(is_table(file) for own in by_part.values() for file in own):
+        return []
+    return [Member(own[label], part, label) for part, own in by_class.items() for label in labels]
+
+
+def _beside_part(file: Path) -> str:
+    words = re.split(r"[\W_]+|(?<=[a-z])(?=[A-Z])", _stem(file))
+    return "_".join(word for word in words if word and not parts_in([word.lower()]))
 
 
 def _siblings(path: Path) -> list[str]:
@@ -140,9 +162,10 @@ def _folder(folder: Path) -> Layout:
     part_folders = {inner: found for inner in folders if len(found := parts_in(words_in([], inner.name))) == 1}
     if not part_files and not part_folders:
         return _inner(folder, files, folders)
-    members: list[Member] = []
-    for part in PART_NAMES:
-        own = [file for file, found in part_files.items() if found == {part}]
+    by_part = {part: [file for file, found in part_files.items() if found == {part}] for part in PART_NAMES}
+    members = [] if part_folders else _classes_of_parts(by_part)
+    for part in PART_NAMES if not members else ():
+        own = by_part[part]
         inside = [inner for inner, found in part_folders.items() if found == {part}]
         if len(inside) + bool(own) > 1:
             twice = " and ".join(path.name for path in [*own[:1], *inside])
@@ -159,7 +182,9 @@ def _inner(folder: Path, files: Sequence[Path], folders: Sequence[Path]) -> Layo
     sets = [inner for inner in folders if any(parts_in(words_in([], _stem(path))) for found in _content(inner) for path in found)]
     if len(sets) > 1:
         names = printable(", ".join(inner.name for inner in sets))[:100]
-        raise UserError(f"{folder}: several sets ({names}); run them one by one, such as --task {folder / sets[0].name}")
+        classes = "; if these are classes, the parts come first: FOLDER/train/CLASS.fa"
+        hint = classes if len(sets) == 2 and negative_first([inner.name for inner in sets]) else ""
+        raise UserError(f"{folder}: several sets ({names}); run them one by one, such as --task {folder / sets[0].name}{hint}")
     if sets:
         layout = _folder(sets[0])
         left = [file.name for file in files if not _TEXT.search(file.name)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from harness.errors import BadData, UserError
@@ -79,8 +80,14 @@ def parts_in(words: Iterable[str]) -> set[str]:
 def negative_first(names: Sequence[str]) -> tuple[str, ...] | None:
     """Two classes with the negative one first, if their names say which one that is: (unbound, bound); else None."""
     first, second = (name.casefold() for name in names)
+    shared = sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
+    )  # RBP_ of RBP_nonbinding and RBP_binding
     for one, other, order in ((first, second, tuple(names)), (second, first, tuple(reversed(names)))):
-        if (found := _NEGATION.match(one)) and one[found.end() :] == other:
+        for start in (0, shared):
+            if (found := _NEGATION.match(one[start:])) and one[start + found.end() :] == other[start:]:
+                return order
+        if one != other and re.sub(r"(?<!\d)0(?!\d)", "1", one) == other:  # class0 and class1
             return order
         if one[-1:] in "-−" and other[-1:] == "+" and one[:-1] == other[:-1]:
             return order
@@ -105,7 +112,9 @@ def pair_notes(paths: Sequence[Path]) -> list[str]:
     shared = len(Path(os.path.commonpath(absolute)).parts)
     first, second = (words_in(path.parts[shared:-1], path.name) for path in absolute)
     first, second = first - second, second - first
-    if (first & NEGATIVE and not first & POSITIVE) or (second & POSITIVE and not second & NEGATIVE):
+    stems = [re.split(r"\.", path.name, maxsplit=1)[0] for path in paths]
+    by_names = negative_first(stems) if stems[0] != stems[1] else None
+    if by_names == tuple(stems) or (first & NEGATIVE and not first & POSITIVE) or (second & POSITIVE and not second & NEGATIVE):
         names = [printable(path.name) for path in paths]
         return [f"the names say the opposite, but the first file holds the positives: {names[0]}, and {names[1]} the negatives"]
     return []

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from harness.data import Locus, Window
@@ -16,7 +17,10 @@ from harness.task import Reading
 
 from . import _bed
 from ._layouts import ACCEPTED, BEDS_ACCEPTED, Layout, Member, text_files
-from ._names import PAIR
+from ._names import PAIR, negative_first
+
+NEGATIVE_WORDS = {"0", "-1", "negative", "neg", "unbound"}
+POSITIVE_WORDS = {"1", "positive", "pos", "bound"}
 
 Word = str | tuple[str, ...]
 
@@ -54,6 +58,7 @@ def read(layout: Layout, reading: Reading, changes: Counter[str], notes: list[st
             have one, or a header or column contradicts what names say of class and part.
         UserError: a mixture of letters and intervals.
     """
+    _check_columns(layout, reading)
     found: list[tuple[Member, list[_Row]]] = []
     label_columns: tuple[str, ...] = ()
     for member in layout.members:
@@ -64,7 +69,7 @@ def read(layout: Layout, reading: Reading, changes: Counter[str], notes: list[st
     if intervals and len(intervals) < len(found):
         letters = next(member.path for member, _ in found if member.path not in intervals)
         raise UserError(f"{intervals[0]} holds intervals and {letters} letters; a task is made of one or the other")
-    _check_words(found)
+    _check_words(found, notes)
     windows: list[Own] = []
     ids: dict[str, list[int]] = defaultdict(list)
     for member, rows in found:
@@ -115,8 +120,21 @@ def _rows(member: Member, reading: Reading, changes: Counter[str], notes: list[s
     return rows, label_columns
 
 
-def _check_words(found: Sequence[tuple[Member, Sequence[_Row]]]) -> None:
-    """Refuse classes in headers or columns that are not those that the files' names or order say."""
+def _check_columns(layout: Layout, reading: Reading) -> None:
+    """Refuse columns that are named for files which have none."""
+    options = (("sequence-column", reading.sequence_column), ("label-column", ",".join(reading.label_columns)))
+    asked = next((f"{option} {name!r}" for option, name in options if name), "")
+    paths = [member.path for member in layout.members]
+    if asked and all(os.path.isdir(path) or _bed.is_bed(path) or _is_fasta(path) for path in paths):
+        raise UserError(f"{asked}: {paths[0]} is no table; leave it out")
+
+
+def _is_fasta(path: Path) -> bool:
+    return not readers.is_parquet(path) and readers.is_fasta(path)
+
+
+def _check_words(found: Sequence[tuple[Member, Sequence[_Row]]], notes: list[str]) -> None:
+    """Refuse classes in headers or columns that contradict what the files' names or order say; other words are noted."""
     said: dict[str, set[str]] = defaultdict(set)
     paths = {}
     for member, rows in found:
@@ -137,9 +155,14 @@ def _check_words(found: Sequence[tuple[Member, Sequence[_Row]]]) -> None:
             raise BadData(
                 f"{paths[label]}: its windows have the label {min(own)!r}, and the file is {label!r}; correct one of them"
             )
-    negative, positive = (said.get(label, set()) for label in PAIR)
-    if positive & {"0", "-1", "negative", "neg", "unbound"} or negative & {"1", "positive", "pos", "bound"}:
+    ordered = (negative_first(list(said)) if len(said) == 2 else None) or PAIR
+    negative, positive = (said.get(label, set()) for label in ordered)
+    if positive & NEGATIVE_WORDS or negative & POSITIVE_WORDS:
         raise BadData(f"{names}: the headers name the classes the other way round; the file of positives comes first")
+    for label, own in said.items():
+        known = {ordered[0]: NEGATIVE_WORDS, ordered[1]: POSITIVE_WORDS}.get(label, set())
+        if own - known - {label.lower()}:
+            notes.append(f"{paths[label].name}: its windows have the label {min(own)!r}, and the class {label!r} here")
 
 
 def checksums(layout: Layout) -> dict[str, str]:

@@ -81,6 +81,14 @@ def test_a_label_left_out_and_a_correlation_that_is_undefined_are_said(shown):
     _, out = shown("gc", task, replace(splits, test=same))
     assert "  ! collapsed: every test example was given the same number" in out
     assert not any(line.strip().startswith("spearman") for line in out)
+    assert "  undefined         spearman, pearson   the test labels, or the predictions, vary too little" in out
+
+
+def test_errors_of_a_small_unit_are_no_zeros(shown):
+    task, splits = regression_task((60, 40, 40))
+    small = [with_labels(part, labels_of(part) * 1e-9) for part in (splits.train, splits.validation, splits.test)]
+    _, out = shown("gc", task, replace(splits, train=small[0], validation=small[1], test=small[2]))
+    assert re.fullmatch(r"  rmse              [\d.]+e-\d\d   \[[\d.]+e-\d\d, [\d.]+e-\d\d\]", out[4])
 
 
 def test_what_the_alignment_changes():

@@ -127,6 +127,7 @@ def test_numbers_with_decimals_are_a_regression(tmp_path: Path) -> None:
         ("inf", r"t\.csv, line 6: label 'inf' is not finite"),
         ("-Infinity", "line 6: label '-Infinity' is not finite"),
         ("1e999", "line 6: label '1e999' is not finite"),
+        ("-1e31", "line 6: label '-1e31' is larger than models compute with; use another unit"),
         ("nan", r"line 6: no label \('nan'\)"),
         ("", r"line 6: no label \(''\)"),
     ],
@@ -136,6 +137,8 @@ def test_what_is_no_number_is_refused_with_its_line(word: str, message: str, tmp
         made(tmp_path, lambda n: word if n == 4 else n / 7)
     with pytest.raises(BadData, match="line 6: label 'high' is no number, and others are"):
         made(tmp_path, lambda n: "high" if n == 4 else n / 7, reading=Reading(kind=REGRESSION))
+    with pytest.raises(BadData, match="line 2: label 'a' is no number; leave --kind regression out, or name another column"):
+        made(tmp_path, lambda n: "ab"[n % 2], reading=Reading(kind=REGRESSION))
     with pytest.raises(BadData, match=r"t\.csv: every window has the value 0\.5; there is nothing to predict"):
         made(tmp_path, lambda n: 0.5)
 

@@ -171,7 +171,8 @@ class TestPlan:
         (tmp_path / "QKI").mkdir()
         for name, path in parts(tmp_path).items():
             Path(path).rename(tmp_path / "QKI" / f"{name}.csv")
-        assert plan("gc", "QKI")[0].label == "QKI (sample)"
+        with pytest.warns(UserWarning, match="QKI is a task and a folder here: the task is run; ./QKI is the folder"):
+            assert plan("gc", "QKI")[0].label == "QKI (sample)"
         assert plan("gc", "./QKI")[0].label == "QKI.folder"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from harness.progress import Progress, Reporter, printable
+from harness.progress import Progress, Reporter, figure, printable
 from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Screen(Reporter):
             news = f"epoch {progress.epoch}  loss {progress.loss:.4f}"
             self._bar.update(self._bar.task_ids[0], completed=progress.step, total=progress.steps, news=news)
         if progress.validation is not None:
-            self.say(f"  after epoch {progress.epoch}:  validation {progress.measure} {progress.validation:.4f}")
+            self.say(f"  after epoch {progress.epoch}:  validation {progress.measure} {figure(progress.validation)}")
 
     @contextmanager
     def download(self, title: str) -> Iterator[Callable[[int, int | None], None]]:
@@ -128,6 +128,8 @@ class Screen(Reporter):
             self.conclude(f"{title}: failed: {reason}\n  record            {folder}")
             return
         lines = [_score(record, name) for name in PANEL_METRICS[record.kind] if record.metrics.get(name) is not None]
+        if undefined := [name for name in PANEL_METRICS[record.kind] if name in record.metrics and record.metrics[name] is None]:
+            lines.append(f"{'undefined':<18}{', '.join(undefined)}   the test labels, or the predictions, vary too little")
         lines.append(_about(record))
         best = record.task.get("best_accuracy")
         if best is not None:
@@ -159,9 +161,10 @@ def _about(record: RunRecord) -> str:
 
 def _score(record: RunRecord, name: str) -> str:
     low, high = record.intervals.get(name, (None, None))
-    limits = f"   [{low:.4f}, {high:.4f}]" if low is not None else ""
-    reason = record.without_interval.get(name)
-    return f"{name:<18}{record.metrics[name]:.4f}{limits}" + (f"   no interval: {reason}" if reason else "")
+    limits = "" if low is None or high is None else f"   [{figure(low)}, {figure(high)}]"
+    reason, score = record.without_interval.get(name), record.metrics[name]
+    assert score is not None
+    return f"{name:<18}{figure(score)}{limits}" + (f"   no interval: {reason}" if reason else "")
 
 
 def _without_leaks(record: RunRecord) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from harness.progress import printable
+from harness.progress import figure, printable
 
 from .cells import ALIGNED, BELOW, COLLAPSED, FAILED, NO_AUDIT, UNDEFINED, Cell, Costs, CrossTable, Listing, Row, Table
 from .metrics import METRICS
@@ -201,7 +201,7 @@ def _cell(cell: Cell, notes: list[int]) -> str:
     if cell.mean is None:
         text = next(mark for mark in (FAILED, NO_AUDIT, UNDEFINED) if mark in cell.marks)
     else:
-        text = cell.printed or spread(f"{cell.mean:.4f}", "" if cell.sd is None else f"{cell.sd:.4f}", cell.n)
+        text = cell.printed or spread(figure(cell.mean), "" if cell.sd is None else figure(cell.sd), cell.n)
     if cell.interval is not None:
         text += f" [{cell.interval[0]:.3f}, {cell.interval[1]:.3f}]"
     before = [SYMBOLS[COLLAPSED]] if COLLAPSED in cell.marks else []
@@ -234,4 +234,4 @@ def _value(value: Any) -> str:
     """A value as text: numbers to four places, nothing where there is none."""
     if value is None or value != value:  # NaN
         return ""
-    return f"{value:.4f}" if isinstance(value, float) else _line(str(value))
+    return figure(value) if isinstance(value, float) else _line(str(value))

@@ -9,6 +9,7 @@ from typing import Any
 
 from harness.errors import BadData
 
+from .parts import part_of
 from .text import printable, text_lines
 
 SHAPES = 'a list of records, {"sequence": […], "label": […]}, or one record a line'
@@ -98,7 +99,8 @@ def _listed(path: Path, found: Mapping[str, Any]) -> list[Any]:
     of_records = {name: value for name, value in lists.items() if value and all(isinstance(item, Mapping) for item in value)}
     if set(lists) >= {"columns", "data"}:  # pandas, orient="split"
         return [dict(zip(lists["columns"], row, strict=False)) for row in lists["data"]]
-    if len(of_records) == 1:
+    parts = [name for name, value in lists.items() if part_of(name) and (name in of_records or not value)]
+    if len(of_records) == 1 and not parts:
         return next(iter(of_records.values()))
     if of_records:
         if any(PART_COLUMN in record for records in of_records.values() for record in records):

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from harness.errors import BadData
 
+from .parts import PARTS, part_of
 from .table import Table, is_parquet, is_table
 from .text import fasta_records, text_lines
-from .window_records import MISSING, PARTS, Found, Letters, Record, label_in, part_in, part_of, place_in
+from .window_records import MISSING, Found, Letters, Record, label_in, part_in, place_in
 from .window_table import EXPECTED, LOCUS_COLUMNS, PART_COLUMNS, SEQUENCE_COLUMNS, USUAL, Columns, read_intervals, read_table
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Columns",
     "is_fasta",
     "is_intervals",
+    "is_parquet",
     "read",
     "read_as",
     "read_intervals",

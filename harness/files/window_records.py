@@ -13,13 +13,9 @@ from typing import Generic, NamedTuple, TypeVar
 from harness.data import ALPHABET, AMBIGUITY_LETTERS, Locus, Window, normalise
 from harness.errors import BadData
 
+from .parts import part_of
 from .table import whole
 
-PARTS = {  # how people call the parts of a split
-    **dict.fromkeys(("train", "training", "trn"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev", "eval"), "validation"),
-    **dict.fromkeys(("test", "testing", "holdout", "heldout"), "test"),
-}
 MISSING = (".", "none", "nan", "na", "n/a", "#n/a", "<na>", "null")
 MIN_SHARED = 4  # letters that k-mers of a window share, from which on they overlap and do not only seem to
 MAX_DIGITS = 15  # of whole numbers: labels and positions
@@ -65,11 +61,6 @@ class Found(NamedTuple, Generic[Row]):
 
     records: list[Row]
     label_columns: tuple[str, ...]
-
-
-def part_of(word: str) -> str:
-    """The part of a split that a word means, in any of its usual spellings; empty for another word."""
-    return PARTS.get(re.sub(r"[\W_]*(set|split)?$", "", word.strip().lower()), "")
 
 
 def part_in(where: str, word: str) -> str:

@@ -9,15 +9,17 @@ from typing import NamedTuple
 
 from harness.errors import BadData, UserError
 
+from .parts import part_of
 from .table import Table, whole
-from .window_records import Found, Interval, Letters, Record, Row, label_in, part_in, part_of, place_in
+from .window_records import Found, Interval, Letters, Record, Row, label_in, part_in, place_in
 
 EXPECTED = "FASTA or a CSV/TSV table (save a spreadsheet as CSV, UTF-8)"
 SEQUENCE_COLUMNS = ("sequence", "seq")
 LABEL_COLUMNS = ("label", "class", "y", "labels", "target", "bound")
 ID_COLUMNS = ("id", "name")
 LOCUS_COLUMNS = (("chrom", "chromosome", "chr", "region"), ("start", "chromstart"), ("end", "chromend", "stop"))
-PART_COLUMNS = ("split", "set", "subset", "partition", "fold")
+PART_COLUMNS = ("split", "data_split", "dataset_split", "set", "subset", "partition", "fold")
+HEADER_WORDS = ("dna", "rna", "label", "labels", "class")  # of a first line that could be read as letters and a class
 STRANDS = {"+": "+", "1": "+", "-": "-", "-1": "-", ".": "+", "": "+"}
 
 
@@ -63,7 +65,7 @@ def read_intervals(path: Path, notes: list[str], columns: Columns = USUAL) -> Fo
     Raises:
         BadData: a row is no interval, or what :func:`read_as` raises.
     """
-    table, records = _Columns(path, columns), list[Interval]()
+    table, records = _Columns(path, columns, lettered=False), list[Interval]()
     for row in table.rows():
         chromosome, start, end, strand = row.interval
         if strand not in STRANDS:
@@ -91,13 +93,15 @@ class _Fields(NamedTuple):
 class _Columns:
     """The columns of a table of windows."""
 
-    def __init__(self, path: Path, columns: Columns) -> None:
+    def __init__(self, path: Path, columns: Columns, lettered: bool = True) -> None:
         self.table = table = Table(path, EXPECTED)
         asked = [name for name in (columns.sequence, *columns.labels) if name]
         self.numbered = (
             any(name.isdecimal() and table.optional_column([name]) is None for name in asked) and table.may_lack_header
         )
         if self.numbered:
+            if any(name.lower() in HEADER_WORDS for name in table.header):
+                raise UserError(f"{path}: the first line is a header ({', '.join(table.header)[:80]}); name the columns instead")
             table.number_columns()
             if not (columns.sequence and columns.labels) and not columns.labelled:
                 raise UserError(
@@ -107,9 +111,11 @@ class _Columns:
             table.named(columns.sequence, "sequence-column") if columns.sequence else table.optional_column(SEQUENCE_COLUMNS)
         )
         self.labels = [table.named(name, "label-column") for name in columns.labels]
+        if len(set(self.labels)) < len(self.labels):
+            raise UserError(f"label-column {','.join(columns.labels)}: a column is named twice; name each once")
         if not self.labels:
             usual = table.optional_column(LABEL_COLUMNS) if columns.labelled else None
-            self.labels = [usual] if usual is not None else [] if columns.labelled else [self._usual_label()]
+            self.labels = [usual] if usual is not None else [] if columns.labelled else [self._usual_label(lettered)]
         if self.sequence in self.labels:
             raise BadData(f"{path}: column {table.header[self.sequence or 0]!r} cannot be both sequence and label")
         self.name = table.optional_column(ID_COLUMNS)
@@ -123,8 +129,8 @@ class _Columns:
         """The names of the label columns; of a table without a header, ``column 4``."""
         return tuple(("column " if self.numbered else "") + self.table.header[column] for column in self.labels)
 
-    def _usual_label(self) -> int:
-        if self.sequence is None:  # whose lack is said first
+    def _usual_label(self, lettered: bool) -> int:
+        if self.sequence is None and lettered:  # whose lack is said first
             self.table.column(SEQUENCE_COLUMNS)
         return self.table.column(LABEL_COLUMNS, "; name it with --label-column")
 
@@ -163,18 +169,23 @@ class _Columns:
                 records = [record._replace(id=name) for name, record in zip(self._names, records, strict=True)]
             else:
                 notes.append(f"{path.name}: column {header[self.name]!r} has gaps or repeats: windows are numbered instead")
+        said_by = ""  # the column that gives the parts
         for number, column in enumerate(self.parts):
-            words = [row[number] for row in self._words]
+            words, name = [row[number] for row in self._words], header[column]
             if any(map(part_of, words)):
-                records = [record._replace(part=part_in(record.where, word)) for record, word in zip(records, words, strict=True)]
-                used.append(column)
-                break
-            if all(word.isdecimal() for word in words):
+                found = [part_in(record.where, word) for record, word in zip(records, words, strict=True)]
+                other = next((r for r, part in zip(records, found, strict=True) if said_by and r.part != part), None)
+                if other is not None:
+                    raise BadData(f"{other.where}: columns {said_by!r} and {name!r} name different parts; keep one of them")
+                records = [record._replace(part=part) for record, part in zip(records, found, strict=True)]
+                said_by = name
+            else:
+                holds = "numbers of folds" if all(map(str.isdecimal, words)) else f"words such as {words[0][:20]!r}"
                 notes.append(
-                    f"{path.name}: column {header[column]!r} holds numbers of folds, not the words train, validation and test; "
+                    f"{path.name}: column {name!r} holds {holds}, not the words train, validation and test; "
                     "it is not used, and no split"
                 )
-                used.append(column)
+            used.append(column)
         if unused := self.table.unused(used):
             notes.append(f"{path.name}: columns not used: {', '.join(unused)[:200]}")
         return records

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,8 @@ def named_tasks(
     files = [word for word in words if _is_file(word)]
     if files and (other := [word for word in words if word not in files]):
         raise UserError(f"task {other[0]!r} and files: give one or the other")
+    if again := next((word for word in files if not os.path.isdir(word) and _times(word, task) > 1), None):
+        raise UserError(f"task {again}: the same file twice; give each file once")
     groups = [files] if files and not all(map(os.path.isdir, files)) else [[word] for word in words]
     if reading != Reading() and not files:
         raise UserError(f"{_options(reading)}: only for files of your own, which {words[0]!r} is not; leave it out")
@@ -55,7 +58,15 @@ def named_tasks(
             found.append((registry.task_from_variants(path, name), [VARIANTS + str(path.absolute())]))
         else:
             found += [(item, [item.name]) for item in registry.find_tasks(group[0])]
+            if os.path.isdir(group[0]):
+                warnings.warn(
+                    f"{group[0]} is a task and a folder here: the task is run; ./{group[0]} is the folder", stacklevel=2
+                )
     return _bound(found, reference)
+
+
+def _times(word: str, task: str | Path | Sequence[str | Path]) -> int:
+    return 1 if isinstance(task, str | Path) else [str(one) for one in task].count(word)
 
 
 def _bound(found: list[tuple[Task, list[str]]], reference: Reference | None) -> list[tuple[Task, list[str]]]:
