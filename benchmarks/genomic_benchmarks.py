@@ -100,10 +100,14 @@ def main() -> None:
     parser.add_argument("--format", nargs="+", default=["2bit"], choices=["2bit", "fasta", "bgzip"])
     parser.add_argument("--split", nargs="+", default=["published"])
     parser.add_argument("--genome", type=Path)
+    parser.add_argument("--keep", type=Path, help="Write the random genome as this 2bit file, and measure nothing.")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:
         print(json.dumps(measure(given.task, given.genome, given.split[0])))
+        return
+    if given.keep:
+        write(given.keep, "2bit")
         return
     with tempfile.TemporaryDirectory() as folder:
         for form in given.format:
