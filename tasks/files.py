@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harness.data import Example, Label, Window
 from harness.errors import BadData, UserError
@@ -21,10 +20,6 @@ from ._labels import class_names, read_labels
 from ._names import check_name, pair_notes, task_name
 from ._near import near_groups
 from ._splits import check_rule, dependent, strata, stratified_groups
-
-if TYPE_CHECKING:
-    from harness.files.alignments import Alignment
-
 
 MIN_WINDOWS = 3  # of each class: one for each part
 STRATIFIED, SHUFFLED = DRAWN = ("stratified", "shuffled")
@@ -170,11 +165,11 @@ def _load(own: _Own, reference: Reference, rule: str) -> Splits:
     if conflicts == len(set(sequences)):
         raise BadData(f"{said}: every window is in more than one class; are these copies of one file?")
     changes[CONFLICTS[own.kind]] = conflicts
-    species = ()
+    species: tuple[str, ...] = ()
     if reference.alignment is not None:
-        examples, columns, alignment = _align(examples, reference, changes)
+        classes = own.classes if own.kind == CLASSIFICATION else ()
+        examples, columns, species = _aligned.align(examples, classes, reference, changes, notes)
         files |= columns
-        notes, species = [*notes, *alignment.notes], alignment.species
     if rule == GIVEN:
         given = [one.part for one in own.windows]
         parts = given_parts(said, own.kind, own.classes, own.labels, given, sequences, groups, changes, notes)
@@ -184,7 +179,7 @@ def _load(own: _Own, reference: Reference, rule: str) -> Splits:
     if len(set(groups)) < len(groups):
         block = {example.id: str(group) for example, group in zip(examples, groups, strict=True)}.__getitem__
     train, validation, test = ([examples[position] for position in part] for part in parts)
-    return Splits(train, validation, test, files=files, changes=+changes, block=block, notes=tuple(notes), species=species[1:])
+    return Splits(train, validation, test, files=files, changes=+changes, block=block, notes=tuple(notes), species=species)
 
 
 def _drawn(
@@ -236,24 +231,3 @@ def _examples(own: _Own, reference: Reference, changes: Counter[str]) -> tuple[l
         rows = [[one.id, one.part, window.sequence] for one, window in zip(own.windows, windows, strict=True)]
         files["windows as they were read"] = digest([own.kind, own.classes, own.labels, rows])
     return examples, files
-
-
-def _align(
-    examples: Sequence[Example], reference: Reference, changes: Counter[str]
-) -> tuple[list[Example], dict[str, str], Alignment]:
-    """The examples with their columns, an entry of ``Splits.files`` for these, and the alignment."""
-    import numpy as np
-
-    from harness.files.alignments import open_alignment
-
-    assert reference.alignment is not None
-    alignment = open_alignment(reference.alignment, reference.species)
-    windows = [example.windows[0] for example in examples]
-    loci = [window.locus for window in windows if window.locus is not None]
-    letters = [np.frombuffer(window.sequence.encode(), np.uint8) for window in windows]
-    columns, digest = _aligned.columns(alignment, loci, letters, "windows", changes)
-    aligned = [
-        replace(example, windows=(replace(window, alignment=rows),))
-        for example, window, rows in zip(examples, windows, columns, strict=True)
-    ]
-    return aligned, {f"columns of {len(alignment.species)} rows, {alignment.path.name}": digest}, alignment

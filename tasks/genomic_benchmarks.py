@@ -25,8 +25,7 @@ from harness.files import sources
 from harness.task import Reference, Splits, Task, task_label
 
 from . import _gb_hub, _gb_intervals, _gb_splits, _gb_transcripts, _simulate
-from ._aligned import reference_files
-from ._gb_align import align
+from ._aligned import align, reference_files
 from ._gb_facts import HUB, SETS
 from ._gb_intervals import FAMILY, TRANSCRIPTS, WORM
 from ._gb_samples import MOTIFS

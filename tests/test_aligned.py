@@ -263,3 +263,14 @@ def test_references_have_names(tmp_path):
     error = called("data", "get", "hg37").exception
     assert isinstance(error, UnknownName)
     assert "unknown data set 'hg37': did you mean hg38?" in str(error)
+
+
+def test_an_alignment_that_covers_one_class_more_is_warned_of(tmp_path, alignment):
+    inside = [(start, start + 20, "+") for start in range(100, 1100, 30)]
+    beyond = [(start, start + 20, "+") for start in range(1190, 1960, 30)]  # of which the first reaches in
+    task = from_files([fasta(tmp_path / "pos.fa", inside), fasta(tmp_path / "neg.fa", beyond)])
+    assert task.bind is not None
+    (note,) = (note for note in task.bind(Reference(alignment=alignment)).load("shuffled").notes if "another species" in note)
+    assert "WARNING: where the alignment ends tells the classes apart" in note
+    assert "% of negative" in note
+    assert "% of positive" in note
