@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from harness.data import Label, reverse_complement
 from harness.errors import BadData
-from harness.task import CLASSIFICATION
+from harness.task import CLASSIFICATION, MULTILABEL
 
 from ._names import PART_NAMES
 from ._near import near_groups
@@ -34,7 +34,8 @@ def given_parts(
 
     ``given`` is the part of each window, and ``groups`` are those of :func:`harness.tasks._splits.dependent`. Without a
     validation part, HELD_OUT of train is drawn for it (see :func:`harness.tasks._splits.hold_out`). No window is moved between
-    the parts given: ``changes`` counts those of validation and test that repeat or overlap training windows.
+    the parts given: ``changes`` counts those of validation and test that repeat or overlap training windows,
+    and those of test that do so with validation windows.
 
     Raises:
         BadData: there is no train or test part, or a class is in validation or test and not in train.
@@ -49,8 +50,9 @@ def given_parts(
             )
     sizes = ", ".join(f"{len(own):,} {part}" for part, own in zip(PART_NAMES, (train, validation, test), strict=True) if own)
     notes.append(f"the split is the one given: {sizes}")
-    _count_leaks("test", test, train, sequences, groups, changes, notes)
-    _count_leaks("validation", validation, train, sequences, groups, changes, notes)
+    _count_leaks("test", test, "train", train, sequences, groups, changes, notes)
+    _count_leaks("validation", validation, "train", train, sequences, groups, changes, notes)
+    _count_leaks("test", test, "validation", validation, sequences, groups, changes, notes)
     if not validation:
         pool = len(train)
         near = near_groups([sequences[index] for index in train], [groups[index] for index in train], changes, notes)
@@ -60,6 +62,12 @@ def given_parts(
             f"no validation part is given: {len(validation):,} of {pool:,} training windows are held out for it "
             f"({HELD_OUT:.0%}, seed {SEED}, windows that overlap or repeat together)"
         )
+    if kind == MULTILABEL:
+        held = [any(column) for column in zip(*(labels[index] for index in train), strict=True)]  # type: ignore[arg-type]
+        if never := [repr(name[:40]) for name, there in zip(classes, held, strict=True) if not there]:
+            notes.append(
+                f"labels that no training window has: {', '.join(never[:MAX_LISTED])}{', …' * (len(never) > MAX_LISTED)}"
+            )
     if kind == CLASSIFICATION:
         _check_classes(name, classes, labels, (train, validation, test), notes)
     return train, validation, test
@@ -68,19 +76,20 @@ def given_parts(
 def _count_leaks(
     part: str,
     own: Sequence[int],
-    train: Sequence[int],
+    source: str,
+    seen: Sequence[int],
     sequences: Sequence[str],
     groups: Sequence[int],
     changes: Counter[str],
     notes: list[str],
 ) -> None:
-    letters, linked = {sequences[index] for index in train}, {groups[index] for index in train}
+    letters, linked = {sequences[index] for index in seen}, {groups[index] for index in seen}
     repeats = sum(sequences[index] in letters or reverse_complement(sequences[index]) in letters for index in own)
     overlaps = sum(groups[index] in linked for index in own) - repeats
-    changes[f"{part}_windows_repeating_train"] += repeats
-    changes[f"{part}_windows_overlapping_train"] += overlaps
+    changes[f"{part}_windows_repeating_{source}"] += repeats
+    changes[f"{part}_windows_overlapping_{source}"] += overlaps
     said = [
-        f"{count:,} {part} windows {verb} training windows"
+        f"{count:,} {part} windows {verb} {'training' if source == 'train' else source} windows"
         for count, verb in ((repeats, "repeat"), (overlaps, "overlap"))
         if count
     ]

@@ -175,3 +175,20 @@ def test_a_file_named_twice(tmp_path: Path) -> None:
     path = table("sequence,label", "{s},{y}", tmp_path / "t.csv")
     with pytest.raises(UserError, match="the same file twice; give each file once"):
         harness.load_task([str(path), str(path)])
+
+
+def test_a_test_part_that_is_the_validation_part(tmp_path: Path) -> None:
+    names = {"train": WINDOWS[:30], "valid": WINDOWS[30:50], "test": [*WINDOWS[30:35], *WINDOWS[50:]]}
+    for name, windows in names.items():
+        rows = [f"{window},{n % 2}" for n, window in enumerate(windows)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["sequence,label", *rows]) + "\n")
+    splits = from_files([tmp_path]).load("given")
+    assert splits.changes["test_windows_repeating_validation"] == 5
+    assert "5 test windows repeat validation windows; none is moved, and `harness audit` lists them" in splits.notes
+
+
+def test_labels_that_only_the_test_part_has_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    rows = [f"{w},{'A;B' if n % 2 else 'A'}{';C' * (n > 50)},{'train' if n < 40 else 'test'}" for n, w in enumerate(WINDOWS)]
+    path.write_text("\n".join(["sequence,label,split", *rows]) + "\n")
+    assert "labels that no training window has: 'C'" in notes([path])

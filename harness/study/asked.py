@@ -59,9 +59,8 @@ def named_tasks(
         else:
             found += [(item, [item.name]) for item in registry.find_tasks(group[0])]
             if os.path.isdir(group[0]):
-                warnings.warn(
-                    f"{group[0]} is a task and a folder here: the task is run; ./{group[0]} is the folder", stacklevel=2
-                )
+                said = f"{group[0]} is a task and a folder here: the task is run; ./{group[0]} is the folder"
+                warnings.warn(said, stacklevel=1)  # this very line, so that it is shown once
     return _bound(found, reference)
 
 
