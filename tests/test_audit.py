@@ -315,3 +315,20 @@ def test_a_chromosome_has_one_name_with_and_without_chr(tmp_path):
     texts = [(tmp_path / f"parts/{name}.csv").read_text().splitlines() for name in ("train", "validation", "test")]
     parts = [{row["chrom"] for row in csv.DictReader(text)} for text in texts]
     assert [{"chr1", "1"} <= part or not {"chr1", "1"} & part for part in parts] == [True] * 3
+
+
+def test_json_is_written_into_a_new_folder_and_not_over_one(harness, leaky, tmp_path):
+    assert harness("audit", *leaky, "--json", "new/folder/audit.json").returncode == 0
+    assert json.loads((tmp_path / "new/folder/audit.json").read_text())["across"]["test in train"]["facts"]["exact"] == 6
+    done = harness("audit", *leaky, "--json", "new/folder")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "a folder; name a file in it" in done.stderr
+
+
+def test_a_repair_is_refused_before_the_audit(harness, leaky, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    for asked, reason in ((("cluster", "full"), "exists already"), (("nothing", "new"), "choose one of cluster, chromosome")):
+        done = harness("audit", *leaky, "--fix", asked[0], "--out", asked[1])
+        assert (done.returncode, done.stdout) == (2, "")
+        assert reason in done.stderr

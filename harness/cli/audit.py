@@ -51,7 +51,7 @@ def audit(
     from harness.evidence.audit import described
     from harness.files.atomic import atomic, check_writable
     from harness.files.neighbours import Similarity
-    from harness.study.audit import open_tasks, repair
+    from harness.study.audit import check_repair, open_tasks, repair
 
     from .screen import Screen
 
@@ -62,6 +62,8 @@ def audit(
     if bool(fix) != (out is not None):
         raise UserError("fix and out: give both or neither, e.g. --fix cluster --out FOLDER")
     if json_file not in ("", "-"):
+        if Path(json_file).is_dir():
+            raise UserError(f"json {json_file}: a folder; name a file in it")
         check_writable(Path(json_file).parent, "json")
     opened = open_tasks(
         task or None,
@@ -81,6 +83,8 @@ def audit(
     )
     if fix and len(opened) > 1:
         raise UserError(f"fix {fix!r}: names {len(opened)} tasks, such as {opened[0][0].name}; repair them one by one")
+    if fix and out is not None:
+        check_repair(opened[0][0], opened[0][2], fix, out)
     found = []
     for one, rule, splits in opened:
         found.append(audit_splits(one, splits, rule, similarity))
@@ -93,6 +97,7 @@ def audit(
     if json_file == "-":
         print(text)
     elif json_file:
+        Path(json_file).parent.mkdir(parents=True, exist_ok=True)
         with atomic(Path(json_file)) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
     raise typer.Exit(1 if strict and not all(item.clean for item in found) else 0)

@@ -71,13 +71,7 @@ def repair(task: Task, splits: Splits, way: str, folder: Path, similarity: Simil
         UserError: windows that cannot be grouped so, variants, or a folder that exists or cannot be written.
         BadData: the groups are so large that a part lacks a class.
     """
-    if way not in WAYS:
-        raise UserError(f"fix {way!r}: choose one of {', '.join(WAYS)}")
-    if len(splits.train[0].windows) != 1:
-        raise UserError(f"fix {way!r}: {task.label} has variants, which are split by place: choose one of its --split rules")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"out {folder}: exists already; choose another folder")
-    check_writable(folder, "out")
+    check_repair(task, splits, way, folder)
     found = clusters(splits, similarity) if way == "cluster" else by_chromosome(splits)
     if found is None:
         raise UserError(f"fix {way!r}: not all windows of {task.label} have a locus; use --fix cluster")
@@ -99,6 +93,21 @@ def repair(task: Task, splits: Splits, way: str, folder: Path, similarity: Simil
     for name, rows in zip(PARTS, parts, strict=True):
         lines.append(f"  {name}: {len(rows):,} windows{_balance(task, [whole.labels[row] for row in rows])}")
     return lines
+
+
+def check_repair(task: Task, splits: Splits, way: str, folder: Path) -> None:
+    """Refuse at once what :func:`repair` would refuse, but for groups that are too large.
+
+    Raises:
+        UserError: see :func:`repair`.
+    """
+    if way not in WAYS:
+        raise UserError(f"fix {way!r}: choose one of {', '.join(WAYS)}")
+    if len(splits.train[0].windows) != 1:
+        raise UserError(f"fix {way!r}: {task.label} has variants, which are split by place: choose one of its --split rules")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"out {folder}: exists already; choose another folder")
+    check_writable(folder, "out")
 
 
 def _balance(task: Task, labels: list[Any]) -> str:
