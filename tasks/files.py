@@ -21,6 +21,7 @@ from ._names import check_name, pair_notes, task_name
 from ._near import near_groups
 from ._splits import check_rule, dependent, strata, stratified_groups
 
+MAX_LETTERS = 10_000_000  # of all windows whose near duplicates are looked for; two busy cores compare them in about 12 s
 MIN_WINDOWS = 3  # of each class: one for each part
 STRATIFIED, SHUFFLED = DRAWN = ("stratified", "shuffled")
 MAIN_METRICS = {CLASSIFICATION: "accuracy", REGRESSION: "spearman", MULTILABEL: "auroc"}
@@ -190,7 +191,7 @@ def _drawn(
     if own.windows[0].part:
         notes.append("the split of the files is not used: all windows are drawn anew")
     said, shares = _joined(own.paths), strata(own.kind, _in_order_of_names(own))
-    near = near_groups(sequences, groups, changes, notes) if rule == STRATIFIED else groups
+    near = near_groups(sequences, groups, changes, notes, MAX_LETTERS) if rule == STRATIFIED else groups
     try:
         parts = stratified_groups(said, shares, near)
         groups = near

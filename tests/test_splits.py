@@ -183,7 +183,7 @@ def test_near_copies_that_cannot_stay_together_are_said(tmp_path: Path) -> None:
 
 
 def test_large_sets_are_not_compared_and_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.tasks._near.MAX_LETTERS", 1000)
+    monkeypatch.setattr("harness.tasks.files.MAX_LETTERS", 1000)
     (tmp_path / "t.csv").write_text("sequence,label\n" + "".join(f"{w},{i % 2}\n" for i, w in enumerate(windows(100))))
     said = from_files([tmp_path / "t.csv"]).load("stratified").notes
     assert any("near duplicates were not looked for" in note and "`harness audit` finds them" in note for note in said)
