@@ -10,7 +10,7 @@ from harness.errors import BadData
 from harness.task import CLASSIFICATION, MULTILABEL
 
 from ._names import PART_NAMES
-from ._near import near_groups
+from ._near import MAX_LETTERS, near_groups
 from ._splits import HELD_OUT, SEED, hold_out_of_train
 
 GIVEN = "given"
@@ -55,7 +55,7 @@ def given_parts(
     _count_leaks("test", test, "validation", validation, sequences, groups, changes, notes)
     if not validation:
         pool = len(train)
-        near = near_groups([sequences[index] for index in train], [groups[index] for index in train], changes, notes)
+        near = near_groups([sequences[index] for index in train], [groups[index] for index in train], changes, notes, MAX_LETTERS)
         kept, drawn = hold_out_of_train(name, kind, [labels[index] for index in train], near)
         train, validation = [train[index] for index in kept], [train[index] for index in drawn]
         notes.append(

@@ -10,6 +10,8 @@ from dataclasses import asdict
 from harness.files.fingerprint import remembered
 from harness.files.neighbours import DEFAULT, VERSION, components, near_pairs
 
+MAX_LETTERS = 10_000_000  # of the user's own windows; two busy cores compare them in about 12 s
+
 
 def near_groups(
     sequences: Sequence[str], groups: Sequence[int], changes: Counter[str], notes: list[str], max_letters: int

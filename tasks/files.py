@@ -18,10 +18,9 @@ from . import _aligned, _bed, _layouts, _windows
 from ._given import GIVEN, given_parts
 from ._labels import class_names, read_labels
 from ._names import check_name, pair_notes, task_name
-from ._near import near_groups
+from ._near import MAX_LETTERS, near_groups
 from ._splits import check_rule, dependent, strata, stratified_groups
 
-MAX_LETTERS = 10_000_000  # of all windows whose near duplicates are looked for; two busy cores compare them in about 12 s
 MIN_WINDOWS = 3  # of each class: one for each part
 STRATIFIED, SHUFFLED = DRAWN = ("stratified", "shuffled")
 MAIN_METRICS = {CLASSIFICATION: "accuracy", REGRESSION: "spearman", MULTILABEL: "auroc"}
