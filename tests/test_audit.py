@@ -16,7 +16,7 @@ import harness as face
 from harness.data import Example, Locus, Window, reverse_complement
 from harness.errors import UserError
 from harness.evidence.audit import audit, described
-from harness.files.neighbours import TOO_SHORT
+from harness.files.neighbours import TOO_SHORT, near_pairs
 from harness.study.audit import repair
 from harness.task import MULTILABEL, REGRESSION, Splits, Task
 
@@ -332,3 +332,19 @@ def test_a_repair_is_refused_before_the_audit(harness, leaky, tmp_path):
         done = harness("audit", *leaky, "--fix", asked[0], "--out", asked[1])
         assert (done.returncode, done.stdout) == (2, "")
         assert reason in done.stderr
+
+
+def test_near_duplicates_that_the_search_among_all_windows_misses_are_not_parted(tmp_path, monkeypatch):
+    rows = part("t", 100, 1)
+    for number in range(0, 100, 4):  # every fourth window has a near duplicate beside it
+        text = rows[number].windows[0].sequence
+        rows[number + 1] = example(f"near{number}", text[:40] + reverse_complement(text[40]) + text[41:], number % 2)
+    splits = Splits(rows[:60], rows[60:80], rows[80:], files={})
+    monkeypatch.setattr("harness.evidence.audit.near_pairs", lambda sequences, similarity: near_pairs([], similarity))
+    repair(made_task(), splits, "cluster", tmp_path / "parts")
+    found = {}
+    for name in ("train", "validation", "test"):
+        for row in csv.DictReader((tmp_path / f"parts/{name}.csv").read_text().splitlines()):
+            found[row["id"]] = name
+    assert len(found) == 100
+    assert all(found[f"t{number}"] == found[f"near{number}"] for number in range(0, 100, 4))

@@ -187,7 +187,7 @@ def _novel(task: Task, test: Part, found: Comparison) -> dict[str, int]:
         if key not in seen:
             seen.add(key)
             kept.append(number)
-    left = Part(*([column[number] for number in kept] for column in (test.ids, test.windows, test.loci, test.labels)))
+    left = test.rows(kept)
     return _classes(task, left) or {"all": len(left)}
 
 

@@ -57,6 +57,10 @@ class Part:
     def __add__(self, other: Part) -> Part:
         return Part(self.ids + other.ids, self.windows + other.windows, self.loci + other.loci, self.labels + other.labels)
 
+    def rows(self, numbers: Sequence[int] | np.ndarray) -> Part:
+        """The part of the examples of these numbers."""
+        return Part(*([column[number] for number in numbers] for column in vars(self).values()))
+
     @property
     def references(self) -> list[str]:
         """The window of each example, or the reference one of two."""

@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from harness import registry
 from harness.errors import UserError
 from harness.evidence.audit import PARTS, Audit, by_chromosome, clusters
 from harness.evidence.audit import audit as audit_splits
-from harness.evidence.leakage import Part
+from harness.evidence.leakage import Part, compare
 from harness.files.atomic import check_writable
-from harness.files.neighbours import DEFAULT, Similarity
+from harness.files.neighbours import DEFAULT, Similarity, components
 from harness.task import CLASSIFICATION, MULTILABEL, Splits, Task
 
 from .asked import as_reading, as_reference, available, named_tasks
@@ -76,12 +78,12 @@ def repair(task: Task, splits: Splits, way: str, folder: Path, similarity: Simil
     if found is None:
         raise UserError(f"fix {way!r}: not all windows of {task.label} have a locus; use --fix cluster")
     whole, groups = found
-    parts = registry.draw_split(task.label, task.kind, whole.labels, groups.tolist())
+    groups, parts = _drawn(task, whole, groups, similarity, way)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         for name, rows in zip(PARTS, parts, strict=True):
-            _write(temporary / f"{name}.csv", task, whole, sorted(rows))
+            _write(temporary / f"{name}.csv", task, whole, rows)
         temporary.chmod(0o755)
         if folder.is_dir():
             folder.rmdir()
@@ -93,6 +95,25 @@ def repair(task: Task, splits: Splits, way: str, folder: Path, similarity: Simil
     for name, rows in zip(PARTS, parts, strict=True):
         lines.append(f"  {name}: {len(rows):,} windows{_balance(task, [whole.labels[row] for row in rows])}")
     return lines
+
+
+def _drawn(task: Task, whole: Part, groups: np.ndarray, similarity: Similarity, way: str) -> tuple[np.ndarray, list[list[int]]]:
+    """The groups and each part's rows. Clusters that turn out to be alike across parts are joined and drawn again.
+
+    For a search among all windows may miss what one between two parts finds (see :class:`harness.files.neighbours.Pairs`).
+    """
+    while True:
+        parts = [sorted(rows) for rows in registry.draw_split(task.label, task.kind, whole.labels, groups.tolist())]
+        if way != "cluster":
+            return groups, parts
+        train, validation, test = (np.array(rows) for rows in parts)
+        edges = []
+        for known, asked in ((train, np.concatenate([validation, test])), (validation, test)):
+            source = compare(whole.rows(known), whole.rows(asked), similarity).source
+            edges.append((groups[known[source[source >= 0]]], groups[asked[source >= 0]]))
+        if not any(len(first) for first, _ in edges):
+            return groups, parts
+        groups = components(int(groups.max()) + 1, *edges)[groups]
 
 
 def check_repair(task: Task, splits: Splits, way: str, folder: Path) -> None:
