@@ -75,10 +75,6 @@ def order_changes(
     return changed
 
 
-def _rank(own: tuple[float, float], all: Iterable[tuple[float, float]], place: int) -> int:
-    return 1 + sum(other[place] < own[place] for other in all)
-
-
 def _means(runs: Sequence[RunRecord], metric: str) -> tuple[float, float] | None:
     """A metric's means on all and on novel examples, over the runs that have both."""
     pairs = [(run.metrics.get(metric), scores_on(run, NOVEL)[0].get(metric)) for run in runs]
