@@ -10,6 +10,8 @@ from harness.data import Example
 
 # What is asked about each window: which one of the classes it belongs to, a number, or which of several labels it has.
 CLASSIFICATION, REGRESSION, MULTILABEL = KINDS = ("classification", "regression", "multilabel")
+MAIN_METRIC = {CLASSIFICATION: "accuracy", REGRESSION: "spearman", MULTILABEL: "auroc"}  # where a task does not say another
+PART_NAMES = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Splits:
     block: Callable[[str], str] | None = None
     notes: Sequence[str] = ()
     species: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> dict[str, Sequence[Example]]:
+        """Each of PART_NAMES → its examples."""
+        return dict(zip(PART_NAMES, (self.train, self.validation, self.test), strict=True))
 
 
 @dataclass(frozen=True)

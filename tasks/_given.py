@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from harness.data import Label, reverse_complement
 from harness.errors import BadData
-from harness.task import CLASSIFICATION, MULTILABEL
+from harness.task import CLASSIFICATION, MULTILABEL, PART_NAMES
 
-from ._names import PART_NAMES
 from ._near import MAX_LETTERS, near_groups
 from ._splits import HELD_OUT, SEED, hold_out_of_train
 

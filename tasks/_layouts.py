@@ -11,9 +11,10 @@ from typing import NamedTuple
 from harness.errors import BadData, UserError
 from harness.files.table import is_table
 from harness.files.text import printable
+from harness.task import PART_NAMES
 
 from ._bed import is_bed
-from ._names import PAIR, PART_NAMES, negative_first, parts_in, words_in
+from ._names import PAIR, negative_first, parts_in, words_in
 
 ACCEPTED = (
     "two FASTA files (positives first, negatives second), two BED files, one CSV, TSV, JSON or parquet table with the columns "

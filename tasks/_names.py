@@ -14,7 +14,6 @@ from harness.files.text import printable
 
 MAX_NAME = 100  # characters
 PAIR = ("negative", "positive")  # the classes of two files
-PART_NAMES = ("train", "validation", "test")
 POSITIVE = {"positive", "positives", "pos", "bound", "sites", "site", "peak", "peaks", "foreground", "fg", "cases", "case"}
 NEGATIVE = {"negative", "negatives", "neg", "unbound", "background", "bg", "control", "controls", "shuffled", "random", "decoy"}
 _NEGATION = re.compile(r"(?:un|non|not|no|in|dis)[\W_]*")

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.data import Example, Window
-from harness.task import Splits
+from harness.task import PART_NAMES, Splits
 
 from ._splits import check_rule
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 LENGTH = 101
-PARTS = ("train", "validation", "test")
 SIZES = {"train": 2400, "validation": 800, "test": 800}
 RULE = "drawn"
 
@@ -103,7 +102,7 @@ def load(name: str, motif: Motif, rule: str) -> Splits:
         chances[places[tested]] = posterior(motif, letters[tested]).max(axis=1)
     digest = hashlib.sha256("\n".join(f"{s},{y}" for s, y in zip(sequences, labels, strict=True)).encode()).hexdigest()
     examples, start = [], 0
-    for part, size in zip(PARTS, motif.sizes, strict=True):
+    for part, size in zip(PART_NAMES, motif.sizes, strict=True):
         rows = range(start, start + size)
         examples.append([Example(f"{part}:{i - start + 1}", (Window(sequences[i]),), labels[i]) for i in rows])
         start += size

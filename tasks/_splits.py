@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from harness.data import Label, Locus, bare, reverse_complement
+from harness.data import Label, Locus, reverse_complement
 from harness.errors import BadData, UnknownName
-from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION
+from harness.files.loci import touching
+from harness.files.neighbours import components
+from harness.task import CLASSIFICATION, MULTILABEL, PART_NAMES, REGRESSION
 
 SEED = 42
 SHARES = (0.6, 0.2, 0.2)  # of train, validation and test
@@ -77,7 +79,7 @@ def stratified_groups(name: str, labels: Sequence[int], groups: Sequence[int]) -
         chosen = costs.index(min(costs))
         held[chosen] += counts
         parts[chosen].extend(group)
-    for part, have in zip(("train", "validation", "test"), held, strict=True):
+    for part, have in zip(PART_NAMES, held, strict=True):
         if len(have) < len(totals):
             raise BadData(
                 f"{name}: windows that overlap or repeat each other must stay in one part, and {part} would lack a class; "
@@ -131,40 +133,28 @@ def dependent(sequences: Sequence[str], places: Sequence[Locus | None], changes:
     ``reverse_complements`` (sequences whose reverse complement occurred before) and ``overlapping_windows`` (windows that
     overlap another one of another sequence).
     """
-    parents = list(range(len(sequences)))
+    import numpy as np
 
-    def root(window: int) -> int:
-        while parents[window] != window:
-            parents[window] = window = parents[parents[window]]
-        return window
-
-    same: dict[str, int] = {}
+    first: dict[str, int] = {}
+    repeats: list[tuple[int, int]] = []
     for number, sequence in enumerate(sequences):
         if not sequence.strip("N"):  # no letters, which repeat nothing
             continue
-        if sequence in same:
+        if sequence in first:
             changes["duplicates"] += 1
-            parents[number] = same[sequence]
+            repeats.append((first[sequence], number))
             continue
-        same[sequence] = number
-        opposite = same.get(reverse_complement(sequence), number)
+        first[sequence] = number
+        opposite = first.get(reverse_complement(sequence), number)
         if opposite != number:
             changes["reverse_complements"] += 1
-            parents[number] = root(opposite)
-    order = sorted(
-        (bare(place.chromosome), place.start, place.end, number) for number, place in enumerate(places) if place is not None
-    )
-    overlapping: set[int] = set()
-    reach = ("", 0, 0)  # chromosome, the furthest end so far, and its window
-    for chromosome, start, end, number in order:
-        if chromosome == reach[0] and start < reach[1]:
-            if sequences[number] != sequences[reach[2]]:
-                overlapping |= {number, reach[2]}
-            parents[root(number)] = root(reach[2])
-        if chromosome != reach[0] or end > reach[1]:
-            reach = (chromosome, end, number)
-    changes["overlapping_windows"] += len(overlapping)
-    return [root(number) for number in range(len(sequences))]
+            repeats.append((opposite, number))
+    one, other = touching(places)
+    pairs = zip(one.tolist(), other.tolist(), strict=True)
+    unlike = {number for pair in pairs if sequences[pair[0]] != sequences[pair[1]] for number in pair}
+    changes["overlapping_windows"] += len(unlike)
+    same = np.array(repeats, np.int64).reshape(-1, 2).T
+    return components(len(sequences), (same[0], same[1]), (one, other)).tolist()
 
 
 def strata(kind: str, labels: Sequence[Label]) -> list[int]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.data import Example, Label, Window
 from harness.errors import BadData, UserError
 from harness.files.fingerprint import digest
-from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION, Reading, Reference, Splits, Task
+from harness.task import CLASSIFICATION, MAIN_METRIC, MULTILABEL, REGRESSION, Reading, Reference, Splits, Task
 
 from . import _aligned, _bed, _layouts, _windows
 from ._given import GIVEN, given_parts
@@ -23,7 +23,6 @@ from ._splits import check_rule, dependent, strata, stratified_groups
 
 MIN_WINDOWS = 3  # of each class: one for each part
 STRATIFIED, SHUFFLED = DRAWN = ("stratified", "shuffled")
-MAIN_METRICS = {CLASSIFICATION: "accuracy", REGRESSION: "spearman", MULTILABEL: "auroc"}
 CONFLICTS = {CLASSIFICATION: "in_both_classes", REGRESSION: "with_different_values", MULTILABEL: "with_different_labels"}
 
 
@@ -108,7 +107,7 @@ def _task(own: _Own, reference: Reference) -> Task:
         classes=own.classes,
         load=partial(_load, own, reference),
         split_rules=own.split_rules,
-        main_metric=MAIN_METRICS[own.kind],
+        main_metric=MAIN_METRIC[own.kind],
         licence="yours",
         bind=partial(_task, own),
         inputs=partial(_inputs, own.layout, reference),

@@ -13,8 +13,8 @@ from sklearn import metrics as sk
 
 from harness.errors import RunFailed
 from harness.evidence import regression
-from harness.evidence.metrics import MAIN_METRIC, METRICS, collapsed, intervals, left_out, metrics_of, missing_intervals, scores
-from harness.task import CLASSIFICATION, KINDS, MULTILABEL, REGRESSION
+from harness.evidence.metrics import METRICS, collapsed, intervals, left_out, metrics_of, missing_intervals, scores
+from harness.task import CLASSIFICATION, KINDS, MAIN_METRIC, MULTILABEL, REGRESSION
 
 
 def numbers(predicted, labels) -> dict[str, float]:

@@ -13,13 +13,12 @@ from harness.data import bare
 from harness.files.fingerprint import plain, remembered
 from harness.files.loci import touching
 from harness.files.neighbours import DEFAULT, Similarity, components, near_pairs
-from harness.task import REGRESSION, Splits, Task
+from harness.task import PART_NAMES, REGRESSION, Splits, Task
 
 from .leakage import FACTS, VERSION, Comparison, Part, by_class, compare, content, content_key, has_letters
 from .schema import LEAKS
 from .shortcuts import shortcuts
 
-PARTS = ("train", "validation", "test")
 EITHER = "test in train or validation"  # the published training part, where validation was drawn from it
 PLACES = ("strand", "chromosome", "position")  # shortcuts that are not in a window's letters
 MAX_WORST = 10  # examples that are shown
@@ -77,7 +76,7 @@ def audit(task: Task, splits: Splits, split: str, similarity: Similarity = DEFAU
 
     ``floor``: also fit the k-mer floor.
     """
-    parts = {name: Part.of(getattr(splits, name)) for name in PARTS}
+    parts = {name: Part.of(part) for name, part in splits.parts.items()}
     asked = [task.label, task.kind, task.classes, task.split_rules, split, asdict(similarity), floor, VERSION]
     key = [content(*parts.values()), asked]
     return Audit(**remembered("audit", [], key, lambda: asdict(_audit(task, parts, split, similarity, floor))))
@@ -119,14 +118,14 @@ def _audit(task: Task, parts: dict[str, Part], split: str, similarity: Similarit
 
 def clusters(splits: Splits, similarity: Similarity = DEFAULT) -> tuple[Part, np.ndarray]:
     """All examples of a split, and a group's number for each (examples,): exact, near and overlapping ones are in one group."""
-    whole = Part.of(splits.train) + Part.of(splits.validation) + Part.of(splits.test)
+    whole = Part.of([example for part in splits.parts.values() for example in part])
     pairs = near_pairs(whole.references, similarity)
     return whole, components(len(whole), (pairs.first, pairs.second), touching(whole.loci))
 
 
 def by_chromosome(splits: Splits) -> tuple[Part, np.ndarray] | None:
     """All examples of a split, and their chromosomes' numbers (examples,); None where an example has no locus."""
-    whole = Part.of(splits.train) + Part.of(splits.validation) + Part.of(splits.test)
+    whole = Part.of([example for part in splits.parts.values() for example in part])
     if any(locus is None for locus in whole.loci):
         return None
     return whole, np.unique([bare(locus.chromosome) for locus in whole.loci if locus is not None], return_inverse=True)[1]
@@ -266,7 +265,7 @@ def _remedy(task: Task, split: str) -> str:
 def described(found: Audit) -> list[str]:
     """The audit in lines of text."""
     unit = "|Spearman|" if found.kind == REGRESSION else "AUROC"
-    sizes = " / ".join(f"{found.examples[part]['examples']:,}" for part in PARTS)
+    sizes = " / ".join(f"{found.examples[part]['examples']:,}" for part in PART_NAMES)
     alike = f"{found.parameters['identity']:.0%} identity over {found.parameters['coverage']:.0%} of the shorter window"
     lines = [f"{found.task}, split {found.split!r}: {sizes} windows (train / validation / test); nearly the same: {alike}"]
     for name, row in found.across.items():

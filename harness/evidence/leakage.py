@@ -133,7 +133,7 @@ def find_leaks(splits: Splits, similarity: Similarity = DEFAULT) -> dict[str, An
     ``test_in_validation``, the same counts of validation examples in train, and of test examples in validation; ``parameters``;
     ``limits`` of the search. Near duplicates are looked for up to MAX_LETTERS; ``parameters["near"]`` says whether.
     """
-    train, validation, test = (Part.of(part) for part in (splits.train, splits.validation, splits.test))
+    train, validation, test = map(Part.of, splits.parts.values())
     letters = sum(len(window) for part in (train, validation, test) for windows in part.windows for window in windows)
     near = letters <= MAX_LETTERS
     parameters = {

@@ -51,7 +51,6 @@ METRICS = {
     "exact_match": Metric("share of examples with all labels right", True, (MULTILABEL,)),
 }
 OF_KIND = {CLASSIFICATION: classification, REGRESSION: regression, MULTILABEL: multilabel}
-MAIN_METRIC = {CLASSIFICATION: "accuracy", REGRESSION: "spearman", MULTILABEL: "auroc"}
 
 
 def metrics_of(kind: str) -> list[str]:
@@ -74,32 +73,34 @@ def scores(outputs: np.ndarray, labels: np.ndarray, kind: str = CLASSIFICATION) 
     return {name: float(found[name]) for name in metrics_of(kind)}
 
 
-def intervals(
+def limits(
     outputs: np.ndarray, labels: np.ndarray, blocks: Sequence[str] = (), kind: str = CLASSIFICATION
-) -> dict[str, tuple[float, float]]:
-    """95 % intervals, metric → (low, high), of those metrics that can have one.
+) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
+    """95 % intervals, metric → (low, high), of those metrics that can have one; and metric → why another has none.
 
     These are accuracy, f1, log_loss, auroc and auprc; of a regression spearman, pearson, r2 and rmse; of a multi-label task all.
     ``blocks`` names each example's block, since examples of one block depend on each other; empty, examples are independent.
-    See :mod:`.intervals` for what is covered and how; :func:`missing_intervals` says why a metric has none.
+    See :mod:`.intervals` for what is covered and how.
 
     Raises:
         RunFailed, ValueError: as :func:`scores`; ValueError too if the number of blocks is not that of the examples.
     """
     of = OF_KIND[kind]
-    return of.limits(*of.checked(outputs, labels), blocks)[0]
+    return of.limits(*of.checked(outputs, labels), blocks)
+
+
+def intervals(
+    outputs: np.ndarray, labels: np.ndarray, blocks: Sequence[str] = (), kind: str = CLASSIFICATION
+) -> dict[str, tuple[float, float]]:
+    """The intervals of :func:`limits`."""
+    return limits(outputs, labels, blocks, kind)[0]
 
 
 def missing_intervals(
     outputs: np.ndarray, labels: np.ndarray, blocks: Sequence[str] = (), kind: str = CLASSIFICATION
 ) -> dict[str, str]:
-    """Metric → why :func:`intervals`, of the same arguments, has none for it.
-
-    Raises:
-        RunFailed, ValueError: as :func:`intervals`.
-    """
-    of = OF_KIND[kind]
-    return of.limits(*of.checked(outputs, labels), blocks)[1]
+    """The reasons of :func:`limits`."""
+    return limits(outputs, labels, blocks, kind)[1]
 
 
 def collapsed(outputs: np.ndarray, labels: np.ndarray, kind: str = CLASSIFICATION) -> bool:
@@ -121,7 +122,7 @@ def check_labels(task: Task, splits: Splits) -> None:
     """
     import numpy as np
 
-    for name, part in (("train", splits.train), ("validation", splits.validation), ("test", splits.test)):
+    for name, part in splits.parts.items():
         try:
             labels = np.array([example.label for example in part])
             OF_KIND[task.kind].check_labels(labels, (len(part), len(task.classes)))

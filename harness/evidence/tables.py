@@ -12,14 +12,14 @@ from typing import Any
 from harness.errors import HarnessError, UnknownName, UserError
 from harness.files.atomic import atomic
 from harness.progress import printable
-from harness.task import CLASSIFICATION, KINDS
+from harness.task import CLASSIFICATION, KINDS, MAIN_METRIC
 
 from . import render
 from .cells import BEST, CrossTable, Listing, Row, Table
 from .comparison import MAX_LISTED, wide
 from .folders import sweep
 from .identity import column_labels, column_of, identified, model_label
-from .metrics import MAIN_METRIC, METRICS, metrics_of
+from .metrics import METRICS, metrics_of
 from .published import read_published
 from .records import RunRecord, read_all
 from .subsets import ALL, SUBSETS

@@ -53,7 +53,8 @@ def touching(loci: Sequence[Locus | None]) -> tuple[np.ndarray, np.ndarray]:
     first, second = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for numbers, starts, ends in _by_chromosome(loci).values():
         furthest = np.maximum.accumulate(ends)
-        reach = np.maximum.accumulate(np.where(ends == furthest, np.arange(len(ends)), 0))  # which locus reaches there
+        further = np.concatenate([[True], ends[1:] > furthest[:-1]])
+        reach = np.maximum.accumulate(np.where(further, np.arange(len(ends)), 0))  # the first locus that reaches there
         met = np.flatnonzero(starts[1:] < furthest[:-1])
         first.append(numbers[reach[met]])
         second.append(numbers[met + 1])

@@ -14,12 +14,12 @@ import numpy as np
 
 from harness import registry
 from harness.errors import UserError
-from harness.evidence.audit import PARTS, Audit, by_chromosome, clusters
+from harness.evidence.audit import Audit, by_chromosome, clusters
 from harness.evidence.audit import audit as audit_splits
 from harness.evidence.leakage import Part, compare
 from harness.files.atomic import check_writable
 from harness.files.neighbours import DEFAULT, Similarity, components
-from harness.task import CLASSIFICATION, MULTILABEL, Splits, Task
+from harness.task import CLASSIFICATION, MULTILABEL, PART_NAMES, Splits, Task
 
 from .asked import as_reading, as_reference, available, named_tasks
 
@@ -82,7 +82,7 @@ def repair(task: Task, splits: Splits, way: str, folder: Path, similarity: Simil
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        for name, rows in zip(PARTS, parts, strict=True):
+        for name, rows in zip(PART_NAMES, parts, strict=True):
             _write(temporary / f"{name}.csv", task, whole, rows)
         temporary.chmod(0o755)
         if folder.is_dir():
@@ -92,7 +92,7 @@ def repair(task: Task, splits: Splits, way: str, folder: Path, similarity: Simil
         shutil.rmtree(temporary, ignore_errors=True)
     sizes = Counter(groups.tolist())
     lines = [f"{folder}: {len(whole):,} windows in {len(sizes):,} groups by {way}, the largest of {max(sizes.values()):,}"]
-    for name, rows in zip(PARTS, parts, strict=True):
+    for name, rows in zip(PART_NAMES, parts, strict=True):
         lines.append(f"  {name}: {len(rows):,} windows{_balance(task, [whole.labels[row] for row in rows])}")
     return lines
 

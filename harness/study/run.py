@@ -16,12 +16,12 @@ from harness.errors import HarnessError, UserError
 from harness.evidence import records
 from harness.evidence.leakage import find_leaks, judged
 from harness.evidence.leakage import sentence as leak_sentence
-from harness.evidence.metrics import MAIN_METRIC, check_labels, metrics_of
+from harness.evidence.metrics import check_labels, metrics_of
 from harness.evidence.records import RunRecord
 from harness.evidence.sensitivity import insensitive
 from harness.files.atomic import check_writable
 from harness.progress import Reporter
-from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION
+from harness.task import CLASSIFICATION, MAIN_METRIC, MULTILABEL, REGRESSION
 
 from .plan import Run, check_unchanged, open_task
 
@@ -171,7 +171,6 @@ def _begin_record(trial: Trial) -> dict[str, Any]:
 
     run, task, splits, adapter = trial.run, trial.task, trial.splits, trial.adapter
     device, audit = trial.accelerator.device, adapter.audit
-    parts = {"train": splits.train, "validation": splits.validation, "test": splits.test}
     sequence_only = splits.train[0].windows[0].alignment is None
     return {
         "run_id": run.id,
@@ -187,7 +186,7 @@ def _begin_record(trial: Trial) -> dict[str, Any]:
             "classes": task.classes,
             "files": splits.files,
             "question": _question(task, splits),
-            "counts": {name: _counts(task, part) for name, part in parts.items()},
+            "counts": {name: _counts(task, part) for name, part in splits.parts.items()},
             "changes": splits.changes,
             "notes": splits.notes,
             "best_accuracy": splits.best_accuracy,
@@ -248,7 +247,7 @@ def _unknown_share(adapter: Adapter, examples: Sequence[Example]) -> float | Non
 def _question(task: Task, splits: Splits) -> str:
     """sha256 of what is asked: every example's id, letters and label; not of what a model may read besides."""
     total = hashlib.sha256(b"" if task.kind == CLASSIFICATION else task.kind.encode())
-    for part in (splits.train, splits.validation, splits.test):
+    for part in splits.parts.values():
         for example in part:
             letters = " ".join(window.sequence for window in example.windows)
             total.update(f"{example.id} {letters} {example.label}\n".encode())
@@ -267,7 +266,7 @@ def _counts(task: Task, examples: Sequence[Example]) -> dict[str, int]:
 
 
 def _describe_task(run: Run, task: Task, splits: Splits) -> str:
-    parts = (splits.train, splits.validation, splits.test)
+    parts = list(splits.parts.values())
     lengths, labels = set(), []  # in one pass, for an example may be made when it is asked for
     for part in parts:
         labels.append([])

@@ -23,8 +23,8 @@ from harness.engine.kinds import labels_of
 from harness.engine.predict import predict
 from harness.engine.probe import probe
 from harness.errors import HarnessError, UserError
-from harness.evidence.metrics import check_labels, collapsed, left_out, missing_intervals
-from harness.evidence.records import Predictions, judge
+from harness.evidence.metrics import check_labels, collapsed, left_out, limits, scores
+from harness.evidence.records import Predictions
 from harness.evidence.sensitivity import alignment_sensitivity
 from harness.files.fingerprint import digest
 from harness.kernels import compilation
@@ -113,8 +113,9 @@ class Trial:
         predictions = Predictions(ids, labels, outputs, classes, blocks, kind=kind)
         has_alignment = self.adapter.card.reads == "alignment" and test[0].windows[0].alignment is not None
         alignment = alignment_sensitivity(test, outputs, ask, kind) if has_alignment else {}
-        reasons, same = missing_intervals(outputs, labels, blocks, kind), collapsed(outputs, labels, kind)
-        return Scored(predictions, *judge(predictions), reasons, alignment, same, left_out(labels, classes, kind))
+        found, without = limits(outputs, labels, blocks, kind)
+        same, events = collapsed(outputs, labels, kind), left_out(labels, classes, kind)
+        return Scored(predictions, scores(outputs, labels, kind), found, without, alignment, same, events)
 
     def parameters(self) -> dict[str, int]:
         """How many numbers the run trains, how many there are in all, and how many of these are the head's."""
@@ -155,7 +156,7 @@ def _check(run: Run, adapter: Adapter, recipe: Recipe, task: Task, splits: Split
         source = Path(run.reference["alignment"] if run.reference else task.label)
         check_order(source, ("target", *splits.species), adapter.species_names, adapter.name)
     check_labels(task, splits)
-    windows = (window for part in (splits.train, splits.validation, splits.test) for it in part for window in it.windows)
+    windows = (window for part in splits.parts.values() for it in part for window in it.windows)
     longest = max(windows, key=len)
     if adapter.max_length is not None and len(longest) > adapter.max_length:
         try:
