@@ -20,7 +20,7 @@ from pathlib import Path
 from harness.files.workspace import ended, host
 
 RECORD, PREDICTIONS = "record.json", "predictions.csv"
-RESERVED = ("tables", "published")  # folders in the results folder that do not belong to a task
+RESERVED = ("tables", "published", "search")  # folders in the results folder that do not belong to a task
 STALE_SECONDS = 600  # writing takes about a second, so what is older was left by a killed run
 _TEMPORARY, _OLD = ".tmp-", ".old-"
 _OWNER = re.compile(r"-(\d+)@([\w.]*)-[0-9a-f]{8}$")
