@@ -30,7 +30,7 @@ from harness.evidence.records import Predictions, judge, read_predictions
 from harness.files.alignments import open_alignment
 from harness.files.hub import official
 from harness.registry import model_cards
-from harness.study.run import execute_all
+from harness.study.work import Worker
 
 CENTRE = {"pooling": "centre"}
 VARIANTS, GENOME, ALIGNMENT = "clinvar_brca1_missense.hg38.tsv", "hg38_chr17_*.fa.gz", "brca1_locus_msa*.fasta.gz"
@@ -147,7 +147,7 @@ def main() -> None:
                     context=context,
                     **arguments,
                 )
-                (record,) = execute_all(runs, options.out / "results", reporter=screen)
+                (record,) = Worker(options.out / "results", strict=True, reporter=screen).work(runs)
                 if record.finished:
                     folds.append(read_predictions(options.out / "results" / record.folder))
             if not folds:

@@ -85,10 +85,11 @@ def execute(
 ) -> RunRecord:
     """Do a planned run and return its record, or the one that is there already; a run that breaks down is a failed record."""
     from harness.cli.screen import Screen
-    from harness.study.run import execute_all
+    from harness.study.work import Worker
 
     device = None if device == "auto" else device
-    (record,) = execute_all([run], Path(results), device=device, force=force, reporter=Screen(quiet, panel=False))
+    (record,) = Worker(Path(results), device, force, strict=True, reporter=Screen(quiet, panel=False)).work([run])
+    assert record is not None
     return record
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from harness.evidence.records import RunRecord
+    from harness.study.plan import Run
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,9 @@ class Reporter:
     def say(self, message: str) -> None:
         """A sentence for the user."""
 
+    def start(self, number: int) -> None:
+        """Run ``number`` of those that were planned, from 0, begins here."""
+
     @contextmanager
     def training(self, title: str) -> Iterator[None]:
         """While it lasts, a model is trained, and :meth:`report` says how far it is."""
@@ -47,6 +51,22 @@ class Reporter:
 
     def conclude(self, text: str) -> None:
         """The closing lines of a piece of work that makes no record."""
+
+
+class Board:
+    """Listens to several runs at once and shows nothing. ``place`` is where a run is done, from 0 to the number of jobs."""
+
+    def say(self, message: str) -> None:
+        """A sentence for the user."""
+
+    def start(self, place: int, run: Run) -> None:
+        """A run begins."""
+
+    def report(self, place: int, progress: Progress) -> None:
+        """Where its training stands."""
+
+    def end(self, place: int) -> None:
+        """It has ended, one way or another."""
 
 
 def figure(value: float) -> str:

@@ -47,6 +47,7 @@ class Recipe:
         choices=TUNES,
     )
     epochs: int = _setting(20, "Maximum number of epochs.", least=1)
+    max_hours: float = _setting(0.0, "Stop training after this many hours, when an epoch ends; 0: no limit.", least=0.0)
     patience: int = _setting(3, "Stop after this many epochs without a lower validation log_loss.", least=1)
     batch_size: int = _setting(16, "Examples in a batch.", least=1)
     accumulation: int = _setting(1, "Batches per optimiser step.", least=1)

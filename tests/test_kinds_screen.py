@@ -11,7 +11,8 @@ from test_records import record
 
 from harness.cli.screen import Screen, _without_alignment
 from harness.engine.kinds import labels_of
-from harness.study import run as running
+from harness.study import run as run_module
+from harness.study import work
 from harness.task import MULTILABEL, Task
 
 
@@ -20,8 +21,9 @@ def shown(tmp_path, monkeypatch, capsys):
     """Runs a model on a made task, and gives what came to standard error and to standard output."""
 
     def show(model, task, splits, **recipe) -> tuple[list[str], list[str]]:
-        monkeypatch.setattr(running, "open_task", lambda run: (task, splits))
-        running.execute_all([planned_run(model, task, splits, **recipe)], tmp_path, reporter=Screen())
+        for module in (run_module, work):
+            monkeypatch.setattr(module, "open_task", lambda run: (task, splits))
+        work.Worker(tmp_path, strict=True, reporter=Screen()).work([planned_run(model, task, splits, **recipe)])
         said = capsys.readouterr()
         return said.err.splitlines(), said.out.splitlines()
 

@@ -87,7 +87,7 @@ def run(
     """Fine-tune a model on a task, score it on the test split, and write a record."""
     from harness.files.atomic import check_writable
     from harness.study.plan import plan
-    from harness.study.run import execute_all
+    from harness.study.work import Worker, stoppable
 
     from .screen import Screen
 
@@ -118,5 +118,7 @@ def run(
         recipe=recipe,
         **settings,
     )
-    records = execute_all(runs, results, device=device, force=force, reporter=Screen(quiet))
-    raise typer.Exit(0 if all(record.finished for record in records) else 1)
+    screen = Screen(quiet)
+    with stoppable(screen.say):
+        records = Worker(results, device, force, strict=len(runs) == 1, reporter=screen).work(runs)
+    raise typer.Exit(0 if all(record and record.finished for record in records) else 1)

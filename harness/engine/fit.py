@@ -26,9 +26,17 @@ from .batches import Batches
 from .classifier import Classifier
 from .kinds import labels_of
 from .predict import autocast, length, out_of_memory, predict, to_device
+from .resume import StateFile, optimizer_state, random_state, restore_optimizer, restore_random_state, under
 
 REPORTED_WAIT = 0.05  # the share of training spent waiting for batches above which it is said
 BATCHES_PER_POOL = 50  # are sorted by length together
+
+Stop = Callable[[int, float], str | None]  # of the epoch and the lowest validation loss so far
+
+
+def go_on(epoch: int, lowest: float) -> str | None:
+    """Ends no training."""
+    return None
 
 
 @dataclass
@@ -36,7 +44,7 @@ class Fit:
     """The outcome of a training: the recipe, and a dict of numbers per epoch (per strength for a probe).
 
     ``events`` are sentences on what had to be changed on the way. ``wait`` is the time in seconds that training waited for
-    batches to be made.
+    batches to be made. ``resumed`` are the epochs after which a killed training went on.
     """
 
     recipe: Recipe
@@ -44,6 +52,7 @@ class Fit:
     events: list[str] = field(default_factory=list)
     examples_per_second: float = 0.0
     wait: float = 0.0
+    resumed: list[int] = field(default_factory=list)
 
 
 def fit(
@@ -56,12 +65,18 @@ def fit(
     seed: int = 0,
     precision: str = "float32",
     report: Callable[[Progress | str], None] = lambda _: None,
+    keep: StateFile | None = None,
+    stop: Stop = go_on,
 ) -> Fit:
     """Train all weights with AdamW until the validation loss stops improving; leave the best weights in place.
 
     Which loss that is depends on the task's kind (see :mod:`.kinds`). An optimiser step sees ``batch_size × accumulation``
     examples, however many processes share them. When memory runs out, it sees as many in batches of half the size, and training
     starts over from the same initial weights.
+
+    With ``keep``, the state after an epoch is saved there now and then, and a training that finds one goes on from it; on the
+    same CPU it ends with the same bits as one that was not disturbed. ``stop`` is asked after every epoch and, to end the
+    training, answers with a reason, which becomes an event.
 
     Raises:
         UserError: the training split's labels are all the same number.
@@ -71,11 +86,15 @@ def fit(
     initial = copy.deepcopy(classifier.state_dict())
     events: list[str] = []
     size = recipe.batch_size
+    keep = keep if accelerator.num_processes == 1 else None
+    state = keep.load() if keep else None
+    if state:
+        size, events = state[1]["size"], state[1]["events"]
     while True:
         try:
-            fitted = _fit(classifier, train, validation, recipe, size, accelerator, seed, precision, report)
-            fitted.events[:0] = events
-            return fitted
+            loop = _Loop(classifier, train, validation, recipe, size, accelerator, seed, precision, report, keep, stop)
+            loop.fitted.events += events
+            return loop.run(state)
         except RuntimeError as error:
             if not out_of_memory(error):
                 raise
@@ -86,83 +105,150 @@ def fit(
             f"out of memory: batches of {size // 2} instead of {size}; an optimiser step still sees {per_step} examples"
         )
         report(events[-1])
-        size //= 2
+        size, state = size // 2, None
         classifier.load_state_dict(initial)
         if accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
-def _fit(
-    classifier: Classifier,
-    train: Sequence[Example],
-    validation: Sequence[Example],
-    recipe: Recipe,
-    size: int,
-    accelerator: Accelerator,
-    seed: int,
-    precision: str,
-    report: Callable[[Progress | str], None],
-) -> Fit:
-    """:func:`fit` in batches of ``size`` examples."""
-    torch.manual_seed(seed)
-    order = np.random.default_rng(seed)
-    model = accelerator.prepare_model(classifier)
-    steps_per_epoch = math.ceil(len(train) / (recipe.batch_size * recipe.accumulation))
-    steps = steps_per_epoch * recipe.epochs
-    optimizer, schedule = adamw(classifier, recipe, steps, accelerator.device)
-    kind, labels = classifier.kind, labels_of(validation)
-    fitted = Fit(recipe)
-    best, best_loss, best_epoch = copy.deepcopy(classifier.state_dict()), math.inf, 0
-    training_seconds = 0.0
-    # Of several processes, none may fail at a step of its own: the others would wait for ever.
-    alone = accelerator.num_processes == 1
+@dataclass
+class _Loop:
+    """:func:`fit` in batches of ``size`` examples. What changes from epoch to epoch is what a state file holds."""
 
-    for epoch in range(1, recipe.epochs + 1):
+    classifier: Classifier
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    recipe: Recipe
+    size: int
+    accelerator: Accelerator
+    seed: int
+    precision: str
+    report: Callable[[Progress | str], None]
+    keep: StateFile | None
+    stop: Stop
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(self.seed)
+        self.order = np.random.default_rng(self.seed)
+        self.model = self.accelerator.prepare_model(self.classifier)
+        self.steps_per_epoch = math.ceil(len(self.train) / (self.recipe.batch_size * self.recipe.accumulation))
+        self.steps = self.steps_per_epoch * self.recipe.epochs
+        self.optimizer, self.schedule = adamw(self.classifier, self.recipe, self.steps, self.accelerator.device)
+        self.fitted = Fit(self.recipe)
+        self.best, self.best_loss, self.best_epoch = copy.deepcopy(self.classifier.state_dict()), math.inf, 0
+        self.epoch, self.training_seconds, self.elapsed = 0, 0.0, 0.0
+        self.stopped = ""
+
+    @property
+    def over(self) -> bool:
+        return self.epoch == self.recipe.epochs or self.epoch - self.best_epoch >= self.recipe.patience or bool(self.stopped)
+
+    def run(self, state: tuple[dict[str, Tensor], dict[str, Any]] | None) -> Fit:
+        if state:
+            self._restore(*state)
+        labels = labels_of(self.validation)
+        while not self.over:
+            begun = time.perf_counter()
+            self._epoch(labels)
+            self.elapsed += time.perf_counter() - begun
+            self.stopped = self.stop(self.epoch, self.best_loss) or self._out_of_time() or ""
+            if self.keep and self.keep.due:
+                self._save(self.keep)
+        return self._end()
+
+    def _epoch(self, labels: np.ndarray) -> None:
+        """Train for an epoch, judge by the validation split, and keep the weights if they are the best so far."""
+        classifier, recipe, accelerator, fitted = self.classifier, self.recipe, self.accelerator, self.fitted
+        self.epoch += 1
+        epoch, steps_per_epoch, steps = self.epoch, self.steps_per_epoch, self.steps
+        # Of several processes, none may fail at a step of its own: the others would wait for ever.
+        alone = accelerator.num_processes == 1
         classifier.train()
         begun, reported = time.perf_counter(), 0.0
         total = torch.zeros((), device=accelerator.device)
-        batches = Batches(partial(_made, classifier), _steps(train, recipe, size, order, accelerator), accelerator.device)
+        drawn = _steps(self.train, recipe, self.size, self.order, accelerator)
+        batches = Batches(partial(_made, classifier), drawn, accelerator.device)
         for step, micro_batches in enumerate(batches, start=1):
-            for loss in _backward(model, classifier, micro_batches, accelerator, precision):
+            for loss in _backward(self.model, classifier, micro_batches, accelerator, self.precision):
                 total += loss
             nn.utils.clip_grad_norm_(classifier.parameters(), recipe.clip)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
+            self.optimizer.step()
+            self.schedule.step()
+            self.optimizer.zero_grad(set_to_none=True)
             now = time.perf_counter()
             if alone and now - reported > 0.5:
                 reported = now
                 loss = _finite("training loss", total.item() / step, f"step {step} of epoch {epoch}", recipe)
-                report(Progress(epoch, (epoch - 1) * steps_per_epoch + step, steps, loss))
+                self.report(Progress(epoch, (epoch - 1) * steps_per_epoch + step, steps, loss))
         seconds = time.perf_counter() - begun
-        training_seconds += seconds
+        self.training_seconds += seconds
         fitted.wait += batches.wait
 
+        kind, when = classifier.kind, f"the end of epoch {epoch}"
         mean = cast(Tensor, accelerator.reduce(total / steps_per_epoch, reduction="mean"))
-        train_loss = _finite("training loss", mean.item(), f"the end of epoch {epoch}", recipe)
-        judged = kind.judge(predict(classifier, validation, accelerator, precision=precision, batch_size=size), labels)
-        validation_loss = _finite(f"validation {kind.measure}", judged[kind.measure], f"the end of epoch {epoch}", recipe)
-        report(Progress(epoch, epoch * steps_per_epoch, steps, train_loss, validation_loss, kind.measure))
+        train_loss = _finite("training loss", mean.item(), when, recipe)
+        outputs = predict(classifier, self.validation, accelerator, precision=self.precision, batch_size=self.size)
+        judged = kind.judge(outputs, labels)
+        validation_loss = _finite(f"validation {kind.measure}", judged[kind.measure], when, recipe)
+        self.report(Progress(epoch, epoch * steps_per_epoch, steps, train_loss, validation_loss, kind.measure))
         fitted.history.append(
             {
                 "epoch": epoch,
                 "train_loss": train_loss,
                 **{f"validation_{name}": value for name, value in judged.items()},
-                "learning_rate": float(schedule.get_last_lr()[0]),
+                "learning_rate": float(self.schedule.get_last_lr()[0]),
                 "seconds": seconds,
             }
         )
-        if validation_loss < best_loss:
-            best, best_loss, best_epoch = copy.deepcopy(classifier.state_dict()), validation_loss, epoch
-        elif epoch - best_epoch >= recipe.patience:
-            break
-    stopped = f"stopped early after epoch {epoch}" if epoch < recipe.epochs else f"trained for all {epoch} epochs"
-    report(f"  {stopped}; epoch {best_epoch} was best and is kept")
-    if fitted.wait > REPORTED_WAIT * training_seconds:
-        report(f"  {fitted.wait / training_seconds:.0%} of the training's time was spent waiting for batches to be made")
-    classifier.load_state_dict(best)
-    fitted.examples_per_second = len(fitted.history) * len(train) / training_seconds
-    return fitted
+        if validation_loss < self.best_loss:
+            self.best, self.best_loss, self.best_epoch = copy.deepcopy(classifier.state_dict()), validation_loss, epoch
+
+    def _out_of_time(self) -> str:
+        limit = self.recipe.max_hours
+        over = limit and self.elapsed >= limit * 3600 and self.epoch < self.recipe.epochs
+        return f"stopped after epoch {self.epoch}: its {limit:g} hours (--max-hours) are over" if over else ""
+
+    def _end(self) -> Fit:
+        epoch, recipe, fitted = self.epoch, self.recipe, self.fitted
+        if self.stopped:
+            fitted.events.append(self.stopped)
+            self.report(f"  {self.stopped}")
+        stopped = f"stopped early after epoch {epoch}" if epoch < recipe.epochs else f"trained for all {epoch} epochs"
+        self.report(f"  {stopped}; epoch {self.best_epoch} was best and is kept")
+        if fitted.wait > REPORTED_WAIT * self.training_seconds:
+            share = fitted.wait / self.training_seconds
+            self.report(f"  {share:.0%} of the training's time was spent waiting for batches to be made")
+        self.classifier.load_state_dict(self.best)
+        fitted.examples_per_second = len(fitted.history) * len(self.train) / self.training_seconds
+        return fitted
+
+    def _save(self, keep: StateFile) -> None:
+        random, generator = random_state(self.order)
+        optimizer, rates = optimizer_state(self.optimizer)
+        tensors = {f"model.{name}": tensor for name, tensor in self.classifier.state_dict().items()}
+        if self.best_epoch != self.epoch:
+            tensors |= {f"best.{name}": tensor for name, tensor in self.best.items()}
+        own = {name: getattr(self, name) for name in _KEPT}
+        fitted = {name: getattr(self.fitted, name) for name in ("history", "wait", "resumed")}
+        outcome = {"fitted": fitted, "events": self.fitted.events, "schedule": self.schedule.state_dict()}
+        keep.save(tensors | optimizer | random, own | outcome | rates | generator)
+
+    def _restore(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        self.classifier.load_state_dict(under("model", tensors))
+        self.best = under("best", tensors) or copy.deepcopy(self.classifier.state_dict())
+        restore_optimizer(self.optimizer, tensors, values)
+        self.schedule.load_state_dict(values["schedule"])
+        restore_random_state(tensors, values, self.order)
+        for name in _KEPT:
+            setattr(self, name, values[name])
+        for name, value in values["fitted"].items():
+            setattr(self.fitted, name, value)
+        self.fitted.resumed.append(self.epoch)
+        self.report(f"  resumed after epoch {self.epoch}")
+
+
+# What a state file holds of a loop besides tensors and the outcome so far; the batch size may have been halved.
+_KEPT = ("epoch", "best_loss", "best_epoch", "training_seconds", "elapsed", "stopped", "size")
 
 
 def _finite(name: str, value: float, when: str, recipe: Recipe) -> float:

@@ -36,6 +36,7 @@ NUMERIC = (
     "engine/kinds.py",
     "engine/predict.py",
     "engine/probe.py",
+    "engine/resume.py",
     "evidence/classification.py",
     "evidence/intervals.py",
     "evidence/metrics.py",
@@ -60,7 +61,9 @@ class Run:
     without one), of all that makes the untrained model, and of the code that can change a number. ``label`` and ``name``
     are what the record's folder calls task and model; ``own_name`` is the user's for a task made of files,
     ``reading`` how these are read (see :class:`harness.task.Reading`), or None, and ``family`` the task's, which may have
-    published settings of its own.
+    published settings of its own. ``part`` is what is scored: ``test``, or ``validation`` alone in a trial of a search.
+    ``stop_above`` ends a trial's training after an epoch if its lowest validation loss so far is above the epoch's number.
+    ``search`` says which search found the settings, and what it cost; None for a run that is not the outcome of one.
     """
 
     model: str
@@ -85,6 +88,9 @@ class Run:
     own_name: str | None = None
     reading: dict[str, Any] | None = None
     family: str = ""
+    part: str = "test"
+    stop_above: list[float] = field(default_factory=list)
+    search: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -98,6 +104,7 @@ class Run:
         """
         recipe = self.published().override(**self.recipe).used() | {"precision": self.precision}
         key = [self.name, self.origin, self.label, self.split, self.data, recipe, self.seed, self.code, self.device]
+        key += [self.part, self.stop_above] if self.part != "test" else []
         return f"seed{self.seed}-{digest(key)[:10]}"
 
     def published(self) -> Recipe:

@@ -22,6 +22,7 @@ from harness.engine.fit import Fit, fit
 from harness.engine.kinds import labels_of
 from harness.engine.predict import predict
 from harness.engine.probe import probe
+from harness.engine.resume import StateFile
 from harness.errors import HarnessError, UserError
 from harness.evidence.metrics import check_labels, collapsed, left_out, limits, scores
 from harness.evidence.records import Predictions
@@ -83,18 +84,19 @@ class Trial:
         """The model without its head."""
         return self.classifier.adapter
 
-    def fit(self, reporter: Reporter) -> Fit:
-        """Fit the classifier to the training split, judged by the validation split."""
+    def fit(self, reporter: Reporter, keep: StateFile | None = None) -> Fit:
+        """Fit the classifier to the training split, judged by the validation split; ``keep`` as in :func:`fit`."""
         splits, precision, begun, compiled = self.splits, self.run.precision, time.perf_counter(), compilation.seconds
         parts = (splits.train, splits.validation, self.recipe, self.accelerator)
-        with reporter.training(f"{self.run.name} on {self.run.label}"):
+        with reporter.training(f"{self.run.name} on {self.run.label}, seed {self.run.seed}"):
             if isinstance(self.classifier, ZeroShot):
                 fitted = Fit(self.recipe)
             elif self.recipe.tune == "probe":
                 cache = self._cache() if next(self.adapter.parameters(), None) is not None else None
                 fitted = probe(self.classifier, *parts, precision=precision, cache=cache)
             else:
-                fitted = fit(self.classifier, *parts, seed=self.run.seed, precision=precision, report=reporter.report)
+                own = {"seed": self.run.seed, "precision": precision, "keep": keep, "stop": self._hopeless}
+                fitted = fit(self.classifier, *parts, report=reporter.report, **own)
         self.seconds |= {"train": time.perf_counter() - begun, "compile": compilation.seconds - compiled}
         return fitted
 
@@ -128,6 +130,13 @@ class Trial:
             "total": total,
             "head": sum(item.numel() for item in self.classifier.head.parameters()),
         }
+
+    def _hopeless(self, epoch: int, lowest: float) -> str | None:
+        """Why a trial of a search is not worth more epochs."""
+        limits = self.run.stop_above
+        if epoch > len(limits) or lowest <= limits[epoch - 1]:
+            return None
+        return f"pruned after epoch {epoch}: its validation loss of {lowest:.4f} is above {limits[epoch - 1]:.4f}"
 
     def _cache(self) -> EmbeddingCache:
         """Where this model's embeddings are kept: whatever else than the windows determines them is in the key."""
