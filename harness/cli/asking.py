@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.errors import UserError
+from harness.study.asked import seeds_of
 
 from .options import (
     Checkpoint,
@@ -26,7 +26,6 @@ from .options import (
 )
 
 REFERENCE = "Reference data, for tasks of variants and of loci"
-MAX_SEEDS = 10_000  # of one range
 
 
 def asked(
@@ -92,25 +91,8 @@ def for_plan(given: Mapping[str, Any], more_files: Sequence[str] | None = None) 
     words |= {
         "task": [*(words["task"] or []), *(more_files or [])] or None,
         "label_column": words["label_column"] or (),
-        "seed": seeds(words["seed"]) if words["seed"] else 0,
+        "seed": seeds_of(words["seed"]) if words["seed"] else 0,
         "option": pairs(words["option"]),
         "sample": not words.pop("no_sample"),
     }
     return words
-
-
-def seeds(words: Sequence[str]) -> list[int]:
-    """Seeds from words such as ``3``, ``0..4`` (both ends are in it) and ``1,5``.
-
-    Raises:
-        UserError: a word that is none of these.
-    """
-    found: list[int] = []
-    for word in (part.strip() for one in words for part in one.split(",")):
-        if not (match := re.fullmatch(r"(-?\d{1,12})(?:\.\.(-?\d{1,12}))?", word)):
-            raise UserError(f"seed {word!r}: give whole numbers, such as 3, or 0..4 for five of them")
-        first, last = int(match[1]), int(match[2] or match[1])
-        if last < first or last - first >= MAX_SEEDS:
-            raise UserError(f"seed {word!r}: the range must rise, and hold at most {MAX_SEEDS:,} seeds")
-        found += range(first, last + 1)
-    return found

@@ -8,12 +8,11 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection, get_context
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
@@ -204,10 +203,11 @@ class _Sending(Reporter):
 
 def _serve(worker: Worker, pipe: connection.Connection) -> None:
     """A child's life: runs come through the pipe until None does, or the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the terminal sends to all: the parent decides
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(AGAIN))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     worker = replace(worker, reporter=_Sending(pipe))
-    with suppress(KeyboardInterrupt, BrokenPipeError, EOFError):
+    with suppress(BrokenPipeError, EOFError):
         pipe.send(("ready", None))
         while (run := pipe.recv()) is not None:
             try:
@@ -258,9 +258,3 @@ def _environment(own: dict[str, str]) -> Iterator[None]:
                 os.environ.pop(name)
             else:
                 os.environ[name] = value
-
-
-def unfinished(runs: Sequence[Run], results: Path, retry: bool) -> list[int]:
-    """The places of runs without a record; with ``retry``, those that failed count."""
-    found = [recorded(run, results) for run in runs]
-    return [place for place, record in enumerate(found) if record is None or (retry and not record.finished)]

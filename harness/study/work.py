@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +65,7 @@ class Worker:
             if not busy or not self.wait:
                 break
             if len(busy) == len(waiting):
-                self._say_who(runs, busy, told)
+                say_who([runs[number] for number in busy], self.results, self.reporter.say, told)
                 time.sleep(POLL_SECONDS)
             waiting = busy
         return found
@@ -117,12 +117,14 @@ class Worker:
                 raise
             return record_failure(run, self.results, str(error), reporter)
 
-    def _say_who(self, runs: Sequence[Run], busy: Sequence[int], told: set[str]) -> None:
-        keys = {key_of(runs[number]) for number in busy}
-        for holder in holders(self.results):
-            if holder.key in keys and holder.key not in told:
-                told.add(holder.key)
-                self.reporter.say(f"waiting for {holder.key}, which {name_of(holder)} does")
+
+def say_who(runs: Sequence[Run], results: Path, say: Callable[[str], None], told: set[str]) -> None:
+    """Say which processes have these runs, of those that are not yet in ``told``."""
+    keys = {key_of(run) for run in runs}
+    for holder in holders(results):
+        if holder.key in keys and holder.key not in told:
+            told.add(holder.key)
+            say(f"waiting for {holder.key}, which {name_of(holder)} does")
 
 
 def name_of(holder: Holder) -> str:
@@ -146,7 +148,7 @@ class _Telling(Reporter):
 
 
 @contextmanager
-def stoppable(say: Any) -> Iterator[None]:
+def stoppable(say: Callable[[str], None]) -> Iterator[None]:
     """While it lasts, SIGTERM (Slurm's warning before it preempts) ends the process with AGAIN, its claims released.
 
     The last finished epoch of a training is on the disk already. Only the main thread can listen.
