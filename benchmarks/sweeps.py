@@ -76,10 +76,10 @@ def kills(options: argparse.Namespace) -> None:
                 process, restarts = _start(torn, options.runs), restarts + 1
                 continue
             if done < options.kills:
-                victims = [process.pid, *_children(process.pid)]
-                victim = rng.choice(victims) if rng.random() < 0.9 else process.pid
-                os.kill(victim, signal.SIGKILL)
-                done += 1
+                workers = _workers(process.pid)
+                if workers:  # a fifth of the time the sweep itself, whose workers then end, too
+                    os.kill(rng.choice(workers) if rng.random() < 0.8 else process.pid, signal.SIGKILL)
+                    done += 1
         left = [str(path.relative_to(torn)) for path in torn.rglob("*") if path.name.startswith((".tmp-", ".old-"))]
         left += [str(path.relative_to(torn)) for name in ("claims", "states") for path in (torn / ".study" / name).glob("*")]
         records = [read_all(results) for results in (whole, torn)]
@@ -110,9 +110,11 @@ def _start(results: Path, runs: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", call], env=own, stderr=subprocess.DEVNULL)
 
 
-def _children(process: int) -> list[int]:
+def _workers(process: int) -> list[int]:
+    """The processes that do a sweep's runs."""
     try:
-        return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
     except OSError:
         return []
 

@@ -29,6 +29,7 @@ class Lines(Board):
         self.console = Console(stderr=True, emoji=False, highlight=False, soft_wrap=not sys.stderr.isatty())
         self._running: dict[int, tuple[Run, float, Progress | None]] = {}
         self._total = ""
+        self._described: set[str] = set()
         self._live: Live | None = None
 
     def __enter__(self) -> Lines:
@@ -48,6 +49,12 @@ class Lines(Board):
         """A sentence for the user."""
         if not self.quiet:
             self.console.print(printable(message), markup=False)
+
+    def describe(self, task: str) -> None:
+        """What a task is like."""
+        if task not in self._described:
+            self._described.add(task)
+            self.say(task)
 
     def start(self, place: int, run: Run) -> None:
         """A run begins."""

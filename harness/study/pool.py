@@ -140,8 +140,8 @@ class Pool:
                 self.board.report(place, content)
             elif kind == "start" and child.number is not None:
                 self.board.start(place, self._runs[child.number])
-            elif kind == "say":
-                self.board.say(content)
+            elif kind == "describe":
+                self.board.describe(content)
             elif kind == "error":
                 raise HarnessError(content)
             elif kind == "result" and child.number is not None:
@@ -171,6 +171,10 @@ class _ToBoard(Reporter):
     def __init__(self, board: Board, place: int, run: Run) -> None:
         self.board, self.place, self.run = board, place, run
 
+    def describe(self, task: str) -> None:
+        """What its task is like."""
+        self.board.describe(task)
+
     def start(self, number: int) -> None:
         """The run begins."""
         self.board.start(self.place, self.run)
@@ -190,6 +194,10 @@ class _Sending(Reporter):
 
     def __init__(self, pipe: connection.Connection) -> None:
         self.pipe = pipe
+
+    def describe(self, task: str) -> None:
+        """What its task is like."""
+        self.pipe.send(("describe", task))
 
     def start(self, number: int) -> None:
         """The run begins."""

@@ -107,9 +107,8 @@ class Worker:
             if question not in self._described:
                 opened = open_task(run)
                 check_labels(*opened)
-                reporter.say(describe.of_task(run, *opened))
-                if said := leak_sentence(opened[0], find_leaks(opened[1])):
-                    reporter.say(f"  {said}")
+                said = leak_sentence(opened[0], find_leaks(opened[1]))
+                reporter.describe(describe.of_task(run, *opened) + (f"\n  {said}" if said else ""))
                 self._described.add(question)
             return execute(run, self.results, device=self.device, force=True, reporter=reporter)
         except UserError as error:
@@ -136,7 +135,7 @@ class _Telling(Reporter):
     """Passes everything on, and tells a claim how far the training is."""
 
     def __init__(self, inner: Reporter, claim: Claim) -> None:
-        self.say, self.result, self.start, self.training = inner.say, inner.result, inner.start, inner.training  # type: ignore[method-assign]
+        self.say, self.describe, self.result, self.training = inner.say, inner.describe, inner.result, inner.training  # type: ignore[method-assign]
         self.inner, self.claim = inner, claim
 
     def report(self, progress: Progress | str) -> None:
