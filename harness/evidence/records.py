@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import hashlib
 import json
 import os
@@ -10,9 +11,11 @@ import re
 import stat
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -96,12 +99,35 @@ class RunRecord:
     unknown: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for item in fields(self):
+            object.__setattr__(self, item.name, plain(getattr(self, item.name)))
+        self._check()
+
+    def _check(self) -> None:
+        shape.check(vars(self))
         if self.status not in (FINISHED, FAILED) or (self.status == FAILED) != bool(self.error):
             found = f"status {shape.shortened(self.status)}, error {shape.shortened(self.error)}"
             raise ValueError(f"{found}: expected {FINISHED}, or {FAILED} with an error")
-        for item in fields(self):
-            object.__setattr__(self, item.name, plain(getattr(self, item.name)))
-        shape.check(vars(self))
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> RunRecord:
+        """The record of a JSON object as :func:`.schema.parse` gives it. Its values are not copied.
+
+        Raises:
+            ValueError: as the class itself.
+        """
+        given = content.keys() & _FIELDS.keys()
+        made = object.__new__(cls)  # JSON values need no conversion
+        for name, item in _FIELDS.items():
+            if name in given:
+                vars(made)[name] = content[name]
+            elif item.default_factory is not MISSING:
+                vars(made)[name] = item.default_factory()
+            elif item.default is not MISSING:
+                vars(made)[name] = item.default
+        vars(made)["unknown"] = {name: value for name, value in content.items() if name not in given}
+        made._check()
+        return made
 
     @property
     def finished(self) -> bool:
@@ -128,6 +154,9 @@ class RunRecord:
     def task_label(self) -> str:
         """The task's name in tables and folders, e.g. ``clinvar@512 (sample)``."""
         return task_label(self.task["name"], self.task.get("context"), self.task["simulated"])
+
+
+_FIELDS = {item.name: item for item in fields(RunRecord) if item.name != "unknown"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,6 +201,7 @@ def data_digest(files: Mapping[str, str]) -> str:
     return digest(list(files.values()))
 
 
+@cache
 def folder_name(name: str) -> str:
     """The folder for a name: ``QKI (sample)`` becomes ``QKI-sample``. Different names get different folders.
 
@@ -227,12 +257,21 @@ def read(folder: Path) -> RunRecord:
         if content["schema"] != SCHEMA:
             known = f"this version reads 1 to {SCHEMA}"
             raise BadData(f"{path}: has schema {shape.shortened(content['schema'])}, {known}; use the version that wrote it")
-        shape.check(content)
-        names = {item.name for item in fields(RunRecord)} - {"unknown"}
-        unknown = {name: value for name, value in content.items() if name not in names}
-        return RunRecord(**{name: content[name] for name in content.keys() - unknown}, unknown=unknown)
+        return RunRecord.from_json(content)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BadData(f"{path}: not a readable record ({error}); delete its folder and run again") from None
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Without garbage collection, which takes longer than reading where thousands of records are read and none is garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _to_stderr(line: str) -> None:
@@ -246,11 +285,12 @@ def read_all(results_dir: Path, say: Callable[[str], None] = _to_stderr) -> list
     fields of a newer version are not understood.
     """
     records, faults = list[RunRecord](), list[str]()
-    for folder in record_folders(results_dir, faults.append):
-        try:
-            records.append(read(folder))
-        except BadData as error:
-            faults.append(str(error))
+    with collection_paused():
+        for folder in record_folders(results_dir, faults.append):
+            try:
+                records.append(read(folder))
+            except BadData as error:
+                faults.append(str(error))
     for fault in faults[:MAX_FAULTS]:
         say(f"skipped: {fault}")
     if len(faults) > MAX_FAULTS:

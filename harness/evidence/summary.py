@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UnknownName
 from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION
 
-from .identity import column_labels, column_of, grouped, identified, row_labels, row_of, setting_code
+from .identity import Arranged, column_labels, column_of, row_labels, row_of, setting_code
 from .metrics import METRICS
 from .records import RunRecord
 from .subsets import ALL, LEAKING, NOVEL, SUBSETS, examples_on, scores_on
@@ -24,7 +25,7 @@ MAIN = {  # metrics that are most looked at, by kind of task
 KEPT_APART = ("task", "simulated", "data", "setting")  # runs that differ in one of these are never averaged
 
 
-def summary(records: Iterable[RunRecord]) -> pd.DataFrame:
+def summary(records: Iterable[RunRecord] | Arranged) -> pd.DataFrame:
     """One line per run: what ran on what, every metric, costs, flags, all settings, and where the record lies.
 
     ``model`` and ``task`` are the labels of rows and columns in a table of the same records. ``counted`` is False for a run
@@ -34,23 +35,26 @@ def summary(records: Iterable[RunRecord]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    records = identified(records)
+    arranged = Arranged.of(records)
+    records = arranged.records
     rows, columns = row_labels((row_of(record), record) for record in records), column_labels(records)
     settings, counted = {}, set()
-    for (row, _), found in grouped(records).items():
+    for (row, _), found in arranged.found.items():
         for setting, runs in found.items():
             counted |= set(map(id, runs.counted))
-            settings |= {id(record): setting_code(row, setting) for record in runs.all}
+            settings |= dict.fromkeys(map(id, runs.all), setting_code(row, setting))
     lines = []
     for record in records:
         line = {"model": rows[row_of(record)], "task": columns[column_of(record)]}
         lines.append(line | _line(record, id(record) in counted, settings[id(record)]))
-    frame = pd.DataFrame(lines)
+    names = dict.fromkeys(name for line in lines for name in line)
+    rows = (map(line.get, names, repeat(float("nan"))) for line in lines)
+    frame = pd.DataFrame(dict(zip(names, map(list, zip(*rows)))))
     numbers = dict.fromkeys(METRICS, float) | {f"{subset}_examples": "Int64" for subset in SUBSETS}
     return frame.astype({name: kind for name, kind in numbers.items() if name in frame})  # undefined in every run, too
 
 
-def long(records: Iterable[RunRecord], metric: str, by: Sequence[str], subset: str = ALL) -> pd.DataFrame:
+def long(records: Iterable[RunRecord] | Arranged, metric: str, by: Sequence[str], subset: str = ALL) -> pd.DataFrame:
     """Mean, sd and number of runs and of distinct seeds of a metric, grouped by any columns of :func:`summary`.
 
     Runs that differ in one of KEPT_APART are kept apart whatever the grouping. The metric is that on a ``subset`` of the
@@ -59,11 +63,11 @@ def long(records: Iterable[RunRecord], metric: str, by: Sequence[str], subset: s
     Raises:
         UnknownName: a key that is no column of the summary.
     """
-    records = list(records)
-    frame = summary(records)
+    arranged = Arranged.of(records)
+    frame = summary(arranged)
     if unknown := [key for key in by if key not in frame]:
         raise UnknownName(f"--by {unknown[0]!r}: choose model,task or any of {', '.join(frame.columns)}")
-    frame = frame.assign(**{metric: [scores_on(record, subset)[0].get(metric) for record in records]}).astype({metric: float})
+    frame = frame.assign(**{metric: [scores_on(record, subset)[0].get(metric) for record in arranged.records]}).astype({metric: float})
     groups = frame[frame.counted].groupby(list(dict.fromkeys([*by, *KEPT_APART])), dropna=False, sort=True)
     values = groups[metric]
     return values.agg(mean="mean", sd="std", runs="count").assign(seeds=groups["seed"].nunique()).reset_index()
