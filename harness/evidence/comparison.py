@@ -11,7 +11,7 @@ from harness.task import CLASSIFICATION
 
 from . import render
 from .cells import ALIGNED, BELOW, BEST, COLLAPSED, FAILED, NO_AUDIT, REFERENCE, UNDEFINED, Cell, Column, Costs, CrossTable, Row
-from .identity import Arranged, Runs, changes, column_labels, column_of, main_setting, row_labels
+from .identity import Arranged, Runs, changes, column_labels, column_of, row_labels
 from .metrics import METRICS
 from .notes import Shown, listed, notes
 from .published import Published
@@ -43,7 +43,7 @@ def wide(
         dict[Column, float](),
     )
     for (row, column), settings in found.items():
-        main = main_setting(settings, usual[row, column])
+        main = arranged.main[row, column]
         for setting in settings if all_settings else [main]:
             runs, key = settings[setting], row
             others = [texts[row, column, other] for other in settings if other != setting]

@@ -210,6 +210,11 @@ class Arranged:
         return found
 
     @cached_property
+    def main(self) -> dict[tuple[Row, Column], Setting]:
+        """The :func:`main_setting` of each cell."""
+        return {key: main_setting(settings, self.usual[key]) for key, settings in self.found.items()}
+
+    @cached_property
     def texts(self) -> dict[tuple[Row, Column, Setting], str]:
         """What :func:`setting_texts` calls the settings."""
         return setting_texts(self.found, self.usual)

@@ -22,6 +22,7 @@ MAIN = {  # metrics that are most looked at, by kind of task
     REGRESSION: ("spearman", "pearson", "r2", "rmse", "mae"),
     MULTILABEL: ("auroc", "auprc", "f1", "log_loss"),
 }
+WHOLE = tuple(f"{subset}_examples" for subset in SUBSETS)  # columns of whole numbers, where runs may have none
 KEPT_APART = ("task", "simulated", "data", "setting")  # runs that differ in one of these are never averaged
 
 
@@ -35,23 +36,27 @@ def summary(records: Iterable[RunRecord] | Arranged) -> pd.DataFrame:
     """
     import pandas as pd
 
+    frame = pd.DataFrame(columns(records, missing=float("nan")))
+    numbers = dict.fromkeys(METRICS, float) | dict.fromkeys(WHOLE, "Int64")
+    return frame.astype({name: kind for name, kind in numbers.items() if name in frame})  # undefined in every run, too
+
+
+def columns(records: Iterable[RunRecord] | Arranged, missing: Any = None) -> dict[str, list[Any]]:
+    """The columns of :func:`summary` as lists; ``missing`` stands where a run has no such value."""
     arranged = Arranged.of(records)
-    records = arranged.records
-    rows, columns = row_labels((row_of(record), record) for record in records), column_labels(records)
+    rows = row_labels((row_of(record), record) for record in arranged.records)
+    columns = column_labels(arranged.records)
     settings, counted = {}, set()
     for (row, _), found in arranged.found.items():
         for setting, runs in found.items():
             counted |= set(map(id, runs.counted))
             settings |= dict.fromkeys(map(id, runs.all), setting_code(row, setting))
     lines = []
-    for record in records:
+    for record in arranged.records:
         line = {"model": rows[row_of(record)], "task": columns[column_of(record)]}
         lines.append(line | _line(record, id(record) in counted, settings[id(record)]))
     names = dict.fromkeys(name for line in lines for name in line)
-    rows = (map(line.get, names, repeat(float("nan"))) for line in lines)
-    frame = pd.DataFrame(dict(zip(names, map(list, zip(*rows)))))
-    numbers = dict.fromkeys(METRICS, float) | {f"{subset}_examples": "Int64" for subset in SUBSETS}
-    return frame.astype({name: kind for name, kind in numbers.items() if name in frame})  # undefined in every run, too
+    return dict(zip(names, map(list, zip(*(map(line.get, names, repeat(missing)) for line in lines)))))
 
 
 def long(records: Iterable[RunRecord] | Arranged, metric: str, by: Sequence[str], subset: str = ALL) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from .metrics import METRICS, metrics_of
 from .published import read_published
 from .records import RunRecord, collection_paused, read_all
 from .subsets import ALL, SUBSETS
-from .summary import MAIN, long, summary
+from .summary import MAIN, WHOLE, columns, long, summary
 
 __all__ = ["Table", "long", "make_table", "model_label", "print_table", "summary", "wide", "write_tables"]
 
@@ -120,7 +120,7 @@ def write_tables(results_dir: Path, records: Sequence[RunRecord] | Arranged | No
             texts |= {name: render.csv(wide(by_kind[kind], metric, published)) for name, metric in names.items()}
         else:
             outdated += names
-    texts["summary.csv"] = render.frame_as_csv(summary(arranged))
+    texts["summary.csv"] = render.columns_as_csv(columns(arranged), METRICS, WHOLE)
     try:
         sweep(results_dir)
         folder.mkdir(parents=True, exist_ok=True)
