@@ -71,14 +71,16 @@ def made(task: int, model: int, setting: int, seed: int, examples: int = EXAMPLE
             "classes": classes,
             "files": {f"made/SET{task}/{part}.csv": digest([task, part]) for part in ("train", "dev", "test")},
             "question": digest(["question", task]),
-            "counts": {part: tested for part in ("train", "validation", "test")},
+            "counts": dict.fromkeys(("train", "validation", "test"), tested),
             "changes": {},
             "notes": [],
             "best_accuracy": None,
         },
         model={
             "name": f"model_{model}",
-            "card": asdict(ModelCard("a model of this benchmark", "none", "Apache-2.0", "DNA", parameters="7 M", floor=model < 2)),
+            "card": asdict(
+                ModelCard("a model of this benchmark", "none", "Apache-2.0", "DNA", parameters="7 M", floor=model < 2)
+            ),
             "recipe": asdict(Recipe()),
             "checkpoint": None,
             "size": "base",
@@ -93,7 +95,7 @@ def made(task: int, model: int, setting: int, seed: int, examples: int = EXAMPLE
         seed=seed,
         code=digest("code"),
         environment={
-            "versions": {name: "1.2.3" for name in ("python", "gfm-harness", "torch", "transformers", "numpy", "scikit-learn")},
+            "versions": dict.fromkeys(("python", "gfm-harness", "torch", "transformers", "numpy", "scikit-learn"), "1.2.3"),
             "device": "cpu",
             "device_name": "AMD EPYC",
             "precision": "bf16",

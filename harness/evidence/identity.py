@@ -305,7 +305,7 @@ def row_labels(members: Iterable[tuple[Row, RunRecord]]) -> dict[Row, str]:
     A checkpoint is called by its file's name; where that does not tell rows apart, by folder and file; else by file and a
     piece of the fingerprint. Of several copies of a checkpoint, the newest run's is named.
     """
-    newest = {row: record for row, record in sorted(members, key=lambda member: age(member[1]))}
+    newest = dict(sorted(members, key=lambda member: age(member[1])))
     candidates = {}
     for row, record in newest.items():
         names = [""]

@@ -156,6 +156,7 @@ OPTIONAL = {
     "timing.examples_per_second": _or_none(AMOUNT),
     "timing.wait": _or_none(AMOUNT),
     "timing.peak_memory_bytes": _or_none(AMOUNT),
+    "checksums": _mapping(TEXT),
     "unknown": _mapping(),
     "recipe": _mapping(SETTING),
     "model.recipe": _mapping(SETTING),
@@ -216,8 +217,8 @@ def check(content: Mapping[str, Any]) -> None:
                 raise ValueError(f"{'.'.join((*section, name))} is {shortened(holder[name])}: expected {form.words}")
 
 
-def parse(text: str) -> dict[str, Any]:
-    """A record's JSON text as a dictionary of the present schema, not checked yet.
+def parse(text: str, upgrade: bool = True) -> dict[str, Any]:
+    """A record's JSON text as a dictionary of the present schema, not checked yet; as it stands there without ``upgrade``.
 
     Schema 2 lacked kinds of tasks, of which a record without one is a classification, and leakage; it stays as it is.
 
@@ -234,9 +235,9 @@ def parse(text: str) -> dict[str, Any]:
         json.dumps(content, ensure_ascii=False).encode()
     if "schema" not in content:
         raise ValueError("it lacks schema")
-    if content["schema"] == 1:
+    if content["schema"] == 1 and upgrade:
         _upgrade(content)
-    if content["schema"] == 2:
+    if content["schema"] == 2 and upgrade:
         content["schema"] = SCHEMA
     return content
 

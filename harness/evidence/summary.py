@@ -72,7 +72,9 @@ def long(records: Iterable[RunRecord] | Arranged, metric: str, by: Sequence[str]
     frame = summary(arranged)
     if unknown := [key for key in by if key not in frame]:
         raise UnknownName(f"--by {unknown[0]!r}: choose model,task or any of {', '.join(frame.columns)}")
-    frame = frame.assign(**{metric: [scores_on(record, subset)[0].get(metric) for record in arranged.records]}).astype({metric: float})
+    frame = frame.assign(**{metric: [scores_on(record, subset)[0].get(metric) for record in arranged.records]}).astype(
+        {metric: float}
+    )
     groups = frame[frame.counted].groupby(list(dict.fromkeys([*by, *KEPT_APART])), dropna=False, sort=True)
     values = groups[metric]
     return values.agg(mean="mean", sd="std", runs="count").assign(seeds=groups["seed"].nunique()).reset_index()

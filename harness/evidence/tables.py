@@ -12,7 +12,7 @@ from typing import Any
 from harness.errors import HarnessError, UnknownName, UserError
 from harness.files.atomic import atomic
 from harness.progress import printable
-from harness.task import CLASSIFICATION, KINDS, MAIN_METRIC
+from harness.task import CLASSIFICATION, MAIN_METRIC
 
 from . import render
 from .cells import BEST, CrossTable, Listing, Row, Table
@@ -170,9 +170,7 @@ def _tables(by_kind: Mapping[str, Arranged], view: View) -> dict[str, CrossTable
     return _sorted_all({kind: _table(by_kind[kind], *chosen, view) for kind, chosen in metrics.items()}, view.sort)
 
 
-def _without(
-    table: CrossTable | Listing, by_kind: Mapping[str, Arranged], shown: Collection[str]
-) -> CrossTable | Listing:
+def _without(table: CrossTable | Listing, by_kind: Mapping[str, Arranged], shown: Collection[str]) -> CrossTable | Listing:
     """A table with a note on the columns of kinds of task that are not shown."""
     parts = []
     for kind, arranged in by_kind.items():
