@@ -102,8 +102,8 @@ def made(task: int, model: int, setting: int, seed: int, examples: int = EXAMPLE
             "threads": 2,
             "processes": 1,
         },
-        metrics=scores(outputs, labels, kind),
-        intervals=found,
+        metrics=dict[str, float | None](scores(outputs, labels, kind)),
+        intervals={name: list(ends) for name, ends in found.items()},
         without_interval=without,
         leakage=judged(
             predictions, {"leaks": leaks, "counts": counts, "validation": counts, "parameters": {"identity": 0.8, "near": True}}

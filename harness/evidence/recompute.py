@@ -24,7 +24,8 @@ from .predictions import Predictions, read_predictions
 from .records import RunRecord, content_digest, folder_name, read
 
 # Other processors and versions of NumPy, SciPy and scikit-learn round otherwise, in the last digits of a sum.
-TOLERANCE = 1e-9  # relative, and absolute below 1
+TOLERANCE = 1e-9  # relative
+NEARLY_ZERO = 1e-12
 LARGEST_STRENGTH = "is the largest tried"  # words of an event of a probe
 
 
@@ -72,7 +73,7 @@ class Examined:
                 self.compare(f"{what} ({end})", one, other)
         elif stated == found:
             self.exact += 1
-        elif _number(stated) and _number(found) and math.isclose(stated, found, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+        elif _close(stated, found):
             self.close += 1
         else:
             self.problem(f"{what} is stated as {schema.shortened(stated)}, recomputed {schema.shortened(found)}")
@@ -133,7 +134,7 @@ def _checksums(done: Examined, record: RunRecord, content: Mapping[str, Any]) ->
     done.sealed = True
     if stated.get("record") != content_digest(dict(content)):
         done.problem("it was edited after it was written: its checksum is that of another content")
-    if done.predictions and stated.get("predictions") != done.predictions:
+    if record.finished and done.predictions and stated.get("predictions") != done.predictions:
         done.problem("it is not the file that was written with the record: its sha256 is another one", PREDICTIONS)
 
 
@@ -275,16 +276,18 @@ def _history(done: Examined, record: RunRecord, present: bool) -> None:
             done.problem(f"history has epochs {schema.shortened(epochs)}: expected 1, 2, … without a gap")
         elif record.finished and not history:
             done.problem("history is empty, but the run finished and trains by epochs")
-        elif _number(recipe.get("epochs")) and len(history) > recipe["epochs"]:
+        elif len(history) > recipe.get("epochs", math.inf):
             done.problem(f"history has {len(history)} epochs, more than the recipe's {recipe['epochs']}")
     elif recipe["tune"] == "probe" and record.finished and history:
         losses = [next((value for name, value in it.items() if name.startswith("validation_")), None) for it in history]
         said = any(LARGEST_STRENGTH in event for event in record.events)
-        known = [loss for loss in losses if _number(loss)]
+        known = [loss for loss in losses if isinstance(loss, schema.NUMBER)]
         if len(known) == len(losses) and (said or present) and said != (min(known) == losses[-1]):
             word = "say" if said else "do not say"
             done.problem(f"events {word} that the best strength is the largest tried, which history contradicts")
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, schema.NUMBER) and not isinstance(value, bool)
+def _close(one: Any, other: Any) -> bool:
+    if not isinstance(one, schema.NUMBER) or not isinstance(other, schema.NUMBER) or bool in (type(one), type(other)):
+        return False
+    return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=NEARLY_ZERO)

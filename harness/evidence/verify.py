@@ -60,7 +60,8 @@ class Verification:
         counts = self.counts
         if self.problems:
             places = len({problem.path.parent for problem in self.problems})
-            return f"{_many(len(self.problems), 'problem')} in {_many(places, 'folder')}; {_many(counts['records'], 'record')} in all"
+            wrong = f"{_many(len(self.problems), 'problem')} in {_many(places, 'folder')}"
+            return f"{wrong}; {_many(counts['records'], 'record')} in all"
         numbers = counts["exact"] + counts["close"]
         text = f"{_many(counts['records'], 'record')}: all scores recomputed, {numbers:,} numbers agree"
         return text + (f", {counts['close']:,} of them within {TOLERANCE:g} only" if counts["close"] else " to the last bit")
