@@ -205,12 +205,15 @@ def _digest(values: Sequence[Any]) -> str:
 
 
 def _scores(done: Examined, record: RunRecord, predictions: Predictions, content: Mapping[str, Any]) -> None:
+    import sklearn
+
     from .metrics import collapsed, left_out, limits, scores
 
     outputs, labels, kind = predictions.outputs, predictions.labels, predictions.kind
     older = content["schema"] != schema.SCHEMA
     try:
-        with warnings.catch_warnings(action="ignore"):
+        # Checks of arguments take a third of the time, and change no number.
+        with sklearn.config_context(skip_parameter_validation=True), warnings.catch_warnings(action="ignore"):
             done.compare("metrics", record.metrics, plain(scores(outputs, labels, kind)), older)
             found, without = limits(outputs, labels, predictions.blocks, kind)
             if content["schema"] == 1:  # of a percentile bootstrap, which is no longer computed

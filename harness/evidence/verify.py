@@ -117,14 +117,14 @@ def verify(results: Path, *, jobs: int = 1, say: Callable[[int, int], None] = la
 
 def _examined(folders: Sequence[Path], jobs: int, say: Callable[[int, int], None]) -> Iterator[Examined]:
     if jobs <= 1 or len(folders) < MIN_FOR_PROCESSES:
-        for number, folder in enumerate(folders):
-            say(number, len(folders))
+        for number, folder in enumerate(folders, start=1):
             yield examine(folder)
+            say(number, len(folders))
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:  # forked, threads of libraries may hang
-        for number, one in enumerate(pool.map(examine, folders, chunksize=8)):
-            say(number, len(folders))
+        for number, one in enumerate(pool.map(examine, folders, chunksize=8), start=1):
             yield one
+            say(number, len(folders))
 
 
 def _parted(fault: str) -> tuple[Path, str]:
