@@ -191,9 +191,16 @@ class TestEdits:
             unsealed(folder_of(results, "regression", model))
         path = folder_of(results, "regression") / "predictions.csv"
         path.write_text(path.read_text().replace('"w3"', '"w3 "'))
-        assert [line.split(": ")[1] for line in said(verify(results))] == [
-            "ids of the test examples are not those of 1 other record with the same task.question"
-        ] * 2
+        what = "ids of the test examples are not those of 1 other record with the same task.question"
+        assert [line.split(": ")[1] for line in said(verify(results))] == [what] * 2  # nobody knows which of the two was edited
+
+    def test_of_two_records_the_one_that_is_wrong_otherwise_is_named(self, results):
+        folder = folder_of(results, "regression")
+        lines = (folder / "predictions.csv").read_text().splitlines(keepends=True)
+        (folder / "predictions.csv").write_text("".join([lines[0], *reversed(lines[1:])]))
+        problems = verify(results).problems
+        assert {problem.path for problem in problems} == {folder / "predictions.csv"}
+        assert sum("are not those of 1 other record with the same task.question" in problem.what for problem in problems) == 2
 
     def test_deleted_and_repeated_lines_are_named(self, results):
         folder = folder_of(results, "classification")

@@ -157,7 +157,7 @@ class TestCommand:
         assert done.returncode == 0, done.stdout
         lines = done.stdout.splitlines()
         assert lines[-1] == "3 records: all scores recomputed, 45 numbers agree to the last bit"
-        assert lines[0].startswith("note: 3 records without checksums of their own")
+        assert lines[0].startswith("note: 3 records without checksums, as older versions wrote them")
 
     def test_problems_stand_on_a_line_each_and_the_exit_code_is_1(self, harness, tmp_path):
         shutil.copytree(OLD, tmp_path / "old")

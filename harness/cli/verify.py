@@ -6,10 +6,16 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from harness.evidence.verify import Problem
+
+MAX_SHOWN = 8  # problems of one file that are shown on the screen
 
 
 def verify(
@@ -30,15 +36,25 @@ def verify(
     if json_output:
         print(json.dumps(found.to_json(), indent=1, ensure_ascii=False))
     else:
-        for problem in found.problems:
-            print(printable(str(problem)))
+        for path, problems in _by_path(found.problems).items():
+            for problem in problems[:MAX_SHOWN]:
+                print(printable(str(problem)))
+            if (more := len(problems) - MAX_SHOWN) > 0:
+                print(printable(f"{path}: {more} more of {len(problems)} problems; --json lists all"))
         for note in found.notes:
             print(printable(f"note: {note}"))
         print(found.summary)
     raise typer.Exit(1 if found.problems else 0)
 
 
-def _progress():
+def _by_path(problems: Iterable[Problem]) -> dict[Path, list[Problem]]:
+    found: dict[Path, list[Problem]] = {}
+    for problem in problems:
+        found.setdefault(problem.path, []).append(problem)
+    return found
+
+
+def _progress() -> Callable[[int, int], None]:
     """Says every few seconds how far it is, on standard error."""
     said = time.monotonic()
 

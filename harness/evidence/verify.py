@@ -153,13 +153,12 @@ def _one_question(found: Sequence[Examined]) -> Iterator[tuple[Examined, str, st
     for members in asked.values():
         for file, what, value_of in facts:
             values = [(one, value) for one in members if one.record is not None and (value := value_of(one, one.record))]
-            number = Counter(value for _, value in values)
-            usual = number.most_common(1)[0][1] if number else 0
+            # Those of records with nothing wrong of their own, if there are any; of several, those of most.
+            number = Counter(value for one, value in values if not one.problems) or Counter(value for _, value in values)
+            usual = [value for value, count in number.most_common() if count == max(number.values())]
             for one, value in values:
-                if number[value] < usual:
-                    yield one, file, f"{what} are not those of {_many(usual, 'record')} with the same task.question"
-                elif len(number) > 1 and list(number.values()).count(usual) > 1:
-                    others = len(values) - number[value]
+                if value not in usual or len(usual) > 1:
+                    others = sum(other != value for _, other in values) if value in usual else number[usual[0]]
                     yield one, file, f"{what} are not those of {_many(others, 'other record')} with the same task.question"
 
 
@@ -174,7 +173,8 @@ def _one_run(found: Sequence[Examined]) -> Iterator[tuple[Examined, str, str]]:
         assert one.record is not None
         runs[one.record.run_id].append(one)
     for run_id, members in runs.items():
-        for one in members if len(members) > 1 else ():
+        suspected = [one for one in members if one.problems] or members
+        for one in suspected if len(members) > 1 else ():
             others = ", ".join(str(other.folder) for other in members if other is not one)
             yield one, RECORD, f"run id {run_id} is also that of {others}; one of them is a copy"
 
@@ -220,7 +220,8 @@ def _unknown_searches(found: Sequence[Examined], results: Path) -> Iterator[str]
 def _uncompared(counts: Counter[str], records: int) -> Iterator[str]:
     """Sentences on what could not be compared, with its number."""
     if unsealed := records - counts["sealed"]:
-        yield f"{_many(unsealed, 'record')} without checksums of their own: an edit that changes no score cannot be seen in them"
+        what = f"{_many(unsealed, 'record')} without checksums, as older versions wrote them"
+        yield f"{what}: edits that change no score stay unseen"
     if counts["not_stated"]:
         yield f"{_many(counts['not_stated'], 'number')} not stated by records of older versions"
     if counts["uncompared"]:
