@@ -22,7 +22,7 @@ def many() -> list[RunRecord]:
         record(),
         record(seed=1, minute=1, accuracy=1),
         record(model="kmer", minute=2, timing={}),
-        record(task="QKI (sample)", minute=3, checkpoint=checkpoint(), **computed()),
+        record(task="QKI (sample)", minute=3, checkpoint=checkpoint(), environment=computed()["environment"]),
         failed(seed=2, minute=4),
         full_record(minute=5),
         record(task="=1+1", model="-x", minute=6, events=["a\tb", "c\x1b[31m"], options={"k": 3}),
