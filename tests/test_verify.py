@@ -110,6 +110,7 @@ class TestCorrectRecords:
         counts = found.counts
         assert (counts["records"], counts["finished"], counts["sealed"], counts["close"]) == (8, 8, 8, 0)
         assert counts["exact"] > 300
+        assert counts["searches"] == 0
         assert found.summary == f"8 records: all scores recomputed, {counts['exact']:,} numbers agree to the last bit"
 
     def test_several_processes_find_the_same(self, results, monkeypatch):

@@ -41,7 +41,6 @@ class Examined:
     folder: Path
     record: RunRecord | None = None
     problems: list[tuple[str, str]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
     exact: int = 0
     close: int = 0
     not_stated: int = 0

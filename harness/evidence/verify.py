@@ -104,7 +104,7 @@ def verify(results: Path, *, jobs: int = 1, say: Callable[[int, int], None] = la
     problems += [Problem(path, what) for path, what in trials]
     notes += _same_predictions(known)
     notes += _unknown_searches(known, results)
-    counts |= Counter(searches=searches, records=len(found))
+    counts["searches"], counts["records"] = searches, len(found)
     for one in found:
         counts["finished"] += one.record is not None and one.record.finished
         counts["failed"] += one.record is not None and not one.record.finished
