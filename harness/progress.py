@@ -26,6 +26,8 @@ class Progress:
 
 def printable(text: str) -> str:
     """Text from files and names without what would steer a terminal: control characters are shown as escapes (``\\x1b``)."""
+    if text.isprintable():
+        return text
     return "".join(letter if letter.isprintable() or letter in "\n\t" else repr(letter)[1:-1] for letter in text)
 
 

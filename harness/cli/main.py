@@ -13,7 +13,7 @@ import typer
 from harness.errors import HarnessError
 from harness.progress import printable
 
-from . import adapters, audit, data, look, pretrain, run, sweep, tables, weights
+from . import adapters, audit, data, look, pretrain, run, sweep, tables, verify, weights
 from .options import Once
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("sweep", cls=Once)(sweep.sweep)
 app.command("status", cls=Once)(sweep.status)
 app.command("audit", cls=Once)(audit.audit)
 app.command("table", cls=Once)(tables.table)
+app.command("verify", cls=Once)(verify.verify)
 app.command("pretrain", cls=Once)(pretrain.pretrain)
 app.add_typer(look.list_app, name="list")
 app.command("show", cls=Once)(look.show)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.task import CLASSIFICATION, task_label
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Marks of a cell.
 COLLAPSED, BELOW, FAILED, UNDEFINED, ALIGNED = "collapsed", "below floor", "failed", "undefined", "read an alignment"
 NO_AUDIT = "no audit"
+FLOATS = ("mean", "sd", "low", "high", "train_seconds")  # columns of tidy tables whose values may be unknown
+WHOLE = ("n", "trainable_parameters", "peak_memory_bytes")
 REFERENCE = "kmer"  # the floor that other models are held against
 
 
@@ -176,6 +178,12 @@ class CrossTable(Table):
         """
         import pandas as pd
 
+        frame = pd.DataFrame(self.to_columns())
+        numbers = dict.fromkeys(FLOATS, float) | dict.fromkeys(WHOLE, "Int64")
+        return frame.astype({name: kind for name, kind in numbers.items() if name in frame})
+
+    def to_columns(self) -> dict[str, list[Any]]:
+        """The columns of :meth:`to_frame` as lists, with None where something is not known."""
         lines = []
         for row, label in self.rows.items():
             for column in self.columns:
@@ -185,14 +193,12 @@ class CrossTable(Table):
                 what = [label, row.weights or "", row.source, column.task, column.split, column.simulated, column.data]
                 texts = ["; ".join(cell.marks), "; ".join(cell.notes), row.named, column.kind, self.subset]
                 costs = [cell.costs.seconds, cell.costs.parameters, cell.costs.memory]
-                lines.append([*what, self.metric, cell.mean, cell.sd, cell.n, low, high, *texts, *costs])
+                lines.append([*what, self.metric, cell.mean, cell.sd, cell.n, low, high, *texts, *(costs if self.costs else [])])
         keys = ("model", "fingerprint", "source", "task", "split", "simulated", "data", "metric")
         texts = ("marks", "notes", "adapter", "kind", "subset")
-        costs = ("train_seconds", "trainable_parameters", "peak_memory_bytes")
-        frame = pd.DataFrame(lines, columns=[*keys, "mean", "sd", "n", "low", "high", *texts, *costs])
-        numbers = {"mean": float, "sd": float, "n": "Int64", "low": float, "high": float}
-        frame = frame.astype(numbers | {costs[0]: float, costs[1]: "Int64", costs[2]: "Int64"})
-        return frame if self.costs else frame.drop(columns=list(costs))
+        costs = ("train_seconds", "trainable_parameters", "peak_memory_bytes") if self.costs else ()
+        names = (*keys, "mean", "sd", "n", "low", "high", *texts, *costs)
+        return dict(zip(names, map(list, zip(*lines)))) if lines else {name: [] for name in names}
 
 
 @dataclass(frozen=True, repr=False, eq=False)  # frames do not compare to one truth value

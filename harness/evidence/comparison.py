@@ -11,18 +11,7 @@ from harness.task import CLASSIFICATION
 
 from . import render
 from .cells import ALIGNED, BELOW, BEST, COLLAPSED, FAILED, NO_AUDIT, REFERENCE, UNDEFINED, Cell, Column, Costs, CrossTable, Row
-from .identity import (
-    Runs,
-    changes,
-    column_labels,
-    column_of,
-    grouped,
-    identified,
-    main_setting,
-    row_labels,
-    setting_texts,
-    usual_recipes,
-)
+from .identity import Arranged, Runs, changes, column_labels, column_of, row_labels
 from .metrics import METRICS
 from .notes import Shown, listed, notes
 from .published import Published
@@ -33,7 +22,7 @@ MAX_LISTED = 3  # other settings that a note spells out
 
 
 def wide(
-    records: Iterable[RunRecord],
+    records: Iterable[RunRecord] | Arranged,
     metric: str,
     published: Iterable[Published] = (),
     all_settings: bool = False,
@@ -46,16 +35,15 @@ def wide(
     stand in every column of their task and split, except that of simulated data. With another ``subset`` than ALL, scores
     are those on that part of the test examples, and no published numbers are shown, since papers score all.
     """
-    records, published = identified(records), list(published)
-    found, usual = grouped(records), usual_recipes(records)
-    texts = setting_texts(found, usual)
+    arranged, published = Arranged.of(records), list(published)
+    found, usual, texts = arranged.found, arranged.usual, arranged.texts
     cells, counted, floors = (
         dict[tuple[Row, Column], Cell](),
         dict[tuple[Row, Column], Sequence[RunRecord]](),
         dict[Column, float](),
     )
     for (row, column), settings in found.items():
-        main = main_setting(settings, usual[row, column])
+        main = arranged.main[row, column]
         for setting in settings if all_settings else [main]:
             runs, key = settings[setting], row
             others = [texts[row, column, other] for other in settings if other != setting]

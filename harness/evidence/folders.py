@@ -10,12 +10,14 @@ import ctypes
 import os
 import re
 import shutil
+import stat
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from harness.files.workspace import ended, host
 
@@ -105,6 +107,25 @@ def sweep(results_dir: Path) -> None:
                 with suppress(OSError):  # another process may have renamed or removed it
                     if _abandoned(path):
                         _restore_or_remove(path)
+
+
+def file_size(path: Path) -> int:
+    """The size of a file in bytes.
+
+    Raises:
+        ValueError: it is something else than a file; opening a named pipe would wait for ever.
+        OSError: it cannot be looked at.
+    """
+    state = path.stat()
+    if not stat.S_ISREG(state.st_mode):
+        raise ValueError("it is no file")
+    return state.st_size
+
+
+def sync(file: TextIO) -> None:
+    """Bring what was written to a file to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _restore_or_remove(path: Path) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property, wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 from harness.files.fingerprint import digest
 from harness.recipe import used_settings
+from harness.task import KINDS
 
 from .cells import Column, Row
 from .records import RunRecord, data_digest
 
 Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,20 @@ Found = dict[tuple[Row, Column], dict[Setting, Runs]]
 Usual = Mapping[tuple[Row, Column], Mapping[str, Any]]
 
 
+def _kept(compute: Callable[[RunRecord], Value]) -> Callable[[RunRecord], Value]:
+    """The function, computed once for each record and kept with it: records do not change."""
+    name = f"_{compute.__name__}"
+
+    @wraps(compute)
+    def kept(record: RunRecord) -> Value:
+        known = vars(record)
+        if name not in known:
+            known[name] = compute(record)
+        return known[name]
+
+    return kept
+
+
 # --- runs, grouped by what is the same -----------------------------------------------------------------------------------
 
 
@@ -85,6 +102,7 @@ def identified(records: Iterable[RunRecord]) -> list[RunRecord]:
     return [completed(record) for record in records]
 
 
+@_kept
 def row_of(record: RunRecord) -> Row:
     """What answered."""
     model = record.model
@@ -93,12 +111,14 @@ def row_of(record: RunRecord) -> Row:
     return Row(model["name"], weights, model["size"], options, record.recipe["tune"], model["card"]["floor"])
 
 
+@_kept
 def column_of(record: RunRecord) -> Column:
     """What was asked."""
     column = _by_data(record)
     return replace(column, data=record.task.get("question") or column.data)
 
 
+@_kept
 def _by_data(record: RunRecord) -> Column:
     task = record.task
     return Column(task["name"], task.get("context"), task["simulated"], task["split"], data_digest(task["files"]), record.kind)
@@ -130,16 +150,21 @@ def setting_code(row: Row, setting: Setting) -> str:
 
 def _used(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that a way of tuning uses. Precision is not among them: what it came to is part of :class:`Setting`."""
-    return {name: recipe[name] for name in used_settings(recipe["tune"]) if name != "precision" and name in recipe}
+    return {name: recipe[name] for name in _settings_of(recipe["tune"]) if name in recipe}
 
 
-def grouped(records: Iterable[RunRecord]) -> Found:
-    """Runs by cell and setting, the oldest setting first.
+@cache
+def _settings_of(tune: str) -> list[str]:
+    return [name for name in used_settings(tune) if name != "precision"]
+
+
+def grouped(records: Iterable[RunRecord], usual: Usual | None = None) -> Found:
+    """Runs by cell and setting, the oldest setting first; ``usual`` is :func:`usual_recipes` of them, if known.
 
     Of several versions of the code, the newest with a finished run counts; of several runs of a seed, the newest.
     """
     records = sorted(records, key=age)
-    usual = usual_recipes(records)
+    usual = usual_recipes(records) if usual is None else usual
     gathered: dict[tuple[Row, Column], dict[Setting, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         key = row_of(record), column_of(record)
@@ -156,6 +181,43 @@ def _counted(runs: Sequence[RunRecord]) -> Runs:
 def age(record: RunRecord) -> tuple[str, str]:
     """Sorts the oldest run first."""
     return record.created, record.run_id
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """Records, grouped for tables; the same for every metric. ``records`` are :func:`identified`."""
+
+    records: list[RunRecord]
+    found: Found
+    usual: Usual
+
+    @classmethod
+    def of(cls, records: Iterable[RunRecord] | Arranged) -> Arranged:
+        """The records, arranged unless they are already."""
+        if isinstance(records, Arranged):
+            return records
+        known = identified(records)
+        usual = usual_recipes(known)
+        return cls(known, grouped(known, usual), usual)
+
+    def by_kind(self) -> dict[str, Arranged]:
+        """Those of each kind of task, in the order of KINDS, of kinds that have any."""
+        found = {}
+        for kind in KINDS:
+            if records := [record for record in self.records if record.kind == kind]:
+                runs = {key: settings for key, settings in self.found.items() if key[1].kind == kind}
+                found[kind] = Arranged(records, runs, self.usual)
+        return found
+
+    @cached_property
+    def main(self) -> dict[tuple[Row, Column], Setting]:
+        """The :func:`main_setting` of each cell."""
+        return {key: main_setting(settings, self.usual[key]) for key, settings in self.found.items()}
+
+    @cached_property
+    def texts(self) -> dict[tuple[Row, Column, Setting], str]:
+        """What :func:`setting_texts` calls the settings."""
+        return setting_texts(self.found, self.usual)
 
 
 # --- settings, compared with the model's own -----------------------------------------------------------------------------
@@ -243,8 +305,9 @@ def row_labels(members: Iterable[tuple[Row, RunRecord]]) -> dict[Row, str]:
     A checkpoint is called by its file's name; where that does not tell rows apart, by folder and file; else by file and a
     piece of the fingerprint. Of several copies of a checkpoint, the newest run's is named.
     """
+    newest = dict(sorted(members, key=lambda member: age(member[1])))
     candidates = {}
-    for row, record in sorted(members, key=lambda member: age(member[1])):
+    for row, record in newest.items():
         names = [""]
         if checkpoint := record.model["checkpoint"]:
             path = Path(*Path(checkpoint["source"]).parts[-2:])

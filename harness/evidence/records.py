@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
-import csv
+import gc
 import hashlib
 import json
-import os
 import re
-import stat
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any
 
 from harness.errors import BadData, HarnessError
 from harness.files.fingerprint import digest, plain
+from harness.files.sources import sha256
 from harness.progress import printable
 from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION, task_label
 
 from . import schema as shape
-from .folders import PREDICTIONS, RECORD, RESERVED, id_of, put, record_folders, remove, run_folders, sweep, temporary_folder
-from .schema import LEAKS, SCHEMA
+from .folders import (
+    PREDICTIONS,
+    RECORD,
+    RESERVED,
+    file_size,
+    id_of,
+    put,
+    record_folders,
+    remove,
+    run_folders,
+    sweep,
+    sync,
+    temporary_folder,
+)
+from .predictions import Predictions, judge, read_predictions
+from .predictions import write_predictions as _write_predictions
+from .schema import SCHEMA
 
-if TYPE_CHECKING:
-    import numpy as np
+__all__ = ["Predictions", "RunRecord", "find", "judge", "read", "read_all", "read_predictions", "write"]
 
-BLOCK = "block"  # the column of predictions.csv that names dependent examples' blocks
-LEAK_COLUMNS = ["leak", "leak_from"]
-PREDICTION, PROBABILITY = "prediction", "probability_"  # a number's column, and what a class's or label's begins with
 FINISHED, FAILED = "finished", "failed"
 COLLAPSED = "collapsed: every test example was put into one class"
 COLLAPSED_NUMBERS = "collapsed: every test example was given the same number"
@@ -65,6 +77,8 @@ class RunRecord:
     parameters (of the search) and subsets (``novel`` and ``leaking`` → examples, metrics, intervals; None where undefined).
     ``history``: one entry per epoch. ``collapsed``: all test examples were given the same answer.
     ``code``: digest of the code that can change a number. ``error``: why the run failed. ``created``: time in UTC.
+    ``checksums``, made when the record is written: sha256 of ``predictions`` (the file) and of the ``record`` (its other fields).
+    They show what was edited since, by accident or on the quiet. They are no signature: who edits can make them anew.
     ``unknown``: fields that a newer version wrote, as they are; they stand beside the others in the file.
 
     Raises:
@@ -93,15 +107,39 @@ class RunRecord:
     timing: dict[str, Any] = field(default_factory=dict)
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="milliseconds"))
     schema: int = SCHEMA
+    checksums: dict[str, str] = field(default_factory=dict, compare=False)
     unknown: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for item in fields(self):
+            object.__setattr__(self, item.name, plain(getattr(self, item.name)))
+        self._check()
+
+    def _check(self) -> None:
+        shape.check(vars(self))
         if self.status not in (FINISHED, FAILED) or (self.status == FAILED) != bool(self.error):
             found = f"status {shape.shortened(self.status)}, error {shape.shortened(self.error)}"
             raise ValueError(f"{found}: expected {FINISHED}, or {FAILED} with an error")
-        for item in fields(self):
-            object.__setattr__(self, item.name, plain(getattr(self, item.name)))
-        shape.check(vars(self))
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> RunRecord:
+        """The record of a JSON object as :func:`.schema.parse` gives it. Its values are not copied.
+
+        Raises:
+            ValueError: as the class itself.
+        """
+        given = content.keys() & _FIELDS.keys()
+        made = object.__new__(cls)  # JSON values need no conversion
+        for name, item in _FIELDS.items():
+            if name in given:
+                vars(made)[name] = content[name]
+            elif item.default_factory is not MISSING:
+                vars(made)[name] = item.default_factory()
+            elif item.default is not MISSING:
+                vars(made)[name] = item.default
+        vars(made)["unknown"] = {name: value for name, value in content.items() if name not in given}
+        made._check()
+        return made
 
     @property
     def finished(self) -> bool:
@@ -130,41 +168,13 @@ class RunRecord:
         return task_label(self.task["name"], self.task.get("context"), self.task["simulated"])
 
 
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """A model's answers on the test split, for a task of one kind.
+_FIELDS = {item.name: item for item in fields(RunRecord) if item.name != "unknown"}
 
-    ``ids`` (N); ``labels``: class indices (N,), numbers (N,) of a regression, or 0 and 1 (N, K) of a multi-label task;
-    ``outputs``: probabilities (N, K) of ``classes`` (K), or predicted numbers (N, 1), as float64. ``blocks`` (N) names each
-    example's block, whose examples depend on each other; it is empty where examples are independent. ``leaks`` (N) says of each
-    example what it has of the training data, one of :data:`.schema.LEAKS`, and of which of its examples, empty for none; it is
-    empty where that was not looked for.
 
-    Raises:
-        ValueError: shapes that do not fit together, or an unknown leak.
-    """
-
-    ids: tuple[str, ...]
-    labels: np.ndarray
-    outputs: np.ndarray
-    classes: tuple[str, ...]
-    blocks: tuple[str, ...] = ()
-    leaks: tuple[tuple[str, str], ...] = ()
-    kind: str = CLASSIFICATION
-
-    def __post_init__(self) -> None:
-        shape = (len(self.ids), len(self.classes))
-        for name, column in (("blocks", self.blocks), ("leaks", self.leaks)):
-            if len(column) not in (0, len(self.ids)):
-                raise ValueError(f"{len(column)} {name}: expected {len(self.ids)}, one per example, or none")
-        if unknown := {leak for leak, _ in self.leaks} - set(LEAKS):
-            raise ValueError(f"leaks {sorted(unknown)}: expected {', '.join(LEAKS)}")
-        if self.kind == REGRESSION:  # whole numbers among them, as they will be read back
-            object.__setattr__(self, "labels", self.labels.astype("float64"))
-        of_labels = shape if self.kind == MULTILABEL else shape[:1]
-        if self.labels.shape != of_labels or self.outputs.shape != shape:
-            found = f"labels {self.labels.shape}, outputs {self.outputs.shape}"
-            raise ValueError(f"{found}: expected {of_labels}, {shape}")
+def content_digest(content: Mapping[str, Any]) -> str:
+    """sha256 of a record as a JSON object, but for its own sha256."""
+    checksums = {name: value for name, value in content["checksums"].items() if name != "record"}
+    return digest({**content, "checksums": checksums})
 
 
 def data_digest(files: Mapping[str, str]) -> str:
@@ -172,6 +182,7 @@ def data_digest(files: Mapping[str, str]) -> str:
     return digest(list(files.values()))
 
 
+@cache
 def folder_name(name: str) -> str:
     """The folder for a name: ``QKI (sample)`` becomes ``QKI-sample``. Different names get different folders.
 
@@ -199,11 +210,15 @@ def write(record: RunRecord, predictions: Predictions | None, results_dir: Path)
         temporary.mkdir(parents=True)
         if predictions is not None:
             _write_predictions(predictions, temporary / PREDICTIONS)
+        content = asdict(record)
+        content = {**content.pop("unknown"), **content, "checksums": {}}
+        if predictions is not None:
+            content["checksums"]["predictions"] = sha256(temporary / PREDICTIONS)
+        content["checksums"]["record"] = content_digest(content)
         with open(temporary / RECORD, "w", encoding="utf-8") as file:
-            content = asdict(record)
-            json.dump({**content.pop("unknown"), **content}, file, indent=1, ensure_ascii=False, allow_nan=False)
+            json.dump(content, file, indent=1, ensure_ascii=False, allow_nan=False)
             file.write("\n")
-            _sync(file)
+            sync(file)
         put(temporary, folder)
     except OSError as error:
         fault = f"the record was not written ({error.strerror or error})"
@@ -221,18 +236,27 @@ def read(folder: Path) -> RunRecord:
     """
     path = Path(folder) / RECORD
     try:
-        if (size := _file_size(path)) > MAX_RECORD_BYTES:
+        if (size := file_size(path)) > MAX_RECORD_BYTES:
             raise ValueError(f"it has {size:,} bytes, more than {MAX_RECORD_BYTES:,}")
         content = shape.parse(path.read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:
             known = f"this version reads 1 to {SCHEMA}"
             raise BadData(f"{path}: has schema {shape.shortened(content['schema'])}, {known}; use the version that wrote it")
-        shape.check(content)
-        names = {item.name for item in fields(RunRecord)} - {"unknown"}
-        unknown = {name: value for name, value in content.items() if name not in names}
-        return RunRecord(**{name: content[name] for name in content.keys() - unknown}, unknown=unknown)
+        return RunRecord.from_json(content)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise BadData(f"{path}: not a readable record ({error}); delete its folder and run again") from None
+
+
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Without garbage collection, which takes longer than reading where thousands of records are read and none is garbage."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _to_stderr(line: str) -> None:
@@ -246,11 +270,12 @@ def read_all(results_dir: Path, say: Callable[[str], None] = _to_stderr) -> list
     fields of a newer version are not understood.
     """
     records, faults = list[RunRecord](), list[str]()
-    for folder in record_folders(results_dir, faults.append):
-        try:
-            records.append(read(folder))
-        except BadData as error:
-            faults.append(str(error))
+    with collection_paused():
+        for folder in record_folders(results_dir, faults.append):
+            try:
+                records.append(read(folder))
+            except BadData as error:
+                faults.append(str(error))
     for fault in faults[:MAX_FAULTS]:
         say(f"skipped: {fault}")
     if len(faults) > MAX_FAULTS:
@@ -271,85 +296,3 @@ def find(results_dir: Path, task: str, model: str, run_id: str) -> RunRecord | N
         if id_of(folder) == run_id:
             return read(folder)
     return None
-
-
-def read_predictions(folder: Path) -> Predictions:
-    """The stored predictions of a run, bit for bit as they were written. The name of a regression's number is not in them.
-
-    Raises:
-        BadData: the predictions are missing or damaged.
-    """
-    import numpy as np
-
-    path = Path(folder) / PREDICTIONS
-    try:
-        _file_size(path)
-        with open(path, newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
-        kind = MULTILABEL if header[1] == "labels" else REGRESSION if header[-1] == PREDICTION else CLASSIFICATION
-        first = 2
-        blocks, leaks = (), ()
-        if header[first] == BLOCK:
-            blocks, first = tuple(row[first] for row in rows), first + 1
-        if header[first : first + 2] == LEAK_COLUMNS:
-            leaks, first = tuple((row[first], row[first + 1]) for row in rows), first + 2
-        classes = tuple(name.removeprefix(PROBABILITY) for name in header[first:])
-        if kind == CLASSIFICATION:
-            labels = np.array([classes.index(row[1]) for row in rows], np.int64)
-        elif kind == REGRESSION:
-            labels = np.array([float(row[1]) for row in rows], np.float64)
-        else:
-            labels = np.array([[("0", "1").index(cell) for cell in row[1].split(";")] for row in rows], np.int64)
-            labels = labels.reshape(len(rows), len(classes))
-        outputs = np.array([[float(cell) for cell in row[first:]] for row in rows], np.float64).reshape(len(rows), -1)
-        return Predictions(tuple(row[0] for row in rows), labels, outputs, classes, blocks, leaks, kind)
-    except (OSError, ValueError, IndexError, csv.Error) as error:
-        raise BadData(f"{path}: not readable predictions ({error}); delete the folder and run again") from None
-
-
-def judge(predictions: Predictions) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-    """The metrics of predictions, and the intervals of those that have some (see :func:`.metrics.intervals`).
-
-    ``judge(read_predictions(folder))`` computes again what a record says.
-
-    Raises:
-        RunFailed: an output is not a number.
-    """
-    from .metrics import intervals, scores
-
-    outputs, labels, kind = predictions.outputs, predictions.labels, predictions.kind
-    return scores(outputs, labels, kind), intervals(outputs, labels, predictions.blocks, kind)
-
-
-def _write_predictions(predictions: Predictions, path: Path) -> None:
-    kind, labels = predictions.kind, predictions.labels.tolist()
-    columns: list[tuple[str, Sequence[Any]]] = [("id", predictions.ids)]
-    if kind == MULTILABEL:
-        columns.append(("labels", [";".join(map(str, row)) for row in labels]))
-    else:
-        columns.append(("label", labels if kind == REGRESSION else [predictions.classes[label] for label in labels]))
-    if predictions.blocks:
-        columns.append((BLOCK, predictions.blocks))
-    if predictions.leaks:
-        columns += zip(LEAK_COLUMNS, zip(*predictions.leaks, strict=True), strict=True)
-    outputs = [PREDICTION] if kind == REGRESSION else [PROBABILITY + name for name in predictions.classes]
-    columns += zip(outputs, predictions.outputs.T.tolist(), strict=True)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        # Unquoted, a "\r" in an id would end the line.
-        writer = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        writer.writerow([name for name, _ in columns])
-        # The csv module writes floats by repr, the shortest text that reads back as the same bits.
-        writer.writerows(zip(*(column for _, column in columns), strict=True))
-        _sync(file)
-
-
-def _file_size(path: Path) -> int:
-    state = path.stat()
-    if not stat.S_ISREG(state.st_mode):  # opening a named pipe would wait for ever
-        raise ValueError("it is no file")
-    return state.st_size
-
-
-def _sync(file: TextIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from csv import writer as csv_writer
 from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from harness.progress import figure, printable
 
-from .cells import ALIGNED, BELOW, COLLAPSED, FAILED, NO_AUDIT, UNDEFINED, Cell, Costs, CrossTable, Listing, Row, Table
+from .cells import (
+    ALIGNED,
+    BELOW,
+    COLLAPSED,
+    FAILED,
+    FLOATS,
+    NO_AUDIT,
+    UNDEFINED,
+    WHOLE,
+    Cell,
+    Costs,
+    CrossTable,
+    Listing,
+    Row,
+    Table,
+)
 from .metrics import METRICS
 
 if TYPE_CHECKING:
@@ -90,22 +106,40 @@ def markdown(table: Table) -> str:
     return "\n".join([*body, *(f"\n{note}" for note in grid.notes)]) + "\n"
 
 
-def csv(table: Table) -> str:
+def csv(table: CrossTable) -> str:
     """A table in tidy form as CSV; numbers are not rounded. See :meth:`.cells.CrossTable.to_frame` for the columns."""
-    return frame_as_csv(table.to_frame())
+    return columns_as_csv(table.to_columns(), FLOATS, WHOLE)
 
 
 def frame_as_csv(frame: pd.DataFrame) -> str:
     """A data frame as CSV. In texts, control characters are shown as escapes, and a ``'`` stands before what begins like a
     spreadsheet's formula, with one of ``= + - @``."""
+    texts = {name: frame[name].map(_safe) for name in frame.columns if frame[name].dtype.kind not in "biuf"}
+    return frame.assign(**texts).to_csv(index=False, header=list(map(_safe, frame.columns)), lineterminator="\n")
 
-    def safe(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        return f"'{_line(value)}" if value.startswith(_FORMULA) else _line(value)
 
-    texts = {name: frame[name].map(safe) for name in frame.columns if frame[name].dtype.kind not in "biuf"}
-    return frame.assign(**texts).to_csv(index=False, header=list(map(safe, frame.columns)), lineterminator="\n")
+def columns_as_csv(columns: Mapping[str, list[Any]], floats: Collection[str] = (), whole: Collection[str] = ()) -> str:
+    """The same of columns as lists, several times faster. Numbers of a column are floats if it is one of ``floats``, if one is a
+    float, or if a run has none; not if it is one of ``whole``."""
+    shown = []
+    for name, values in columns.items():
+        kinds = set(map(type, values))
+        if str in kinds:
+            values = list(map(_safe, values))
+        elif int in kinds and name not in whole and (name in floats or (len(kinds) > 1 and kinds <= {int, float, type(None)})):
+            values = [None if value is None else float(value) for value in values]
+        shown.append(values)
+    text = io.StringIO()
+    writer = csv_writer(text, lineterminator="\n")
+    writer.writerow(map(_safe, columns))
+    writer.writerows(zip(*shown))
+    return text.getvalue()
+
+
+def _safe(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    return f"'{_line(value)}" if value.startswith(_FORMULA) else _line(value)
 
 
 def html(table: Table) -> str:

@@ -17,6 +17,7 @@ LEAKS = ("none", "near", "overlap", "exact")  # what a test example has of the t
 SUBSETS = ("novel", "leaking")  # of the test examples, by whether they have anything
 MAX_DEPTH = 32  # of values within values
 MAX_NUMBER = 2.0**62  # of counts and scores; more than 64 bits have no place in a data frame
+NUMBER, SCALAR = (float, int), (str, float, int)  # isinstance() is several times faster with a tuple than with a union
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,17 @@ class Form:
 
 def _number(low: float = -MAX_NUMBER, high: float = MAX_NUMBER) -> Form:
     bounds = f" from {low:g} to {high:g}" if high < MAX_NUMBER else f", at least {low:g}" if low > -MAX_NUMBER else ""
-    slack = 1e-9  # rounding
-    return Form(
-        f"a number{bounds}",
-        lambda it: isinstance(it, int | float) and not isinstance(it, bool) and low - slack <= it <= high + slack,
-    )
+    low, high = low - 1e-9, high + 1e-9  # rounding
+
+    def fits(it: Any) -> bool:
+        return (type(it) is float or (isinstance(it, NUMBER) and not isinstance(it, bool))) and low <= it <= high
+
+    return Form(f"a number{bounds}", fits)
 
 
 def _or_none(form: Form) -> Form:
-    return Form(f"{form.words}, or null", lambda it: it is None or form.fits(it))
+    fits = form.fits
+    return Form(f"{form.words}, or null", lambda it: it is None or fits(it))
 
 
 def _each(form: Form) -> Form:
@@ -45,8 +48,9 @@ def _each(form: Form) -> Form:
 
 
 def _mapping(form: Form | None = None) -> Form:
-    words = f"names, each with {form.words}" if form else "names with values"
-    return Form(words, lambda it: isinstance(it, Mapping) and (form is None or all(map(form.fits, it.values()))))
+    if form is None:
+        return Form("names with values", lambda it: isinstance(it, dict))
+    return Form(f"names, each with {form.words}", lambda it: isinstance(it, dict) and all(map(form.fits, it.values())))
 
 
 def _dated(value: Any) -> bool:
@@ -61,20 +65,23 @@ FLAG = Form("true or false", lambda it: isinstance(it, bool))
 WHOLE = Form("a whole number, 0 or more", lambda it: isinstance(it, int) and not isinstance(it, bool) and 0 <= it <= MAX_NUMBER)
 FILE_NAME = Form("a file's name", lambda it: isinstance(it, str) and bool(re.fullmatch(r"[\w-][\w.-]{0,199}", it)))
 DATE = Form("a date and time", _dated)
-SECTION = Form("names with values", lambda it: isinstance(it, Mapping) and bool(it))
-PLAIN = Form("text, a number, true, false or null", lambda it: it is None or isinstance(it, str | int | float))
-SETTING = Form(f"{PLAIN.words}, or a list of these", lambda it: PLAIN.fits(it) or _each(PLAIN).fits(it))
+SECTION = Form("names with values", lambda it: isinstance(it, dict) and bool(it))
+PLAIN = Form("text, a number, true, false or null", lambda it: it is None or isinstance(it, SCALAR))
+PLAINS = _each(PLAIN)
+SETTING = Form(f"{PLAIN.words}, or a list of these", lambda it: it is None or isinstance(it, SCALAR) or PLAINS.fits(it))
 ONE_OF_KINDS = Form(f"one of {', '.join(KINDS)}", lambda it: isinstance(it, str) and it in KINDS)
-CLASSES = Form("one or more different names", lambda it: _each(TEXT).fits(it) and len(set(it)) == len(it) >= 1)
+TEXTS = _each(TEXT)
+CLASSES = Form("one or more different names", lambda it: TEXTS.fits(it) and len(set(it)) == len(it) >= 1)
 TWO_CLASSES = Form("two or more different names", lambda it: CLASSES.fits(it) and len(it) >= 2)
 ONE_NAME = Form("a list of one name", lambda it: CLASSES.fits(it) and len(it) == 1)
 SHARE, AMOUNT = _number(0, 1), _number(0)
-SCORES = _mapping(_or_none(_number()))
-LIMITS = Form("two numbers", lambda it: isinstance(it, list) and len(it) == 2 and SCORES.fits(dict(enumerate(it))))
+SCORE = _or_none(_number())
+SCORES = _mapping(SCORE)
+LIMITS = Form("two numbers", lambda it: isinstance(it, list) and len(it) == 2 and all(map(SCORE.fits, it)))
 INTERVALS = _mapping(_or_none(LIMITS))
 LEAK_COUNTS = Form(
     f"the numbers of examples of {', '.join(LEAKS)}",
-    lambda it: isinstance(it, Mapping) and set(it) == set(LEAKS) and all(map(WHOLE.fits, it.values())),
+    lambda it: isinstance(it, dict) and set(it) == set(LEAKS) and all(map(WHOLE.fits, it.values())),
 )
 # Metric → what its value must be.
 RANGES = {
@@ -143,12 +150,13 @@ OPTIONAL = {
     "alignment": _mapping(),
     "leakage": _mapping(),
     "history": _each(_mapping()),
-    "events": _each(TEXT),
+    "events": TEXTS,
     "timing": _mapping(),
     "timing.seconds": _mapping(_or_none(AMOUNT)),
     "timing.examples_per_second": _or_none(AMOUNT),
     "timing.wait": _or_none(AMOUNT),
     "timing.peak_memory_bytes": _or_none(AMOUNT),
+    "checksums": _mapping(TEXT),
     "unknown": _mapping(),
     "recipe": _mapping(SETTING),
     "model.recipe": _mapping(SETTING),
@@ -163,10 +171,28 @@ OPTIONAL = {
     "model.card.get": TEXT,
     "model.card.checkpoint": _or_none(TEXT),
     "model.audit": _or_none(_mapping()),
-    "model.notes": _each(TEXT),
+    "model.notes": TEXTS,
     "model.unknown_tokens": _or_none(SHARE),
     "model.parameters": _or_none(_mapping(_or_none(AMOUNT))),
 }
+
+
+Forms = list[tuple[tuple[str, ...], list[tuple[str, Form, bool]]]]
+
+
+def _by_section(*tables: tuple[Mapping[str, Form], bool]) -> Forms:
+    """The forms of tables, in their order: path of a section → (name, form, whether it is required) of what is in it."""
+    found: Forms = []
+    for forms, required in tables:
+        for path, form in forms.items():
+            *section, name = path.split(".")
+            if not found or found[-1][0] != tuple(section):
+                found.append((tuple(section), []))
+            found[-1][1].append((name, form, required))
+    return found
+
+
+_FORMS = {kind: _by_section((REQUIRED, True), (OPTIONAL, False), (of_kind, True)) for kind, of_kind in REQUIRED_OF.items()}
 
 
 def check(content: Mapping[str, Any]) -> None:
@@ -176,25 +202,23 @@ def check(content: Mapping[str, Any]) -> None:
         ValueError: something is missing, of another type, or out of its range; it is named.
     """
     task = content.get("task")
-    kind = task.get("kind") if isinstance(task, Mapping) else None
-    of_kind = REQUIRED_OF.get(str(kind), REQUIRED_OF[CLASSIFICATION])
-    for shape, required in ((REQUIRED, True), (OPTIONAL, False), (of_kind, True)):
-        for path, form in shape.items():
-            section, _, name = path.rpartition(".")
-            holder: Any = content
-            for key in section.split(".") if section else ():
-                holder = holder.get(key) if isinstance(holder, Mapping) else None
-            if not holder or not isinstance(holder, Mapping):
-                continue
+    kind = task.get("kind") if isinstance(task, dict) else None
+    for section, forms in _FORMS.get(str(kind), _FORMS[CLASSIFICATION]):
+        holder: Any = content
+        for key in section:
+            holder = holder.get(key) if isinstance(holder, dict) else None
+        if not holder or not isinstance(holder, dict):
+            continue
+        for name, form, required in forms:
             if name not in holder:
                 if required:
-                    raise ValueError(f"{section or 'it'} lacks {name}")
+                    raise ValueError(f"{'.'.join(section) or 'it'} lacks {name}")
             elif not form.fits(holder[name]):
-                raise ValueError(f"{path} is {shortened(holder[name])}: expected {form.words}")
+                raise ValueError(f"{'.'.join((*section, name))} is {shortened(holder[name])}: expected {form.words}")
 
 
-def parse(text: str) -> dict[str, Any]:
-    """A record's JSON text as a dictionary of the present schema, not checked yet.
+def parse(text: str, upgrade: bool = True) -> dict[str, Any]:
+    """A record's JSON text as a dictionary of the present schema, not checked yet; as it stands there without ``upgrade``.
 
     Schema 2 lacked kinds of tasks, of which a record without one is a classification, and leakage; it stays as it is.
 
@@ -203,15 +227,17 @@ def parse(text: str) -> dict[str, Any]:
             deeper than MAX_DEPTH.
         TypeError, KeyError, AttributeError, RecursionError: JSON of another shape.
     """
-    content = json.loads(text)
+    content = _DECODER.decode(text)
     if not isinstance(content, dict):
         raise ValueError(f"it is {shortened(content)}")
     _check_values(content)
+    if "\\u" in text:  # an escape, which alone can hold half of a pair
+        json.dumps(content, ensure_ascii=False).encode()
     if "schema" not in content:
         raise ValueError("it lacks schema")
-    if content["schema"] == 1:
+    if content["schema"] == 1 and upgrade:
         _upgrade(content)
-    if content["schema"] == 2:
+    if content["schema"] == 2 and upgrade:
         content["schema"] = SCHEMA
     return content
 
@@ -222,16 +248,29 @@ def shortened(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _check_values(value: Any, depth: int = 0) -> None:
-    if depth > MAX_DEPTH:
-        raise ValueError(f"it is nested deeper than {MAX_DEPTH}")
-    if isinstance(value, dict | list):
-        for item in [*value, *value.values()] if isinstance(value, dict) else value:
-            _check_values(item, depth + 1)
-    elif isinstance(value, str):
-        value.encode()
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"it holds the number {value}")
+def _refuse(name: str) -> None:
+    raise ValueError(f"it holds the number {float(name)}")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse)
+
+
+def _check_values(content: dict[str, Any]) -> None:
+    """Refuse what is nested too deeply, and numbers that are too large to be finite."""
+    level: list[Any] = [content]
+    for _ in range(MAX_DEPTH + 1):
+        below: list[Any] = []
+        for holder in level:
+            for item in holder.values() if type(holder) is dict else holder:
+                kind = type(item)
+                if kind is dict or kind is list:
+                    below.append(item)
+                elif kind is float and not -math.inf < item < math.inf:
+                    raise ValueError(f"it holds the number {item}")
+        if not below:
+            return
+        level = below
+    raise ValueError(f"it is nested deeper than {MAX_DEPTH}")
 
 
 def _upgrade(content: dict[str, Any]) -> None:

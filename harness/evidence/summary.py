@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UnknownName
 from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION
 
-from .identity import column_labels, column_of, grouped, identified, row_labels, row_of, setting_code
+from .identity import Arranged, column_labels, column_of, row_labels, row_of, setting_code
 from .metrics import METRICS
 from .records import RunRecord
 from .subsets import ALL, LEAKING, NOVEL, SUBSETS, examples_on, scores_on
@@ -21,10 +22,11 @@ MAIN = {  # metrics that are most looked at, by kind of task
     REGRESSION: ("spearman", "pearson", "r2", "rmse", "mae"),
     MULTILABEL: ("auroc", "auprc", "f1", "log_loss"),
 }
+WHOLE = tuple(f"{subset}_examples" for subset in SUBSETS)  # columns of whole numbers, where runs may have none
 KEPT_APART = ("task", "simulated", "data", "setting")  # runs that differ in one of these are never averaged
 
 
-def summary(records: Iterable[RunRecord]) -> pd.DataFrame:
+def summary(records: Iterable[RunRecord] | Arranged) -> pd.DataFrame:
     """One line per run: what ran on what, every metric, costs, flags, all settings, and where the record lies.
 
     ``model`` and ``task`` are the labels of rows and columns in a table of the same records. ``counted`` is False for a run
@@ -34,23 +36,30 @@ def summary(records: Iterable[RunRecord]) -> pd.DataFrame:
     """
     import pandas as pd
 
-    records = identified(records)
-    rows, columns = row_labels((row_of(record), record) for record in records), column_labels(records)
-    settings, counted = {}, set()
-    for (row, _), found in grouped(records).items():
-        for setting, runs in found.items():
-            counted |= set(map(id, runs.counted))
-            settings |= {id(record): setting_code(row, setting) for record in runs.all}
-    lines = []
-    for record in records:
-        line = {"model": rows[row_of(record)], "task": columns[column_of(record)]}
-        lines.append(line | _line(record, id(record) in counted, settings[id(record)]))
-    frame = pd.DataFrame(lines)
-    numbers = dict.fromkeys(METRICS, float) | {f"{subset}_examples": "Int64" for subset in SUBSETS}
+    frame = pd.DataFrame(columns(records, missing=float("nan")))
+    numbers = dict.fromkeys(METRICS, float) | dict.fromkeys(WHOLE, "Int64")
     return frame.astype({name: kind for name, kind in numbers.items() if name in frame})  # undefined in every run, too
 
 
-def long(records: Iterable[RunRecord], metric: str, by: Sequence[str], subset: str = ALL) -> pd.DataFrame:
+def columns(records: Iterable[RunRecord] | Arranged, missing: Any = None) -> dict[str, list[Any]]:
+    """The columns of :func:`summary` as lists; ``missing`` stands where a run has no such value."""
+    arranged = Arranged.of(records)
+    rows = row_labels((row_of(record), record) for record in arranged.records)
+    columns = column_labels(arranged.records)
+    settings, counted = {}, set()
+    for (row, _), found in arranged.found.items():
+        for setting, runs in found.items():
+            counted |= set(map(id, runs.counted))
+            settings |= dict.fromkeys(map(id, runs.all), setting_code(row, setting))
+    lines = []
+    for record in arranged.records:
+        line = {"model": rows[row_of(record)], "task": columns[column_of(record)]}
+        lines.append(line | _line(record, id(record) in counted, settings[id(record)]))
+    names = dict.fromkeys(name for line in lines for name in line)
+    return dict(zip(names, map(list, zip(*(map(line.get, names, repeat(missing)) for line in lines)))))
+
+
+def long(records: Iterable[RunRecord] | Arranged, metric: str, by: Sequence[str], subset: str = ALL) -> pd.DataFrame:
     """Mean, sd and number of runs and of distinct seeds of a metric, grouped by any columns of :func:`summary`.
 
     Runs that differ in one of KEPT_APART are kept apart whatever the grouping. The metric is that on a ``subset`` of the
@@ -59,11 +68,13 @@ def long(records: Iterable[RunRecord], metric: str, by: Sequence[str], subset: s
     Raises:
         UnknownName: a key that is no column of the summary.
     """
-    records = list(records)
-    frame = summary(records)
+    arranged = Arranged.of(records)
+    frame = summary(arranged)
     if unknown := [key for key in by if key not in frame]:
         raise UnknownName(f"--by {unknown[0]!r}: choose model,task or any of {', '.join(frame.columns)}")
-    frame = frame.assign(**{metric: [scores_on(record, subset)[0].get(metric) for record in records]}).astype({metric: float})
+    frame = frame.assign(**{metric: [scores_on(record, subset)[0].get(metric) for record in arranged.records]}).astype(
+        {metric: float}
+    )
     groups = frame[frame.counted].groupby(list(dict.fromkeys([*by, *KEPT_APART])), dropna=False, sort=True)
     values = groups[metric]
     return values.agg(mean="mean", sd="std", runs="count").assign(seeds=groups["seed"].nunique()).reset_index()

@@ -12,18 +12,18 @@ from typing import Any
 from harness.errors import HarnessError, UnknownName, UserError
 from harness.files.atomic import atomic
 from harness.progress import printable
-from harness.task import CLASSIFICATION, KINDS, MAIN_METRIC
+from harness.task import CLASSIFICATION, MAIN_METRIC
 
 from . import render
 from .cells import BEST, CrossTable, Listing, Row, Table
 from .comparison import MAX_LISTED, wide
 from .folders import sweep
-from .identity import column_labels, column_of, identified, model_label
+from .identity import Arranged, column_labels, column_of, model_label
 from .metrics import METRICS, metrics_of
 from .published import read_published
-from .records import RunRecord, read_all
+from .records import RunRecord, collection_paused, read_all
 from .subsets import ALL, SUBSETS
-from .summary import MAIN, long, summary
+from .summary import MAIN, WHOLE, columns, long, summary
 
 __all__ = ["Table", "long", "make_table", "model_label", "print_table", "summary", "wide", "write_tables"]
 
@@ -73,6 +73,7 @@ def make_table(results_dir: Path, metric: str | None = None, by: str = "model,ta
     return _without(table, by_kind, [kind])
 
 
+@collection_paused()
 def print_table(results_dir: Path, metric: str | None, by: str, format: str, *, full_width: bool = False, **options: Any) -> None:
     """Print the tables of a results folder (see :func:`make_table`) to standard output, and write the CSV files.
 
@@ -85,8 +86,8 @@ def print_table(results_dir: Path, metric: str | None, by: str, format: str, *, 
     """
     if format not in FORMATS:
         raise UnknownName(f"format {format!r}: choose one of {', '.join(FORMATS)}")
-    records = _read(results_dir)
-    by_kind = _by_kind(records)
+    arranged = Arranged.of(_read(results_dir))
+    by_kind = arranged.by_kind()
     found = _tables(by_kind, View(metric=metric, by=by, **options))
     tables = {kind: _without(table, by_kind, found) for kind, table in found.items()}
     if format == "csv":
@@ -97,12 +98,12 @@ def print_table(results_dir: Path, metric: str | None, by: str, format: str, *, 
     else:
         render.show_all(tables, render.UNLIMITED if full_width else None)
     try:
-        write_tables(results_dir, records)
+        write_tables(results_dir, arranged)
     except HarnessError as error:
         print(printable(str(error)), file=sys.stderr)
 
 
-def write_tables(results_dir: Path, records: Sequence[RunRecord] | None = None) -> list[Path]:
+def write_tables(results_dir: Path, records: Sequence[RunRecord] | Arranged | None = None) -> list[Path]:
     """Write the CSV files of a results folder's ``tables/`` and return their paths. ``records`` are the folder's, if read.
 
     Files of kinds of task that have no records are removed. Those of other kinds than classification have it in their names.
@@ -110,16 +111,16 @@ def write_tables(results_dir: Path, records: Sequence[RunRecord] | None = None) 
     Raises:
         HarnessError: the files cannot be written.
     """
-    records, published = read_all(results_dir) if records is None else records, read_published()
+    arranged, published = Arranged.of(read_all(results_dir) if records is None else records), read_published()
     folder = Path(results_dir) / "tables"
-    by_kind, texts, outdated = _by_kind(records), dict[str, str](), list[str]()
+    by_kind, texts, outdated = arranged.by_kind(), dict[str, str](), list[str]()
     for kind, metrics in MAIN.items():
         names = {f"{metric}.csv" if kind == CLASSIFICATION else f"{kind}_{metric}.csv": metric for metric in metrics}
         if kind in by_kind:
             texts |= {name: render.csv(wide(by_kind[kind], metric, published)) for name, metric in names.items()}
         else:
             outdated += names
-    texts["summary.csv"] = render.frame_as_csv(summary(records))
+    texts["summary.csv"] = render.columns_as_csv(columns(arranged), METRICS, WHOLE)
     try:
         sweep(results_dir)
         folder.mkdir(parents=True, exist_ok=True)
@@ -150,20 +151,16 @@ def _read(results_dir: Path) -> list[RunRecord]:
     return records
 
 
-def _by_kind(records: Iterable[RunRecord]) -> dict[str, list[RunRecord]]:
-    """The records of each kind of task, in the order of KINDS."""
-    found: dict[str, list[RunRecord]] = {kind: [] for kind in KINDS}
-    for record in records:
-        found[record.kind].append(record)
-    return {kind: of_kind for kind, of_kind in found.items() if of_kind}
+def _by_kind(records: Iterable[RunRecord]) -> dict[str, Arranged]:
+    return Arranged.of(records).by_kind()
 
 
-def _tables(by_kind: Mapping[str, Sequence[RunRecord]], view: View) -> dict[str, CrossTable | Listing]:
+def _tables(by_kind: Mapping[str, Arranged], view: View) -> dict[str, CrossTable | Listing]:
     """A table for each kind of task that has the metric."""
     if view.subset not in SUBSETS:
         raise UnknownName(f"subset {view.subset!r}: choose one of {', '.join(SUBSETS)}")
     if view.metric is None:
-        metrics = {kind: _main_metric(records, kind) for kind, records in by_kind.items()}
+        metrics = {kind: _main_metric(arranged.records, kind) for kind, arranged in by_kind.items()}
     else:
         metric = _metric(view.metric)
         metrics = {kind: (metric, "") for kind in by_kind if kind in METRICS[metric].kinds}
@@ -173,19 +170,17 @@ def _tables(by_kind: Mapping[str, Sequence[RunRecord]], view: View) -> dict[str,
     return _sorted_all({kind: _table(by_kind[kind], *chosen, view) for kind, chosen in metrics.items()}, view.sort)
 
 
-def _without(
-    table: CrossTable | Listing, by_kind: Mapping[str, Sequence[RunRecord]], shown: Collection[str]
-) -> CrossTable | Listing:
+def _without(table: CrossTable | Listing, by_kind: Mapping[str, Arranged], shown: Collection[str]) -> CrossTable | Listing:
     """A table with a note on the columns of kinds of task that are not shown."""
     parts = []
-    for kind, records in by_kind.items():
+    for kind, arranged in by_kind.items():
         if kind not in shown:
-            columns = len(column_labels(identified(records)))
-            parts.append(f"{columns} column{'s' * (columns > 1)} of {kind} (--metric {_main_metric(records, kind)[0]})")
+            columns = len(column_labels(arranged.records))
+            parts.append(f"{columns} column{'s' * (columns > 1)} of {kind} (--metric {_main_metric(arranged.records, kind)[0]})")
     return replace(table, notes=(*table.notes, f"not shown: {', '.join(parts)}")) if parts else table
 
 
-def _table(records: Sequence[RunRecord], metric: str, why: str, view: View) -> CrossTable | Listing:
+def _table(records: Arranged, metric: str, why: str, view: View) -> CrossTable | Listing:
     """The table of records of one kind; ``why`` explains the choice of the metric."""
     notes = (why,) if why else ()
     if view.keys == ["model", "task"]:
