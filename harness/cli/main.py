@@ -13,7 +13,7 @@ import typer
 from harness.errors import HarnessError
 from harness.progress import printable
 
-from . import adapters, audit, data, look, pretrain, run, sweep, tables, verify, weights
+from . import adapters, audit, data, look, pretrain, run, search, sweep, tables, verify, weights
 from .options import Once
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.command("run", cls=Once)(run.run)
 app.command("sweep", cls=Once)(sweep.sweep)
 app.command("status", cls=Once)(sweep.status)
+app.command("search", cls=Once)(search.search)
 app.command("audit", cls=Once)(audit.audit)
 app.command("table", cls=Once)(tables.table)
 app.command("verify", cls=Once)(verify.verify)
