@@ -1,0 +1,123 @@
+"""Pairs of models as a report shows them: forest plots against each task's best, and a line for every pair."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import HarnessError
+from harness.progress import figure as number
+
+from ..cells import Row
+from ..metrics import METRICS
+from .draw import MUTED, PAPER, Canvas, room, shortened, svg
+from .figures import LONGEST_LABEL, Figure
+from .gather import Gathered, Group
+
+if TYPE_CHECKING:
+    from ..compare import Difference
+
+LINE = 24  # px of a row of a forest plot
+PLOT = 300  # px of its axis
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Every difference of a kind of task, forest plots of those from the best, notes on the whole, and why there are none."""
+
+    differences: Sequence[Difference] = ()
+    forests: Sequence[Figure] = ()
+    notes: Sequence[str] = ()
+    ranks: Sequence[str] = ()
+    fault: str = ""
+    tasks: Sequence[str] = field(default_factory=tuple)
+
+
+def pairs(gathered: Gathered, group: Group) -> Pairs:
+    """The differences between the rows of our own, which :mod:`harness.evidence.compare` finds."""
+    if len(group.rows) < 2:
+        return Pairs(fault="There is one model, so there is nothing to compare.")
+    from ..compare import compare
+
+    tasks = list(dict.fromkeys(column.name for column in group.table.columns))
+    try:
+        found = compare(list(gathered.results), (), tasks, group.table.metric)
+    except HarnessError as error:
+        return Pairs(fault=str(error))
+    known = [item for item in found.differences if item.column in group.table.columns]
+    forests = [figure for column in group.table.columns if (figure := _forest(group, column, known))]
+    return Pairs(known, forests, found.notes, _rank_lines(found.ranks), tasks=tasks)
+
+
+def _rank_lines(ranks: Any) -> list[str]:
+    """What is said of each model's ranks, in words where the comparison has some."""
+    return [text for name, rank in ranks.items() if (text := getattr(rank, "sentence", "") or f"{name}: {rank}")]
+
+
+def _forest(group: Group, column: Any, differences: Sequence[Difference]) -> Figure | None:
+    """Differences from the best model of a column, most like it first: score of the other minus score of the best."""
+    here = [item for item in differences if item.column == column]
+    means = {row: mean for row, mean in group.table.means(column).items() if row in {row for item in here for row in item.models}}
+    if not means:
+        return None
+    best = max(means, key=lambda row: group.sign * means[row])
+    rows = [_from_best(item, best) for item in here if best in item.models]
+    rows.sort(key=lambda row: -group.sign * row.difference)
+    label, metric = group.table.columns[column], METRICS[group.table.metric].label
+    names = [shortened(row.name, LONGEST_LABEL) for row in rows]
+    left = room(names)
+    width, height = left + PLOT + 16, 72 + LINE * len(rows)
+
+    def draw(canvas: Canvas) -> None:
+        axes = canvas.axes(left, 42, 16, 28)
+        axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"difference in {metric}")
+        axes.set_title(shortened(f"{label}: against {group.rows[best]}", 60), loc="left")
+        axes.grid(axis="y", visible=False)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+        axes.set_yticks(range(len(rows)), names)
+        axes.axvline(0, color=MUTED, linewidth=1)
+        axes.ticklabel_format(axis="x", useOffset=False)
+        axes.xaxis.get_major_locator().set_params(nbins=5)
+        for place, row in enumerate(rows):
+            colour = group.looks[row.row].colour
+            if row.interval:
+                axes.plot(row.interval, [place, place], color=colour, linewidth=2, solid_capstyle="butt")
+            face = colour if row.told_apart else PAPER
+            (point,) = axes.plot(
+                [row.difference], [place], color=colour, marker="o", markersize=7, markerfacecolor=face, markeredgewidth=1.6
+            )
+            canvas.mark(point, group.keys[row.row], row.sentence)
+
+    words = " ".join(row.sentence for row in rows)
+    picture = svg(width, height, f"Differences in {metric} from {group.rows[best]} in {label}", words, draw)
+    return Figure(picture, label, topic=label, keys=[group.keys[row.row] for row in rows], wide=True)
+
+
+@dataclass(frozen=True)
+class _Line:
+    row: Row
+    name: str
+    difference: float
+    interval: tuple[float, float] | None
+    told_apart: bool
+    sentence: str
+
+
+def _from_best(item: Difference, best: Row) -> _Line:
+    """A difference as one from the best: turned round where the best comes first."""
+    first = item.models[0] == best
+    sign, row, name = (-1, item.models[1], item.names[1]) if first else (1, item.models[0], item.names[0])
+    ends = sorted(sign * end for end in item.interval) if item.interval else None
+    return _Line(row, name, sign * item.difference, ends and (ends[0], ends[1]), item.better is not None, item.sentence)
+
+
+def cells(item: Difference) -> list[tuple[str, float | None]]:
+    """The numbers of a line on a pair: text, and what to sort it by."""
+    low, high = item.interval or (None, None)
+    interval = "" if low is None or high is None else f"{low:+.4f} to {high:+.4f}"
+    texts: list[tuple[str, float | None]] = [(f"{item.difference:+.4f}", item.difference), (interval, low)]
+    for value in (item.p, item.adjusted, item.mcnemar):
+        texts.append(("" if value is None else "< 0.0001" if value < 1e-4 else f"{value:.4f}", value))
+    return [*texts, ("" if item.detectable is None else number(item.detectable), item.detectable)]
