@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import HarnessError
 from harness.progress import figure as number
 
-from ..cells import Row
+from ..cells import Column, Row
 from ..metrics import METRICS
 from .draw import MUTED, PAPER, Canvas, room, shortened, svg
 from .figures import LONGEST_LABEL, Figure
@@ -18,20 +18,24 @@ from .gather import Gathered, Group
 if TYPE_CHECKING:
     from ..compare import Difference
 
+MOST_PAIRS = 600  # lines of a table
 LINE = 24  # px of a row of a forest plot
-PLOT = 300  # px of its axis
+PLOT = 220  # px of its axis
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Every difference of a kind of task, forest plots of those from the best, notes on the whole, and why there are none."""
+    """The differences of a kind of task, forest plots of those from each task's best model, notes, and why there are none.
+
+    ``listed`` are those that the page has a line for: all, or where these are too many those from the best.
+    """
 
     differences: Sequence[Difference] = ()
     forests: Sequence[Figure] = ()
     notes: Sequence[str] = ()
     ranks: Sequence[str] = ()
     fault: str = ""
-    tasks: Sequence[str] = field(default_factory=tuple)
+    listed: Sequence[Difference] = ()
 
 
 def pairs(gathered: Gathered, group: Group) -> Pairs:
@@ -47,7 +51,9 @@ def pairs(gathered: Gathered, group: Group) -> Pairs:
         return Pairs(fault=str(error))
     known = [item for item in found.differences if item.column in group.table.columns]
     forests = [figure for column in group.table.columns if (figure := _forest(group, column, known))]
-    return Pairs(known, forests, found.notes, _rank_lines(found.ranks), tasks=tasks)
+    best = {column: _best(group, column, known) for column in group.table.columns}
+    few = known if len(known) <= MOST_PAIRS else [item for item in known if best[item.column] in item.models]
+    return Pairs(known, forests, found.notes, _rank_lines(found.ranks), listed=few)
 
 
 def _rank_lines(ranks: Any) -> list[str]:
@@ -55,13 +61,11 @@ def _rank_lines(ranks: Any) -> list[str]:
     return [text for name, rank in ranks.items() if (text := getattr(rank, "sentence", "") or f"{name}: {rank}")]
 
 
-def _forest(group: Group, column: Any, differences: Sequence[Difference]) -> Figure | None:
+def _forest(group: Group, column: Column, differences: Sequence[Difference]) -> Figure | None:
     """Differences from the best model of a column, most like it first: score of the other minus score of the best."""
     here = [item for item in differences if item.column == column]
-    means = {row: mean for row, mean in group.table.means(column).items() if row in {row for item in here for row in item.models}}
-    if not means:
+    if (best := _best(group, column, here)) is None:
         return None
-    best = max(means, key=lambda row: group.sign * means[row])
     rows = [_from_best(item, best) for item in here if best in item.models]
     rows.sort(key=lambda row: -group.sign * row.difference)
     label, metric = group.table.columns[column], METRICS[group.table.metric].label
@@ -79,7 +83,7 @@ def _forest(group: Group, column: Any, differences: Sequence[Difference]) -> Fig
         axes.set_yticks(range(len(rows)), names)
         axes.axvline(0, color=MUTED, linewidth=1)
         axes.ticklabel_format(axis="x", useOffset=False)
-        axes.xaxis.get_major_locator().set_params(nbins=5)
+        axes.xaxis.get_major_locator().set_params(nbins=4)
         for place, row in enumerate(rows):
             colour = group.looks[row.row].colour
             if row.interval:
@@ -93,6 +97,13 @@ def _forest(group: Group, column: Any, differences: Sequence[Difference]) -> Fig
     words = " ".join(row.sentence for row in rows)
     picture = svg(width, height, f"Differences in {metric} from {group.rows[best]} in {label}", words, draw)
     return Figure(picture, label, topic=label, keys=[group.keys[row.row] for row in rows], wide=True)
+
+
+def _best(group: Group, column: Column, differences: Sequence[Difference]) -> Row | None:
+    """The row with the best mean among those that are compared in a column."""
+    compared = {row for item in differences if item.column == column for row in item.models}
+    means = {row: mean for row, mean in group.table.means(column).items() if row in compared}
+    return max(means, key=lambda row: group.sign * means[row], default=None)
 
 
 @dataclass(frozen=True)
@@ -113,11 +124,10 @@ def _from_best(item: Difference, best: Row) -> _Line:
     return _Line(row, name, sign * item.difference, ends and (ends[0], ends[1]), item.better is not None, item.sentence)
 
 
-def cells(item: Difference) -> list[tuple[str, float | None]]:
-    """The numbers of a line on a pair: text, and what to sort it by."""
-    low, high = item.interval or (None, None)
-    interval = "" if low is None or high is None else f"{low:+.4f} to {high:+.4f}"
-    texts: list[tuple[str, float | None]] = [(f"{item.difference:+.4f}", item.difference), (interval, low)]
-    for value in (item.p, item.adjusted, item.mcnemar):
-        texts.append(("" if value is None else "< 0.0001" if value < 1e-4 else f"{value:.4f}", value))
-    return [*texts, ("" if item.detectable is None else number(item.detectable), item.detectable)]
+def cells(item: Difference) -> list[str]:
+    """The numbers of a line on a pair: the difference, its interval, p, corrected p, McNemar's p, what would be detectable."""
+    interval = f"{item.interval[0]:+.4f} to {item.interval[1]:+.4f}" if item.interval else ""
+    chances = [
+        "" if value is None else "< 0.0001" if value < 1e-4 else f"{value:.4f}" for value in (item.p, item.adjusted, item.mcnemar)
+    ]
+    return [f"{item.difference:+.4f}", interval, *chances, "" if item.detectable is None else number(item.detectable)]

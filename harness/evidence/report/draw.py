@@ -59,8 +59,10 @@ _SETTINGS = {
     "ytick.labelcolor": INK,
     "xtick.minor.visible": False,
     "ytick.minor.visible": False,
-    "xtick.major.size": 3,
-    "ytick.major.size": 3,
+    "xtick.major.size": 0,  # the grid says where
+    "ytick.major.size": 0,
+    "xtick.major.pad": 6,
+    "ytick.major.pad": 6,
 }
 
 
@@ -98,7 +100,9 @@ class Canvas:
     def axes(self, left: float = 48, bottom: float = 40, right: float = 12, top: float = 26) -> Axes:
         """Axes with margins in px, so that labels have room whatever the data."""
         width, height = self.width - left - right, self.height - bottom - top
-        return self.figure.add_axes((left / self.width, bottom / self.height, width / self.width, height / self.height))
+        axes = self.figure.add_axes((left / self.width, bottom / self.height, width / self.width, height / self.height))
+        axes.patch.set_visible(False)
+        return axes
 
     def mark(self, artist: Any, key: str, tip: str) -> None:
         """Show ``tip`` where the pointer is on an artist, and highlight what else has its ``key``."""
@@ -118,8 +122,9 @@ def svg(width: float, height: float, title: str, words: str, draw: Callable[[Can
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=(width / 72, height / 72))
+        figure = Figure(figsize=(width / 72, height / 72), dpi=72)
         FigureCanvasSVG(figure)
+        figure.patch.set_visible(False)
         canvas = Canvas(figure, width, height)
         draw(canvas)
         text = io.StringIO()
@@ -160,11 +165,18 @@ def room(labels: Sequence[str]) -> float:
 _TAG = re.compile(r"<(?!!)[^>]*>")  # texts and attributes have no < or > of their own: matplotlib escapes them
 _NUMBER = re.compile(r"-?\d+\.\d+")
 _STYLES = {
-    "fill: none": "fill:none",
     "stroke-linecap: square": "",
     "stroke-linecap: butt": "",
     "stroke-linejoin: miter": "",
     "font-weight: 400": "",
+}
+# Styles that figures have many of, and the class that stands for each; the page has them as CSS.
+CLASSES = {
+    f"font-size:{FONT}px;text-anchor:middle;fill:var(--ink)": "tm",
+    f"font-size:{FONT}px;text-anchor:end;fill:var(--ink)": "te",
+    "fill:none;stroke:var(--grid);stroke-width:0.7": "gr",
+    "fill:none;stroke:var(--muted);stroke-width:0.8": "ax",
+    **{f"fill:var(--{name})": name for name in _NAMES},
 }
 
 
@@ -195,6 +207,8 @@ def _tag(tag: str, canvas: Canvas, used: set[str], prefix: str) -> str:
         tag = re.sub(r'style="([^"]*)"', lambda found: _style(found[1]), tag)
         tag = re.sub(r' transform="rotate\(-?0 [^)]*\)"', "", tag)
         tag = _NUMBER.sub(lambda number: f"{round(float(number[0]), 1) + 0:g}", tag)
+        if 'class="gr"' in tag:
+            tag = re.sub(r' clip-path="[^"]*"', "", tag)
         tag = re.sub(r"\s*\n\s*", " ", tag)
         if tag.startswith("<path"):
             tag = re.sub(r"(?<=[\d.]) (?=[MLCQzZ])|(?<=[MLCQ]) ", "", tag)
@@ -211,4 +225,5 @@ def _style(style: str) -> str:
             parts.append(f"font-size:{value.split('px')[0].split()[-1]}px")
         elif name != "font-family" and value:
             parts.append(f"{name}:{_VARIABLE.get(value, value)}")
-    return f'style="{";".join(filter(None, parts))}"'
+    short = ";".join(filter(None, parts))
+    return f'class="{CLASSES[short]}"' if short in CLASSES else f'style="{short}"'

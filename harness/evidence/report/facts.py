@@ -6,6 +6,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from harness.progress import figure as number
@@ -81,14 +82,14 @@ def _of_group(group: Group, several: bool) -> Iterator[tuple[str, str]]:
     searched = {group.rows[row] for (row, _), runs in group.cells.items() for run in runs.counted if run.model.get("search")}
     if searched and (plain := {label for row, label in group.rows.items() if not row.floor} - searched):
         what = "were chosen by a search on the validation split, those of"
-        yield "Searched", f"settings of {listed(sorted(searched))} {what} {listed(sorted(plain))} were not."
+        yield "Searched", f"Settings of {listed(sorted(searched))} {what} {listed(sorted(plain))} were not."
     codes = Counter(run.code for runs in group.cells.values() for run in runs.counted)
     if len(codes) > 1:
-        what = "differences between their numbers may come of the code"
-        yield "Versions of the code", f"the numbers shown come of {len(codes)} versions{where}; {what} (see how each was made)."
+        what = "differences between their numbers may be due to the code"
+        yield "Versions of the code", f"The numbers shown come from {len(codes)} versions{where}; {what} (see how each was made)."
     devices = Counter(_device(run) for runs in group.cells.values() for run in runs.counted if run.finished)
     if len(devices) > 1:
-        yield "Devices", f"runs on {listed(f'{name} ({count})' for name, count in sorted(devices.items()))}{where}: costs differ by machine."
+        yield "Devices", f"Runs on {listed(f'{name} ({count})' for name, count in sorted(devices.items()))}{where}: costs differ by machine."
     if group.left_out:
         total, why = sum(group.left_out.values()), listed(f"{count} {reason}" for reason, count in sorted(group.left_out.items()))
         yield "Left out", f"{total} runs do not count{where}: {why}."
@@ -172,8 +173,8 @@ def entries(group: Group, names: Mapping[tuple[str, Row, Column], str], environm
             if key[0].source:
                 printed[key].append((metric, cell.printed))
     found = []
-    for (row, column), runs in group.cells.items():
-        if row in group.rows and column in group.table.columns:
+    for row, column in product(group.rows, group.table.columns):
+        if runs := group.cells.get((row, column)):
             target, where = names[group.kind, row, column], (labels[row], group.table.columns[column])
             lines = [_run(run, environments) for run in sorted(runs.counted, key=lambda run: run.seed)]
             found.append(Entry(target, *where, list(notes[row, column]), _facts(runs.counted[-1], runs), lines))

@@ -138,7 +138,7 @@ def _parameters(model: Mapping[str, Any]) -> float:
 
 
 def _cost(group: Group, scores: Mapping[Row, float], spent: Mapping[Row, float], title: str, caption: str) -> Figure:
-    width, height = 500, 320
+    width, height = 430, 290
     best, front = -math.inf, list[Row]()
     for row in sorted(spent, key=lambda row: (spent[row], -group.sign * scores[row])):
         if group.sign * scores[row] > best:
@@ -149,6 +149,7 @@ def _cost(group: Group, scores: Mapping[Row, float], spent: Mapping[Row, float],
         axes = canvas.axes(left=58, bottom=42, top=12)
         axes.set(xscale="log", xlabel=title, ylabel=METRICS[group.table.metric].label)
         axes.minorticks_off()
+        axes.xaxis.set_major_formatter(lambda cost, _: _short(cost))
         axes.margins(0.12)
         axes.plot(
             [spent[row] for row in front], [scores[row] for row in front], drawstyle="steps-post", color=MUTED, linewidth=0.8, zorder=1
@@ -171,9 +172,9 @@ def _name_points(canvas: Canvas, axes: Any, group: Group, points: Mapping[Row, t
     taken: list[tuple[float, float, float]] = []
     for row, (x, y) in sorted(points.items(), key=lambda item: item[1][1]):
         name = shortened(group.rows[row], 24)
-        across, up = axes.transData.transform((x, y))
+        across, up = axes.transData.transform((x, y)) + (0, 10)
         long = len(name) * FONT * 0.56
-        left = across + 9 if across + 9 + long < canvas.width - 4 else across - 9 - long
+        left = across + 4 if across + 4 + long < canvas.width - 4 else across - 4 - long
         while hit := [at for start, end, at in taken if start < left + long and left < end and abs(at - up) < FONT + 2]:
             up = max(hit) + FONT + 2
         taken.append((left, left + long, up))

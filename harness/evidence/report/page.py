@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,11 @@ from .. import render
 from ..cells import BEST, FAILED, NO_AUDIT, UNDEFINED, Cell, Column, CrossTable, Row
 from ..metrics import METRICS
 from . import differences, facts, figures, panels, searches
-from .draw import swatch
+from .draw import CLASSES, swatch
 from .gather import Gathered, Group, gather
 
 TEMPLATES = Path(__file__).parent / "templates"
+PLACES = 4  # of a score, see harness.progress.figure
 TITLE = "Comparison of genomic foundation models"
 
 
@@ -37,7 +38,7 @@ class Part:
     ranks: figures.Figure | None
     costs: Sequence[figures.Figure]
     learning: Sequence[figures.Figure]
-    panels: Mapping[str, Sequence[figures.Figure]]
+    panels: Sequence[figures.Figure]
     pairs: differences.Pairs
     legend: Sequence[tuple[str, str, Markup]]
     spent: render.Grid
@@ -119,6 +120,10 @@ def html(gathered: Gathered, title: str) -> str:
     for group in gathered.groups:
         for runs in group.cells.values():
             environments += [of for run in runs.counted if (of := facts.environment(run)) not in environments]
+    by_model: dict[str, list[facts.Entry]] = defaultdict(list)
+    for group in gathered.groups:
+        for entry in facts.entries(group, names, environments):
+            by_model[entry.model].append(entry)
     style, dark, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "dark.css", "script.js"))
     pages = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -128,7 +133,7 @@ def html(gathered: Gathered, title: str) -> str:
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
-    pages.globals |= {"number": number, "mark": _marks, "missing": _missing, "aside": _aside, "pair": differences.cells}
+    pages.globals |= {"number": number, "mark": _marks, "missing": _missing, "aside": _aside, "head": _head, "padding": _padding, "pair": differences.cells}
     pages.globals |= {"METRICS": METRICS, "BEST": BEST, "COSTS": render.COSTS}
     return pages.get_template("page.html.j2").render(
         title=title,
@@ -136,13 +141,14 @@ def html(gathered: Gathered, title: str) -> str:
         parts=parts,
         warnings=facts.warnings(gathered),
         flags=[flag for group in gathered.groups for flag in facts.flags(group, names)],
-        entries=[entry for group in gathered.groups for entry in facts.entries(group, names, environments)],
+        entries=by_model,
         data=[item for group in gathered.groups for item in facts.data(group)],
         environments=environments,
         searches=found,
         trial_value=searches.value,
         names=names,
         style=Markup(style),
+        classes=Markup("".join(f".{name}{{{rule}}}" for rule, name in CLASSES.items())),
         dark=Markup(dark),
         script=Markup(script),
         digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -196,7 +202,7 @@ def _verdicts(group: Group, found: differences.Pairs) -> list[str]:
     first, second = sorted(means, key=lambda row: means[row])[:2]
     names = group.rows[first], group.rows[second]
     of = "task" if shared == 1 else f"{shared} tasks"
-    said = [f"By {label}, {names[0]} has the best mean rank ({means[first]:.2f} in {of}), then {names[1]} ({means[second]:.2f})."]
+    said = [f"By {label}, {names[0]} has the best mean rank in {of} ({means[first]:.2f}), followed by {names[1]} ({means[second]:.2f})."]
     both = [item for item in found.differences if set(item.models) == {first, second}]
     if both:
         apart = Counter(item.better for item in both if item.better)
@@ -232,6 +238,17 @@ def _marks(cell: Cell) -> list[tuple[str, str]]:
 def _missing(cell: Cell) -> str:
     """Why a cell has no mean."""
     return next((mark for mark in (FAILED, NO_AUDIT, UNDEFINED) if mark in cell.marks), UNDEFINED)
+
+
+def _head(cell: Cell) -> str:
+    """A mean, as a paper printed it where one did."""
+    return cell.printed.split(" ")[0] or number(cell.mean or 0.0)
+
+
+def _padding(cell: Cell) -> str:
+    """Digits that a printed mean lacks, so that invisible ones put it below the others."""
+    places = len(_head(cell).partition(".")[2])
+    return "0" * (PLACES - places) if cell.printed and 0 < places < PLACES else ""
 
 
 def _aside(cell: Cell) -> str:

@@ -18,21 +18,20 @@ from .figures import PANEL, Figure
 from .gather import Gathered, Group
 
 Lines = dict[Row, list[tuple[str, np.ndarray]]]  # a row's curves, each with what it is of ("seed 0")
-ROC, PR, RELIABILITY, OBSERVED = "ROC", "Precision and recall", "Reliability", "Predicted and observed"
+ROC, PR, RELIABILITY, OBSERVED = "ROC", "precision and recall", "reliability", "predicted and observed"
 
 
-def panels(gathered: Gathered, group: Group) -> dict[str, list[Figure]]:
-    """The figures that a kind of task has, by what they show; each of the stored predictions is read once."""
-    found: dict[str, list[Figure]] = defaultdict(list)
+def panels(gathered: Gathered, group: Group) -> list[Figure]:
+    """The figures that a kind of task has, column by column; each of the stored predictions is read once."""
+    found = list[Figure]()
     for column, label in group.table.columns.items():
         lines: dict[str, Lines] = defaultdict(lambda: defaultdict(list))
         for row in group.rows:
             pairs = [(run, read) for run in group.runs(row, column) if (read := gathered.predictions(run)) is not None]
             if pairs:
                 _add(lines, row, pairs)
-        for name, of_rows in lines.items():
-            found[name] += _drawn(name, group, column, label, of_rows)
-    return dict(found)
+        found += [figure for name, of_rows in lines.items() for figure in _drawn(name, group, column, label, of_rows)]
+    return found
 
 
 def _add(lines: dict[str, Lines], row: Row, pairs: Sequence[tuple[RunRecord, Predictions]]) -> None:
@@ -78,9 +77,13 @@ def _plot(canvas: Canvas, axes, group: Group, lines: Lines, metric: str, column_
             canvas.mark(line, group.keys[row], f"{group.rows[row]}, {which}{score}")
 
 
+def _titled(label: str, name: str) -> str:
+    return f"{shortened(label, 50 - len(name))}: {name}"
+
+
 def _unit(canvas: Canvas, label: str, x: str, y: str):
     axes = canvas.axes(left=48)
-    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=x, ylabel=y, title=shortened(label, 40))
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel=x, ylabel=y, title=label)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
     return axes
@@ -88,14 +91,14 @@ def _unit(canvas: Canvas, label: str, x: str, y: str):
 
 def _roc(canvas: Canvas, group: Group, label: str, lines: Lines) -> None:
     """True against false positive rate, a line for each run; the diagonal is guessing."""
-    axes = _unit(canvas, label, "false positive rate", "true positive rate")
+    axes = _unit(canvas, _titled(label, ROC), "false positive rate", "true positive rate")
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
     _plot(canvas, axes, group, lines, "auroc", label)
 
 
 def _precision(canvas: Canvas, group: Group, label: str, lines: Lines) -> None:
     """Precision against recall, a line for each run."""
-    _plot(canvas, _unit(canvas, label, "recall", "precision"), group, lines, "auprc", label)
+    _plot(canvas, _unit(canvas, _titled(label, PR), "recall", "precision"), group, lines, "auprc", label)
 
 
 def _reliability(canvas: Canvas, group: Group, label: str, lines: Lines) -> None:
@@ -105,7 +108,7 @@ def _reliability(canvas: Canvas, group: Group, label: str, lines: Lines) -> None
         if group.table.columns[column] == label
     )  # fmt: skip
     x, y = ("predicted class's probability", "share of right predictions") if several else ("predicted probability", "observed share")
-    axes = _unit(canvas, label, x, y)
+    axes = _unit(canvas, _titled(label, RELIABILITY), x, y)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
     for row, of in lines.items():
         style = group.looks[row]

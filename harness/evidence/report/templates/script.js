@@ -24,7 +24,9 @@
   // --- sorting: numbers by value, texts by letters, what is missing last
   const value = (row, place) => {
     const cell = row.cells[place];
-    return "v" in cell.dataset ? parseFloat(cell.dataset.v) : cell.textContent.trim().toLowerCase();
+    if ("v" in cell.dataset) return parseFloat(cell.dataset.v);
+    const text = cell.textContent.trim();
+    return cell.classList.contains("n") ? parseFloat(text.replace(/^[<\s]+/, "").replace("−", "-")) : text.toLowerCase();
   };
   const missing = (found) => found === "" || Number.isNaN(found);
   for (const head of all("th[data-sort]")) {
@@ -78,11 +80,12 @@
       put(figure, words.length ? !told : !chosen);
     }
     all("[data-q]:not(th)").forEach((element) => put(element, !has(of(element), words)));
+    all("details.model").forEach((box) => { box.hidden = all("details", box).every((inner) => inner.hidden); });
     hits.textContent = words.length ? (shown ? `${shown} of ${searched}` : "nothing found") : "";
   };
   for (const select of all("select[data-topics]")) {
     select.closest(".tools").hidden = false;
-    if (select.options.length > 5) select.selectedIndex = 1;
+    if (select.options.length - 1 > Number(select.dataset.most)) select.selectedIndex = 1;
     select.addEventListener("change", sift);
   }
   one(".find").hidden = false;
