@@ -13,7 +13,12 @@ from harness.evidence.records import Predictions, write
 from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
-VERSIONS = {"versions": {"python": "3.11.7", "gfm-harness": "0.1.0"}, "device": "cpu", "device_name": "AMD EPYC", "precision": "float32"}
+VERSIONS = {
+    "versions": {"python": "3.11.7", "gfm-harness": "0.1.0"},
+    "device": "cpu",
+    "device_name": "AMD EPYC",
+    "precision": "float32",
+}
 
 
 def answers(kind: str, skill: float, seed: int, count: int = 300, classes: int = 2) -> Predictions:
@@ -33,19 +38,20 @@ def answers(kind: str, skill: float, seed: int, count: int = 300, classes: int =
     return Predictions(ids, labels, outputs, ("unbound", "bound", "nearby")[:classes])
 
 
-def put(results: Path, model="msamamba", task="QKI", skill=2.0, seed=0, kind=CLASSIFICATION, classes=2, epochs=6, count=300, **more):
+def put(
+    results: Path, model="msamamba", task="QKI", skill=2.0, seed=0, kind=CLASSIFICATION, classes=2, epochs=6, count=300, **more
+):
     """Write one run with predictions, and the scores that follow from them."""
     made = answers(kind, skill, seed, count, classes)
     asked = {} if kind == CLASSIFICATION else {"kind": kind}
     if kind == REGRESSION:
-        made, asked = made, asked | {"main_metric": "spearman"}
+        asked["main_metric"] = "spearman"
     losses = [0.7 / (1 + 0.2 * skill * epoch) + 0.01 * ((seed + epoch) % 3) for epoch in range(1, epochs + 1)]
     history = [{"epoch": i, "train_loss": loss - 0.02, "validation_log_loss": loss} for i, loss in enumerate(losses, 1)]
     timing = {"seconds": {"train": 3.0 * skill, "total": 4.0 * skill}, "peak_memory_bytes": 1 << 28}
     facts = {"metrics": scores(made.outputs, made.labels, kind), "history": history, "timing": timing, "environment": VERSIONS}
     facts["intervals"] = intervals(made.outputs, made.labels, made.blocks, kind)
-    counts = {"train": {"bound": 1000}, "test": {"bound": int(made.labels.sum()) if kind == CLASSIFICATION else 300}}
-    # The fields of the record, the caller's last; what a test leaves open is as a real run has it.
+    counts = {"train": {"bound": 1000}, "test": {"unbound": count // 2, "bound": count - count // 2}}
     run = record(model, task, seed=seed, classes=made.classes, counts=counts, **asked | facts | more)
     run.model["parameters"] = {"trainable": 10 ** (3 + skill), "total": 10 ** (3 + skill) + 7}
     return write(run, made, results)
@@ -69,7 +75,9 @@ def search(results: Path, model="cnn", task="QKI", **changes) -> Path:
         settings = {"learning_rate": float(10 ** rng.uniform(-5, -2)), "batch_size": int(rng.choice([16, 32])), "head": "linear"}
         state = "finished" if number < 4 else "pruned" if number == 4 else "failed"
         value = None if state == "failed" else float(0.3 + rng.random() / 5)
-        trials.append({"number": number, "settings": settings, "value": value, "epochs": 3, "seconds": 2.0, "state": state, "error": None})
+        trials.append(
+            {"number": number, "settings": settings, "value": value, "epochs": 3, "seconds": 2.0, "state": state, "error": None}
+        )
     space = {"learning_rate": {"low": 1e-5, "high": 1e-2, "log": True, "step": None}, "batch_size": {"choices": [16, 32]}}
     content = {
         "model": model, "task": task, "objective": "log_loss", "space": space | {"head": {"choices": ["linear", "tanh"]}},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from harness.task import MULTILABEL
@@ -84,14 +84,14 @@ def thinned(points: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
     return points[chosen]
 
 
-def _mean(predictions: Predictions, curve) -> np.ndarray:
+def _mean(predictions: Predictions, curve: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
     """The thinned curve of two classes, or the mean of those of several classes or labels that vary."""
     import numpy as np
 
     labels, outputs = predictions.labels, predictions.outputs
     if predictions.kind != MULTILABEL:
-        labels = np.int64(labels[:, None] == np.arange(len(predictions.classes)))
-        if labels.shape[1] == 2:
+        labels = (labels[:, None] == np.arange(len(predictions.classes))).astype(np.int64)
+        if len(predictions.classes) == 2:
             labels, outputs = labels[:, 1:], outputs[:, 1:]
         elif (np.ptp(labels, axis=0) == 0).any():
             return np.empty((0, 2))

@@ -11,7 +11,7 @@ from harness.progress import figure as number
 
 from ..cells import Column, Row
 from ..metrics import METRICS
-from .draw import MUTED, PAPER, Canvas, room, shortened, svg
+from .draw import MUTED, PAPER, Canvas, few_ticks, room, shortened, svg
 from .figures import LONGEST_LABEL, Figure
 from .gather import Gathered, Group
 
@@ -83,7 +83,7 @@ def _forest(group: Group, column: Column, differences: Sequence[Difference]) -> 
         axes.set_yticks(range(len(rows)), names)
         axes.axvline(0, color=MUTED, linewidth=1)
         axes.ticklabel_format(axis="x", useOffset=False)
-        axes.xaxis.get_major_locator().set_params(nbins=4)
+        few_ticks(axes.xaxis, 4)
         for place, row in enumerate(rows):
             colour = group.looks[row.row].colour
             if row.interval:
@@ -120,8 +120,11 @@ def _from_best(item: Difference, best: Row) -> _Line:
     """A difference as one from the best: turned round where the best comes first."""
     first = item.models[0] == best
     sign, row, name = (-1, item.models[1], item.names[1]) if first else (1, item.models[0], item.names[0])
-    ends = sorted(sign * end for end in item.interval) if item.interval else None
-    return _Line(row, name, sign * item.difference, ends and (ends[0], ends[1]), item.better is not None, item.sentence)
+    interval = None
+    if item.interval:
+        low, high = sorted(sign * end for end in item.interval)
+        interval = low, high
+    return _Line(row, name, sign * item.difference, interval, item.better is not None, item.sentence)
 
 
 def cells(item: Difference) -> list[str]:

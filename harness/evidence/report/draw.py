@@ -15,6 +15,7 @@ from harness.progress import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 COLOURS = 8  # of models in style.css, --m0 to --m7
@@ -31,7 +32,7 @@ SENTINEL = {name: f"#0100{number:02x}" for number, name in enumerate(_NAMES)}
 _VARIABLE = {colour: f"var(--{name})" for name, colour in SENTINEL.items()}
 INK, MUTED, GRID, PAPER, ACCENT = (SENTINEL[name] for name in _NAMES[:5])
 
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "harness",
     "text.parse_math": False,  # a $ in a model's name is a $
@@ -146,6 +147,21 @@ def swatch(style: Look) -> Markup:
         axes.plot([17], [7], color=style.colour, marker=style.marker, markersize=7, markeredgewidth=0)
 
     return Markup(svg(34, 14, "", "", draw).replace(' role="img"', ' aria-hidden="true"').replace(' aria-label=""', ""))
+
+
+def few_ticks(axis: Axis, most: int = 6, whole: bool = False) -> None:
+    """At most ``most`` intervals between an axis's ticks; ``whole``: at whole numbers alone."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(most, integer=whole))
+
+
+def cost_ticks(axis: Axis, low: float, high: float, text: Callable[[float], str]) -> None:
+    """Ticks of a logarithmic axis, also within a decade where it spans few."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
 
 
 def shortened(text: str, length: int) -> str:

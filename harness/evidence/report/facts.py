@@ -49,7 +49,11 @@ class Entry:
 def targets(groups: Sequence[Group]) -> dict[tuple[str, Row, Column], str]:
     """A name for each cell, by which a page links to how it was made; published numbers have one too."""
     keys = dict.fromkeys(
-        (group.kind, row, column) for group in groups for table in group.tables.values() for row, column in table.cells if row != BEST
+        (group.kind, row, column)
+        for group in groups
+        for table in group.tables.values()
+        for row, column in table.cells
+        if row != BEST
     )
     return {key: f"c{place}" for place, key in enumerate(keys)}
 
@@ -59,7 +63,9 @@ def targets(groups: Sequence[Group]) -> dict[tuple[str, Row, Column], str]:
 
 def warnings(gathered: Gathered) -> list[tuple[str, str]]:
     """(what, sentence) on what is simulated, untrained, incomparable, or not in the report."""
-    return [warning for group in gathered.groups for warning in _of_group(group, len(gathered.groups) > 1)] + list(_of_all(gathered))
+    return [warning for group in gathered.groups for warning in _of_group(group, len(gathered.groups) > 1)] + list(
+        _of_all(gathered)
+    )
 
 
 def _of_group(group: Group, several: bool) -> Iterator[tuple[str, str]]:
@@ -76,9 +82,10 @@ def _of_group(group: Group, several: bool) -> Iterator[tuple[str, str]]:
         yield "Untrained", f"{listed(sorted(drawn))}: {what}."
     if sized := sorted({group.rows[row] for row in group.rows if row.size != "base" and not row.floor}):
         yield "Other sizes", f"{listed(sized)}: not the size that the papers use."
-    if published := [label for row, label in group.table.rows.items() if row.source]:
+    if published := {row for table in group.tables.values() for row in table.rows if row.source}:
         what = "printed in papers, whose protocols, seeds and selection differ from ours"
-        yield "Published", f"{len(published)} rows hold numbers {what}{where}; no test compares them with our runs."
+        rows = "1 row holds" if len(published) == 1 else f"{len(published)} rows hold"
+        yield "Published", f"{rows} numbers {what}{where}; no test compares them with our runs."
     searched = {group.rows[row] for (row, _), runs in group.cells.items() for run in runs.counted if run.model.get("search")}
     if searched and (plain := {label for row, label in group.rows.items() if not row.floor} - searched):
         what = "were chosen by a search on the validation split, those of"
@@ -89,16 +96,22 @@ def _of_group(group: Group, several: bool) -> Iterator[tuple[str, str]]:
         yield "Versions of the code", f"The numbers shown come from {len(codes)} versions{where}; {what} (see how each was made)."
     devices = Counter(_device(run) for runs in group.cells.values() for run in runs.counted if run.finished)
     if len(devices) > 1:
-        yield "Devices", f"Runs on {listed(f'{name} ({count})' for name, count in sorted(devices.items()))}{where}: costs differ by machine."
+        yield (
+            "Devices",
+            f"Runs on {listed(f'{name} ({count})' for name, count in sorted(devices.items()))}{where}: costs differ by machine.",
+        )
     if group.left_out:
         total, why = sum(group.left_out.values()), listed(f"{count} {reason}" for reason, count in sorted(group.left_out.items()))
-        yield "Left out", f"{total} runs do not count{where}: {why}."
+        yield "Left out", f"{total} run{'s do' if total > 1 else ' does'} not count{where}: {why}."
 
 
 def _of_all(gathered: Gathered) -> Iterator[tuple[str, str]]:
     if len(gathered.groups) > 1:
         kinds = listed(group.kind for group in gathered.groups)
-        yield "Kinds of task", f"{kinds} tasks share no metric, so each kind has tables and figures of its own."
+        yield (
+            "Kinds of task",
+            f"Tasks of different kinds ({kinds}) are not compared: each kind has tables and figures of its own.",
+        )
     for fault in gathered.faults:
         yield "Skipped", fault
     if gathered.missing:
@@ -135,16 +148,28 @@ def flags(group: Group, names: Mapping[tuple[str, Row, Column], str]) -> list[Fl
         found += [
             Flag(which, *where, listed(seeds), words, names[group.kind, row, column]) for (which, words), seeds in said.items()
         ]
+    for row, column, run in group.failed:
+        if row in group.rows and column in group.table.columns:
+            words = f"{_reason(run)} (with another setting than the one shown)"
+            target = names[group.kind, row, column]
+            found.append(Flag("failed", group.rows[row], group.table.columns[column], str(run.seed), words, target))
     order = ["failed", COLLAPSED, "truncated", "partial weights", "insensitive to the alignment", "leaky"]
     return sorted(found, key=lambda flag: (order.index(flag.which) if flag.which in order else len(order), flag.model, flag.task))
 
 
+def _reason(run: RunRecord) -> str:
+    return next(iter(str(run.error).strip().splitlines()), "")
+
+
 def _of_run(run: RunRecord) -> Iterator[tuple[str, str]]:
     if not run.finished:
-        yield "failed", next(iter(str(run.error).strip().splitlines()), "")
+        yield "failed", _reason(run)
     audit = run.model.get("audit") or {}
     if missing := audit.get("missing") or ():
-        yield "partial weights", f"{audit.get('matched')} of {audit.get('expected')} tensors; {len(missing)} stayed random ({listed(missing[:3])}…)"
+        yield (
+            "partial weights",
+            f"{audit.get('matched')} of {audit.get('expected')} tensors; {len(missing)} stayed random ({listed(missing[:3])}…)",
+        )
     elif run.model.get("allow_partial"):
         yield "partial weights", "a checkpoint of other tensors was allowed"
     if insensitive(run.alignment):

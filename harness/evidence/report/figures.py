@@ -14,13 +14,13 @@ from harness.progress import figure as number
 
 from ..cells import Column, Row
 from ..metrics import METRICS
-from .draw import FONT, INK, MUTED, SENTINEL, STEPS, Canvas, room, shortened, svg
+from .draw import FONT, INK, MUTED, SENTINEL, STEPS, Canvas, cost_ticks, few_ticks, room, shortened, svg
 from .gather import Group
 
 PANEL = (330, 270)  # px; three stand beside each other on a desk, one on a telephone
 LONGEST_LABEL = 34  # letters
 CELL = (62, 26)  # px of the heat map
-MOST_LABELS = 14  # points of a figure that are named in it
+MOST_LABELS = 8  # points of a figure that are named in it
 
 
 @dataclass(frozen=True)
@@ -149,10 +149,15 @@ def _cost(group: Group, scores: Mapping[Row, float], spent: Mapping[Row, float],
         axes = canvas.axes(left=58, bottom=42, top=12)
         axes.set(xscale="log", xlabel=title, ylabel=METRICS[group.table.metric].label)
         axes.minorticks_off()
-        axes.xaxis.set_major_formatter(lambda cost, _: _short(cost))
+        cost_ticks(axes.xaxis, min(spent.values()), max(spent.values()), _short)
         axes.margins(0.12)
         axes.plot(
-            [spent[row] for row in front], [scores[row] for row in front], drawstyle="steps-post", color=MUTED, linewidth=0.8, zorder=1
+            [spent[row] for row in front],
+            [scores[row] for row in front],
+            drawstyle="steps-post",
+            color=MUTED,
+            linewidth=0.8,
+            zorder=1,
         )
         for row, cost in spent.items():
             style = group.looks[row]
@@ -172,7 +177,8 @@ def _name_points(canvas: Canvas, axes: Any, group: Group, points: Mapping[Row, t
     taken: list[tuple[float, float, float]] = []
     for row, (x, y) in sorted(points.items(), key=lambda item: item[1][1]):
         name = shortened(group.rows[row], 24)
-        across, up = axes.transData.transform((x, y)) + (0, 10)
+        across, up = axes.transData.transform((x, y))
+        up += 10
         long = len(name) * FONT * 0.56
         left = across + 4 if across + 4 + long < canvas.width - 4 else across - 4 - long
         while hit := [at for start, end, at in taken if start < left + long and left < end and abs(at - up) < FONT + 2]:
@@ -220,17 +226,21 @@ def _learning(group: Group, column: Column, label: str, lines: Mapping[Row, list
     def draw(canvas: Canvas) -> None:
         axes = canvas.axes(left=52)
         axes.set(xlabel="epoch", ylabel=f"validation {measure}", title=shortened(label, 40))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        few_ticks(axes.xaxis, whole=True)
         for row, runs in lines.items():
             for seed, points in runs:
                 (line,) = axes.plot(*zip(*points), linewidth=1.4, alpha=0.85, **group.looks[row].line)
                 lowest = min(points, key=lambda point: point[1])
-                canvas.mark(line, group.keys[row], f"{group.rows[row]}, seed {seed}: lowest {number(lowest[1])} at epoch {lowest[0]}")
+                canvas.mark(
+                    line, group.keys[row], f"{group.rows[row]}, seed {seed}: lowest {number(lowest[1])} at epoch {lowest[0]}"
+                )
 
     parts = []
     for row, runs in lines.items():
         lows = [min(points, key=lambda point: point[1]) for _, points in runs]
-        parts.append(f"{group.rows[row]} " + ", ".join(f"{number(low)} at epoch {at} (seed {s})" for (at, low), (s, _) in zip(lows, runs)))
+        parts.append(
+            f"{group.rows[row]} " + ", ".join(f"{number(low)} at epoch {at} (seed {s})" for (at, low), (s, _) in zip(lows, runs))
+        )
     words = f"Lowest validation {measure}: {'; '.join(parts)}."
     picture = svg(*PANEL, f"Learning curves in {label}", words, draw)
     return Figure(picture, label, topic=label, keys=[group.keys[row] for row in lines])

@@ -26,12 +26,13 @@ Cells = Mapping[tuple[Row, Column], Runs]
 @dataclass(frozen=True)
 class Group:
     """The records of one kind of task. ``tables`` has every metric, first the one that the figures are about; ``cells`` the
-    runs of the setting that is shown; ``left_out`` why how many runs are not."""
+    runs of the setting that is shown; ``left_out`` why how many runs are not, and ``failed`` those of them that failed."""
 
     kind: str
     tables: Mapping[str, CrossTable]
     cells: Cells
     left_out: Counter[str]
+    failed: Sequence[tuple[Row, Column, RunRecord]]
 
     @property
     def table(self) -> CrossTable:
@@ -113,7 +114,9 @@ def gather(results: Sequence[Path], metric: str | None = None) -> Gathered:
             if place not in newest or age(record) > age(newest[place]):
                 newest[place], homes[place] = record, folder
     if not newest:
-        raise UserError(f"no records in {', '.join(map(str, results))} to report: start with `harness run`, or name other folders")
+        raise UserError(
+            f"no records in {', '.join(map(str, results))} to report: start with `harness run`, or name other folders"
+        )
     if copies:
         faults.append(f"{copies} records are of runs that another of the folders holds too; the newest of each counts")
     tables = tables_by_metric(list(newest.values()), metric)
@@ -124,14 +127,15 @@ def gather(results: Sequence[Path], metric: str | None = None) -> Gathered:
 
 def _group(kind: str, records: Sequence[RunRecord], tables: Mapping[str, CrossTable]) -> Group:
     usual, cells, left_out = usual_recipes(records), dict[tuple[Row, Column], Runs](), Counter[str]()
+    failed = list[tuple[Row, Column, RunRecord]]()
     for key, settings in grouped(records).items():
         main = main_setting(settings, usual[key])
         cells[key] = settings[main]
-        left_out["run with another setting than the one shown"] += sum(
-            len(runs.all) for setting, runs in settings.items() if setting != main
-        )
+        others = [run for setting, runs in settings.items() if setting != main for run in runs.all]
+        failed += [(*key, run) for run in others if not run.finished]
+        left_out["run with another setting than the one shown"] += len(others)
         code = cells[key].counted[0].code
         left_out["run with another version of the code"] += sum(run.code != code for run in cells[key].all)
         same = sum(run.code == code for run in cells[key].all)
         left_out["replaced by a newer run of the same seed"] += same - len(cells[key].counted)
-    return Group(kind, tables, cells, +left_out)
+    return Group(kind, tables, cells, +left_out, failed)

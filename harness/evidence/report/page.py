@@ -8,7 +8,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from markupsafe import Markup
 
@@ -133,7 +132,15 @@ def html(gathered: Gathered, title: str) -> str:
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
-    pages.globals |= {"number": number, "mark": _marks, "missing": _missing, "aside": _aside, "head": _head, "padding": _padding, "pair": differences.cells}
+    pages.globals |= {
+        "number": number,
+        "mark": _marks,
+        "missing": _missing,
+        "aside": _aside,
+        "head": _head,
+        "padding": _padding,
+        "pair": differences.cells,
+    }
     pages.globals |= {"METRICS": METRICS, "BEST": BEST, "COSTS": render.COSTS}
     return pages.get_template("page.html.j2").render(
         title=title,
@@ -146,6 +153,7 @@ def html(gathered: Gathered, title: str) -> str:
         environments=environments,
         searches=found,
         trial_value=searches.value,
+        as_text=searches.as_text,
         names=names,
         style=Markup(style),
         classes=Markup("".join(f".{name}{{{rule}}}" for rule, name in CLASSES.items())),
@@ -179,7 +187,12 @@ def _score_table(table: CrossTable) -> ScoreTable:
     ranked = len(means) > 1 and shared > 1
     sign = 1 if METRICS[table.metric].higher_is_better else -1
     lines = [
-        (row, label, [(column, table.cells.get((row, column))) for column in table.columns], f"{means[row]:.2f}" if row in means else "")
+        (
+            row,
+            label,
+            [(column, table.cells.get((row, column))) for column in table.columns],
+            f"{means[row]:.2f}" if row in means else "",
+        )
         for row, label in table.rows.items()
     ]
     best = dict[Column, float]()
@@ -201,15 +214,19 @@ def _verdicts(group: Group, found: differences.Pairs) -> list[str]:
         return []
     first, second = sorted(means, key=lambda row: means[row])[:2]
     names = group.rows[first], group.rows[second]
-    of = "task" if shared == 1 else f"{shared} tasks"
-    said = [f"By {label}, {names[0]} has the best mean rank in {of} ({means[first]:.2f}), followed by {names[1]} ({means[second]:.2f})."]
+    if shared == 1:
+        said = [f"By {label}, {names[0]} is the best in the one task where every model has a score, followed by {names[1]}."]
+    else:
+        ranks = f"({means[first]:.2f}), followed by {names[1]} ({means[second]:.2f})"
+        said = [f"By {label}, {names[0]} has the best mean rank in {shared} tasks {ranks}."]
     both = [item for item in found.differences if set(item.models) == {first, second}]
     if both:
         apart = Counter(item.better for item in both if item.better)
         counts = [f"{name} is better in {apart[name]}" for name in names if apart[name]]
         equal = len(both) - sum(apart.values())
         counts += [f"they cannot be told apart in {equal}"] if equal else []
-        said.append(f"Of the {len(both)} tasks in which these two were tested, {' and '.join(counts)}.")
+        tested = "the one task" if len(both) == 1 else f"the {len(both)} tasks"
+        said.append(f"Of {tested} in which these two were tested, {' and '.join(counts)}.")
     return said
 
 
@@ -221,7 +238,10 @@ def _summary(gathered: Gathered) -> list[tuple[str, str]]:
     versions = {(record.environment.get("versions") or {}).get("gfm-harness") for record in gathered.records} - {None}
     seeds = sorted({record.seed for record in gathered.records})
     return [
-        (f"{len(gathered.records):,}", "runs" if finished == len(gathered.records) else f"runs, {len(gathered.records) - finished} failed"),
+        (
+            f"{len(gathered.records):,}",
+            "runs" if finished == len(gathered.records) else f"runs, {len(gathered.records) - finished} failed",
+        ),
         (str(len(rows)), "models"),
         (str(sum(len(group.table.columns) for group in gathered.groups)), "tasks"),
         (str(len(seeds)), f"seed{'s' * (len(seeds) > 1)}"),

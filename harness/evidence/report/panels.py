@@ -13,7 +13,7 @@ from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION
 from ..cells import Column, Row
 from ..records import Predictions, RunRecord
 from . import curves
-from .draw import MUTED, Canvas, shortened, svg
+from .draw import MUTED, Canvas, few_ticks, shortened, svg
 from .figures import PANEL, Figure
 from .gather import Gathered, Group
 
@@ -107,7 +107,11 @@ def _reliability(canvas: Canvas, group: Group, label: str, lines: Lines) -> None
         len(run.task["classes"]) > 2 for row in lines for column in group.table.columns for run in group.runs(row, column)
         if group.table.columns[column] == label
     )  # fmt: skip
-    x, y = ("predicted class's probability", "share of right predictions") if several else ("predicted probability", "observed share")
+    x, y = (
+        ("predicted class's probability", "share of right predictions")
+        if several
+        else ("predicted probability", "observed share")
+    )
     axes = _unit(canvas, _titled(label, RELIABILITY), x, y)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8)
     for row, of in lines.items():
@@ -133,7 +137,7 @@ def _scatter(group: Group, column: Column, label: str, row: Row, which: str, poi
         axes.plot([low, high], [low, high], color=MUTED, linewidth=0.8)
         axes.set(xlabel="observed", ylabel="predicted", title=shortened(f"{label}: {name}", 42))
         axes.ticklabel_format(useOffset=False)
-        axes.xaxis.get_major_locator().set_params(nbins=5)
+        few_ticks(axes.xaxis, 5)
         (dots,) = axes.plot(*points.T, "o", color=style.colour, markersize=3, markeredgewidth=0, alpha=0.6)
         canvas.mark(dots, group.keys[row], f"{name}, {which}: {scores}")
 

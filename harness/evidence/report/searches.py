@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.progress import figure as number
 
-from .draw import ACCENT, INK, MUTED, SENTINEL, STEPS, Canvas, room, shortened, svg
+from .draw import ACCENT, INK, MUTED, SENTINEL, STEPS, Canvas, few_ticks, room, shortened, svg
 from .figures import PANEL, Figure
 
 FOLDER, FILE = "search", "search.json"
@@ -56,10 +56,10 @@ def _search(content: Mapping[str, Any]) -> Search:
     if isinstance(seconds := content.get("seconds"), int | float):
         facts.append(("seconds in all", f"{seconds:,.0f}"))
     if baseline := content.get("baseline"):
-        facts.append(("published settings", _value(baseline.get("value"))))
+        facts.append(("published settings", as_text(baseline.get("value"))))
     title = f"{model} on {task}"
-    figures = [_history(title, objective, trials, chosen), _parallel(title, objective, space, trials, chosen)]
-    figures.append(_importance(title, content.get("importance")))
+    figures = [_history(title, objective, trials, chosen), _importance(title, content.get("importance"))]
+    figures.append(_parallel(title, objective, space, trials, chosen))
     return Search(model, task, objective, facts, list(space), trials, chosen, [figure for figure in figures if figure])
 
 
@@ -69,8 +69,9 @@ def value(trial: Mapping[str, Any]) -> float | None:
     return float(found) if isinstance(found, int | float) and math.isfinite(found) else None
 
 
-def _value(found: Any) -> str:
-    return number(found) if isinstance(found, float) else "unknown" if found is None else str(found)
+def as_text(found: Any) -> str:
+    """A setting or a loss as text."""
+    return f"{found:.4g}" if isinstance(found, float) else "unknown" if found is None else str(found)
 
 
 def _valued(trials: Sequence[Mapping[str, Any]]) -> list[tuple[int, float, Mapping[str, Any]]]:
@@ -87,13 +88,12 @@ def _history(title: str, objective: str, trials: Sequence[Mapping[str, Any]], ch
     def draw(canvas: Canvas) -> None:
         axes = canvas.axes(left=56)
         axes.set(xlabel="trial", ylabel=f"validation {objective.replace('_', '-')}", title="Optimisation history")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        few_ticks(axes.xaxis, whole=True)
         axes.plot([at for at, _ in finished], best, color=ACCENT, linewidth=1.2, drawstyle="steps-post")
         for at, got, trial in found:
             whole = trial["state"] == "finished"
             (dot,) = axes.plot([at], [got], color=ACCENT if whole else MUTED, marker="o" if whole else "x", markersize=5)
-            settings = ", ".join(f"{name} {_value(set_to)}" for name, set_to in trial["settings"].items())
-            canvas.mark(dot, "", f"trial {at}, {trial['state']}: {number(got)}; {settings}")
+            canvas.mark(dot, "", f"trial {at}, {trial['state']}: {number(got)}; {_settings(trial)}")
             if at == chosen:
                 axes.plot([at], [got], color=INK, marker="o", markersize=11, markerfacecolor="none")
 
@@ -102,17 +102,27 @@ def _history(title: str, objective: str, trials: Sequence[Mapping[str, Any]], ch
     return Figure(picture, "Crosses are trials that were stopped early; the circle is the chosen one.")
 
 
-def _axis(space: Any, values: Sequence[Any]) -> list[tuple[float, str]] | None:
-    """Where values lie on an axis from 0 to 1, and their texts; None if nothing is known of them."""
-    choices = list(dict.fromkeys(map(str, space.get("choices", ())))) if isinstance(space, Mapping) else []
+@dataclass(frozen=True)
+class _Axis:
+    """An axis from 0 to 1 of the space: where each trial lies, and the texts of its ends."""
+
+    places: Sequence[float]
+    low: str
+    high: str
+
+
+def _axis(space: Any, values: Sequence[Any]) -> _Axis:
+    """The axis of a setting: of the choices in their order, or of the range of numbers, by logarithm where it is searched so."""
     numbers = [got for got in values if isinstance(got, int | float) and not isinstance(got, bool)]
+    choices = list(dict.fromkeys(map(str, space.get("choices", ()))))
     if choices or len(numbers) < len(values):
-        choices = choices or sorted(set(map(str, values)))
-        return [(choices.index(str(got)) / max(len(choices) - 1, 1) if str(got) in choices else 0.5, str(got)) for got in values]
-    low, high = float(space.get("low", min(numbers))), float(space.get("high", max(numbers)))
-    scale = math.log if space.get("log") and low > 0 and min(numbers) > 0 else float
+        choices += sorted(set(map(str, values)) - set(choices))
+        span = max(len(choices) - 1, 1)
+        return _Axis([choices.index(str(got)) / span for got in values], choices[0], choices[-1] if len(choices) > 1 else "")
+    low, high = min(space.get("low", numbers[0]), *numbers), max(space.get("high", numbers[0]), *numbers)
+    scale = math.log if space.get("log") and low > 0 else float
     span = scale(high) - scale(low) or 1.0
-    return [(min(max((scale(got) - scale(low)) / span, 0), 1), f"{got:.3g}") for got in numbers]
+    return _Axis([(scale(got) - scale(low)) / span for got in numbers], f"{low:.3g}", f"{high:.3g}")
 
 
 def _parallel(
@@ -123,39 +133,45 @@ def _parallel(
     if len(found) < 2 or not space:
         return None
     values = [got for _, got, _ in found]
-    placed = [_axis(space[name], [trial["settings"][name] for _, _, trial in found]) or [] for name in space]
-    span = max(values) - min(values) or 1.0
-    placed.append([((got - min(values)) / span, number(got)) for got in values])
+    axes_of = [_axis(space[name], [trial["settings"][name] for _, _, trial in found]) for name in space]
+    axes_of.append(_axis({}, values))
     names = [*space, objective]
     order = sorted(range(len(found)), key=lambda place: -values[place])
-    width = max(PANEL[0], 110 * len(names) + 40)
+    width = max(PANEL[0], 82 * len(names))
 
     def draw(canvas: Canvas) -> None:
-        axes = canvas.axes(left=34, right=48, bottom=28, top=44)
-        axes.set(xlim=(0, len(names) - 1), ylim=(-0.03, 1.03))
-        axes.set_title("Settings of each trial", pad=20)
+        axes = canvas.axes(left=46, right=46, bottom=42, top=40)
+        axes.set(xlim=(0, len(names) - 1), ylim=(0, 1))
+        axes.set_title("Settings of each trial", pad=22)
         axes.grid(False)
         axes.set_yticks([])
-        axes.tick_params(length=0)
         axes.spines[["left", "bottom"]].set_visible(False)
-        axes.set_xticks(range(len(names)), [shortened(name, 17) for name in names])
-        for place, of in enumerate(placed):
-            axes.axvline(place, color=MUTED, linewidth=0.8, clip_on=False)
-            for _, text, up in (max((*of, (0, ""))[:-1]) + (1.0,), min((*of, (0, ""))[:-1]) + (0.0,)):
-                at = max(of)[0] if up else min(of)[0]
-                axes.annotate(text, (place, at), (3, 4 if up else -3), textcoords="offset points", va="bottom" if up else "top", fontsize=9)
+        axes.set_xticks(range(len(names)), [shortened(name, 14) for name in names])
+        axes.tick_params(axis="x", pad=18)
+        for place, axis in enumerate(axes_of):
+            axes.plot([place, place], [0, 1], color=MUTED, linewidth=0.8, clip_on=False)
+            for text, at, up in ((axis.low, 0, -4), (axis.high, 1, 4)):
+                side = "bottom" if up > 0 else "top"
+                axes.annotate(text, (place, at), (0, up), textcoords="offset points", ha="center", va=side, color=MUTED)
         for rank, place in enumerate(order):
             at, got, trial = found[place]
-            colour = SENTINEL[f"h{round((STEPS - 1) * (rank + 1) / len(order))}"]
-            (line,) = axes.plot(range(len(names)), [of[place][0] for of in placed], color=colour, linewidth=3 if at == chosen else 1.4)
-            settings = ", ".join(f"{name} {_value(set_to)}" for name, set_to in trial["settings"].items())
-            canvas.mark(line, "", f"trial {at}: {number(got)}; {settings}")
+            colour = SENTINEL[f"h{1 + round((STEPS - 2) * (rank + 1) / len(order))}"]
+            (line,) = axes.plot(
+                range(len(names)), [axis.places[place] for axis in axes_of], color=colour, linewidth=3 if at == chosen else 1.4,
+                clip_on=False,
+            )  # fmt: skip
+            canvas.mark(line, "", f"trial {at}: {number(got)}; {_settings(trial)}")
 
     best = found[order[-1]]
-    settings = ", ".join(f"{name} {_value(set_to)}" for name, set_to in best[2]["settings"].items())
-    words = f"{len(found)} trials. The best, trial {best[0]}, has {settings}, and {objective} {number(best[1])}."
+    words = f"{len(found)} trials. The best, trial {best[0]}, has {_settings(best[2])}, and {objective} {number(best[1])}."
     picture = svg(width, PANEL[1], f"Settings of the trials of {title}", words, draw)
-    return Figure(picture, "A line for each trial; the darker, the lower its loss. The thick one was chosen.", wide=width > PANEL[0])
+    return Figure(
+        picture, "A line for each trial; the lower its loss, the stronger. The thick one was chosen.", wide=width > PANEL[0]
+    )
+
+
+def _settings(trial: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {as_text(set_to)}" for name, set_to in trial["settings"].items())
 
 
 def _importance(title: str, importance: Mapping[str, Any] | None) -> Figure | None:
