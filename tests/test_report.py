@@ -26,10 +26,14 @@ from harness.progress import figure
 from harness.task import MULTILABEL, REGRESSION
 
 
-def compare(results, models=(), task=(), metric=None):
-    """Every pair of models in each task; whether they can be told apart is made up."""
-    records = [run for folder in results for run in read_all(folder, lambda fault: None) if run.task["name"] in task]
-    table, pairs = wide([run for run in records if metric in run.metrics], metric), []
+def compare_all(results, *, metric, say):
+    """Every pair of models in each task, by kind of task; whether they can be told apart is made up."""
+    records = [run for folder in results for run in read_all(folder, say) if metric in run.metrics]
+    return {kind: comparison([run for run in records if run.kind == kind], metric) for kind in {run.kind for run in records}}
+
+
+def comparison(records, metric):
+    table, pairs = wide(records, metric), []
     for column, label in table.columns.items():
         for one, other in combinations([row for row in table.means(column) if row.own], 2):
             scores, names = tuple(table.means(column)[row] for row in (one, other)), (table.rows[one], table.rows[other])
@@ -51,14 +55,16 @@ def compare(results, models=(), task=(), metric=None):
                 "notes": (),
             }
             pairs.append(SimpleNamespace(difference=difference, better=better, **facts, **tests, **rest))
-    return SimpleNamespace(metric=metric, differences=tuple(pairs), ranks={}, notes=("what the tests suppose",))
+    rank = SimpleNamespace(mean=1.25, interval=(1.0, 1.75), wins=3, ties=2, losses=1, tasks=6)
+    ranks = {label: rank for row, label in table.rows.items() if row.own}
+    return SimpleNamespace(metric=metric, differences=tuple(pairs), ranks=ranks, notes=("what the tests suppose",))
 
 
 @pytest.fixture(autouse=True)
 def compared(monkeypatch):
     """Statistics have tests of their own, and take their time."""
     module = types.ModuleType("harness.evidence.compare")
-    module.compare = compare
+    module.compare_all = compare_all
     monkeypatch.setitem(sys.modules, module.__name__, module)
 
 
@@ -298,10 +304,10 @@ def test_without_predictions_the_rest_is_there(tmp_path, harness):
 
 
 def test_differences_that_cannot_be_had_leave_a_sentence(tmp_path, monkeypatch):
-    def broken(*_):
+    def broken(*_, **__):
         raise UserError("no predictions to compare")
 
-    monkeypatch.setattr(sys.modules["harness.evidence.compare"], "compare", broken)
+    monkeypatch.setattr(sys.modules["harness.evidence.compare"], "compare_all", broken)
     study(tmp_path / "results", 2, 1, 1)
     assert "no predictions to compare" in page(tmp_path / "results", tmp_path).words
 
@@ -312,7 +318,7 @@ def test_pairs_are_listed_with_their_verdicts(tmp_path):
     assert sum("a verdict" in words for words in found.words) >= 6
     assert "All 6 pairs, with verdicts" in found.words
     assert "< 0.0001" in found.words
-    assert "what the tests suppose" in found.words
+    assert {"what the tests suppose", "1.25", "1.00 to 1.75"} <= set(found.words)
 
 
 def test_the_first_sentence_says_who_leads_and_whether_it_can_be_told(tmp_path):

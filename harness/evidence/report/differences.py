@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from harness.errors import HarnessError
 from harness.progress import figure as number
@@ -16,7 +16,7 @@ from .figures import LONGEST_LABEL, Figure
 from .gather import Gathered, Group
 
 if TYPE_CHECKING:
-    from ..compare import Difference
+    from ..compare import Comparison, Difference, Rank
 
 MOST_PAIRS = 600  # lines of a table
 LINE = 24  # px of a row of a forest plot
@@ -33,32 +33,36 @@ class Pairs:
     differences: Sequence[Difference] = ()
     forests: Sequence[Figure] = ()
     notes: Sequence[str] = ()
-    ranks: Sequence[str] = ()
+    ranks: Mapping[str, Rank] = field(default_factory=dict)
     fault: str = ""
     listed: Sequence[Difference] = ()
 
 
-def pairs(gathered: Gathered, group: Group) -> Pairs:
-    """The differences between the rows of our own, which :mod:`harness.evidence.compare` finds."""
-    if len(group.rows) < 2:
-        return Pairs(fault="There is one model, so there is nothing to compare.")
-    from ..compare import compare
+def pairs(gathered: Gathered) -> dict[str, Pairs]:
+    """The differences between the rows of our own, by kind of task, which :mod:`harness.evidence.compare` finds."""
+    from ..compare import compare_all
 
-    tasks = list(dict.fromkeys(column.name for column in group.table.columns))
-    try:
-        found = compare(list(gathered.results), (), tasks, group.table.metric)
-    except HarnessError as error:
-        return Pairs(fault=str(error))
-    known = [item for item in found.differences if item.column in group.table.columns]
-    forests = [figure for column in group.table.columns if (figure := _forest(group, column, known))]
+    compared: dict[str, Mapping[str, Comparison]] = {}
+    faults: dict[str, str] = {}
+    for metric in dict.fromkeys(group.table.metric for group in gathered.groups):
+        try:
+            compared[metric] = compare_all(list(gathered.results), metric=metric, say=lambda message: None)
+        except HarnessError as error:
+            faults[metric] = str(error)
+    found = dict[str, Pairs]()
+    for group in gathered.groups:
+        comparison = compared.get(group.table.metric, {}).get(group.kind)
+        fault = faults.get(group.table.metric, "nothing to compare: no two models share a task with scores and predictions")
+        found[group.kind] = Pairs(fault=fault) if comparison is None else _pairs(group, comparison)
+    return found
+
+
+def _pairs(group: Group, comparison: Comparison) -> Pairs:
+    known = [item for item in comparison.differences if item.column in group.table.columns]
     best = {column: _best(group, column, known) for column in group.table.columns}
+    forests = [figure for column in group.table.columns if (figure := _forest(group, column, known))]
     few = known if len(known) <= MOST_PAIRS else [item for item in known if best[item.column] in item.models]
-    return Pairs(known, forests, found.notes, _rank_lines(found.ranks), listed=few)
-
-
-def _rank_lines(ranks: Any) -> list[str]:
-    """What is said of each model's ranks, in words where the comparison has some."""
-    return [text for name, rank in ranks.items() if (text := getattr(rank, "sentence", "") or f"{name}: {rank}")]
+    return Pairs(known, forests, comparison.notes, comparison.ranks, listed=few)
 
 
 def _forest(group: Group, column: Column, differences: Sequence[Difference]) -> Figure | None:
@@ -125,6 +129,13 @@ def _from_best(item: Difference, best: Row) -> _Line:
         low, high = sorted(sign * end for end in item.interval)
         interval = low, high
     return _Line(row, name, sign * item.difference, interval, item.better is not None, item.sentence)
+
+
+def rank_cells(rank: Rank) -> list[str]:
+    """The numbers of a line on a model's rank: mean, interval, wins, ties, losses, tasks."""
+    mean = "" if rank.mean is None else f"{rank.mean:.2f}"
+    interval = f"{rank.interval[0]:.2f} to {rank.interval[1]:.2f}" if rank.interval else ""
+    return [mean, interval, str(rank.wins), str(rank.ties), str(rank.losses), str(rank.tasks)]
 
 
 def cells(item: Difference) -> list[str]:

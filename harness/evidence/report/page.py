@@ -6,7 +6,7 @@ import base64
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from markupsafe import Markup
@@ -113,7 +113,8 @@ def html(gathered: Gathered, title: str) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     names = facts.targets(gathered.groups)
-    parts = [_part(gathered, group) for group in gathered.groups]
+    pairs = differences.pairs(gathered)
+    parts = [_part(gathered, group, pairs[group.kind]) for group in gathered.groups]
     found = searches.searches(gathered.results, gathered.faults)
     environments = list[dict[str, str]]()
     for group in gathered.groups:
@@ -140,6 +141,7 @@ def html(gathered: Gathered, title: str) -> str:
         "head": _head,
         "padding": _padding,
         "pair": differences.cells,
+        "ranked": differences.rank_cells,
     }
     pages.globals |= {"METRICS": METRICS, "BEST": BEST, "COSTS": render.COSTS}
     return pages.get_template("page.html.j2").render(
@@ -163,10 +165,7 @@ def html(gathered: Gathered, title: str) -> str:
     )
 
 
-def _part(gathered: Gathered, group: Group) -> Part:
-    from dataclasses import replace
-
-    found = differences.pairs(gathered, group)
+def _part(gathered: Gathered, group: Group, found: differences.Pairs) -> Part:
     grid = render.as_text(replace(group.table, costs=True))
     return Part(
         group,
