@@ -4,21 +4,17 @@ import io
 import json
 import re
 import sys
-import types
 from html import unescape
 from html.parser import HTMLParser
-from itertools import combinations
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from made_records import PROBE, checkpoint, failed, published, record
-from made_reports import HOSTILE, put, search, study
+from made_reports import HOSTILE, put, search, study, with_pairs
 
 from harness.errors import UnknownName, UserError
 from harness.evidence import tables
-from harness.evidence.comparison import wide
-from harness.evidence.records import PREDICTIONS, read_all, write
+from harness.evidence.records import PREDICTIONS, write
 from harness.evidence.report import report
 from harness.evidence.report.draw import COLOURS, MARKERS, look
 from harness.evidence.schema import LEAKS
@@ -26,46 +22,9 @@ from harness.progress import figure
 from harness.task import MULTILABEL, REGRESSION
 
 
-def compare_all(results, *, metric, say):
-    """Every pair of models in each task, by kind of task; whether they can be told apart is made up."""
-    records = [run for folder in results for run in read_all(folder, say) if metric in run.metrics]
-    return {kind: comparison([run for run in records if run.kind == kind], metric) for kind in {run.kind for run in records}}
-
-
-def comparison(records, metric):
-    table, pairs = wide(records, metric), []
-    for column, label in table.columns.items():
-        for one, other in combinations([row for row in table.means(column) if row.own], 2):
-            scores, names = tuple(table.means(column)[row] for row in (one, other)), (table.rows[one], table.rows[other])
-            difference = scores[0] - scores[1]
-            better = None if abs(difference) < 0.05 else names[difference < 0]
-            facts = {"metric": metric, "column": column, "task": label, "models": (one, other), "names": names, "scores": scores}
-            tests = {
-                "p": 0.00001,
-                "adjusted": 0.04,
-                "mcnemar": 0.5,
-                "detectable": 0.0195,
-                "interval": (difference - 0.01, difference + 0.02),
-            }
-            rest = {
-                "examples": 300,
-                "blocks": 300,
-                "seeds": (0,),
-                "sentence": f"{names[0]} and {names[1]}: a verdict",
-                "notes": (),
-            }
-            pairs.append(SimpleNamespace(difference=difference, better=better, **facts, **tests, **rest))
-    rank = SimpleNamespace(mean=1.25, interval=(1.0, 1.75), wins=3, ties=2, losses=1, tasks=6)
-    ranks = {label: rank for row, label in table.rows.items() if row.own}
-    return SimpleNamespace(metric=metric, differences=tuple(pairs), ranks=ranks, notes=("what the tests suppose",))
-
-
 @pytest.fixture(autouse=True)
-def compared(monkeypatch):
-    """Statistics have tests of their own, and take their time."""
-    module = types.ModuleType("harness.evidence.compare")
-    module.compare_all = compare_all
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+def _compared(monkeypatch):
+    with_pairs(monkeypatch)
 
 
 class Page(HTMLParser):

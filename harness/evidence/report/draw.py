@@ -130,21 +130,26 @@ def svg(width: float, height: float, title: str, words: str, draw: Callable[[Can
         draw(canvas)
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    body = _cleaned(text.getvalue(), canvas)
+    body = _cleaned(text.getvalue(), canvas, title)
     head = f'<svg role="img" viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}"'
     label = f' aria-label="{escape(printable(title))}">'
     return Markup(head + label + f"<desc>{escape(printable(words))}</desc>{body}</svg>")
 
 
 def swatch(style: Look) -> Markup:
-    """A line and a marker in a model's look, for a legend."""
+    """A line and a marker in a model's look, for a legend; without ids, since a page has it several times."""
+    from matplotlib.markers import MarkerStyle
+    from matplotlib.patches import PathPatch
+    from matplotlib.transforms import Affine2D
 
     def draw(canvas: Canvas) -> None:
         axes = canvas.figure.add_axes((0, 0, 1, 1))
         axes.set(xlim=(0, 34), ylim=(0, 14))
         axes.axis("off")
-        axes.plot([1, 33], [7, 7], linewidth=2, **style.line)
-        axes.plot([17], [7], color=style.colour, marker=style.marker, markersize=7, markeredgewidth=0)
+        axes.plot([1, 33], [7, 7], linewidth=2, clip_on=False, **style.line)
+        shape = MarkerStyle(style.marker)
+        outline = shape.get_path().transformed(shape.get_transform() + Affine2D().scale(7).translate(17, 7))
+        axes.add_patch(PathPatch(outline, color=style.colour, linewidth=0, clip_on=False))
 
     return Markup(svg(34, 14, "", "", draw).replace(' role="img"', ' aria-hidden="true"').replace(' aria-label=""', ""))
 
@@ -196,15 +201,15 @@ CLASSES = {
 }
 
 
-def _cleaned(text: str, canvas: Canvas) -> str:
+def _cleaned(text: str, canvas: Canvas, title: str) -> str:
     """The inside of matplotlib's ``<svg>``: page colours and font, short numbers, and no ids but those that are used.
 
-    They begin with a piece of the figure's digest, so that no two figures of a page share one.
+    They begin with a piece of the digest of figure and title, so that no two figures of a page share one.
     """
     text = text[text.index('<g id="figure_1">') : text.rindex("</svg>")]
     text = re.sub(r"<!--.*?-->", "", text, flags=re.S)
     used = set(re.findall(r'(?:url\(|href=")#([\w.]+)', text))
-    prefix = f"s{hashlib.sha256(text.encode()).hexdigest()[:8]}-"
+    prefix = f"s{hashlib.sha256((title + text).encode()).hexdigest()[:8]}-"
     text = _TAG.sub(lambda tag: _tag(tag[0], canvas, used, prefix), text)
     text = re.sub(r">\s+<", "><", text)
     for _ in range(4):  # groups that say nothing, from the inside out
