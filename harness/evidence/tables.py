@@ -73,6 +73,25 @@ def make_table(results_dir: Path, metric: str | None = None, by: str = "model,ta
     return _without(table, by_kind, [kind])
 
 
+def tables_by_metric(records: Sequence[RunRecord], metric: str | None = None) -> dict[str, dict[str, CrossTable]]:
+    """Of each kind of task, models against tasks by every metric that it has.
+
+    The first table of a kind is the one that `harness table` shows: by ``metric`` where the kind has it, else by its main one.
+
+    Raises:
+        UnknownName, UserError: as :func:`print_table`.
+    """
+    by_kind, published = _by_kind(records), read_published()
+    first = _tables(by_kind, View()) | (_tables(by_kind, View(metric=metric)) if metric else {})
+    found = dict[str, dict[str, CrossTable]]()
+    for kind, of_kind in by_kind.items():
+        table = first[kind]
+        assert isinstance(table, CrossTable)
+        others = [name for name in metrics_of(kind) if name != table.metric]
+        found[kind] = {table.metric: table} | {name: wide(of_kind, name, published) for name in others}
+    return found
+
+
 def print_table(results_dir: Path, metric: str | None, by: str, format: str, *, full_width: bool = False, **options: Any) -> None:
     """Print the tables of a results folder (see :func:`make_table`) to standard output, and write the CSV files.
 
@@ -100,25 +119,6 @@ def print_table(results_dir: Path, metric: str | None, by: str, format: str, *, 
         write_tables(results_dir, records)
     except HarnessError as error:
         print(printable(str(error)), file=sys.stderr)
-
-
-def tables_by_metric(records: Sequence[RunRecord], metric: str | None = None) -> dict[str, dict[str, CrossTable]]:
-    """Of each kind of task, models against tasks by every metric that it has.
-
-    The first table of a kind is the one that `harness table` shows: by ``metric`` where the kind has it, else by its main one.
-
-    Raises:
-        UnknownName, UserError: as :func:`print_table`.
-    """
-    by_kind, published = _by_kind(records), read_published()
-    first = _tables(by_kind, View()) | (_tables(by_kind, View(metric=metric)) if metric else {})
-    found = dict[str, dict[str, CrossTable]]()
-    for kind, of_kind in by_kind.items():
-        table = first[kind]
-        assert isinstance(table, CrossTable)
-        others = [name for name in metrics_of(kind) if name != table.metric]
-        found[kind] = {table.metric: table} | {name: wide(of_kind, name, published) for name in others}
-    return found
 
 
 def write_tables(results_dir: Path, records: Sequence[RunRecord] | None = None) -> list[Path]:
