@@ -57,22 +57,6 @@ class View:
         return [key.strip() for key in self.by.split(",")]
 
 
-def make_table(results_dir: Path, metric: str | None = None, by: str = "model,task", **options: Any) -> Table:
-    """The table of a results folder: models against tasks, or a flat list by other keys; ``options`` are those of
-    :class:`View`.
-
-    Tasks of different kinds share no table: of several kinds that have the metric, the table is that of the first of
-    :data:`harness.task.KINDS`, and a note says what is not in it.
-
-    Raises:
-        UnknownName: a metric, grouping, subset or column that does not exist.
-        UserError: no readable records, none of a kind that has the metric, or costs of a flat list.
-    """
-    by_kind = _by_kind(_read(results_dir))
-    kind, table = next(iter(_tables(by_kind, View(metric=metric, by=by, **options)).items()))
-    return _without(table, by_kind, [kind])
-
-
 def tables_by_metric(records: Sequence[RunRecord], metric: str | None = None) -> dict[str, dict[str, CrossTable]]:
     """Of each kind of task, models against tasks by every metric that it has.
 
@@ -90,6 +74,22 @@ def tables_by_metric(records: Sequence[RunRecord], metric: str | None = None) ->
         others = [name for name in metrics_of(kind) if name != table.metric]
         found[kind] = {table.metric: table} | {name: wide(of_kind, name, published) for name in others}
     return found
+
+
+def make_table(results_dir: Path, metric: str | None = None, by: str = "model,task", **options: Any) -> Table:
+    """The table of a results folder: models against tasks, or a flat list by other keys; ``options`` are those of
+    :class:`View`.
+
+    Tasks of different kinds share no table: of several kinds that have the metric, the table is that of the first of
+    :data:`harness.task.KINDS`, and a note says what is not in it.
+
+    Raises:
+        UnknownName: a metric, grouping, subset or column that does not exist.
+        UserError: no readable records, none of a kind that has the metric, or costs of a flat list.
+    """
+    by_kind = _by_kind(_read(results_dir))
+    kind, table = next(iter(_tables(by_kind, View(metric=metric, by=by, **options)).items()))
+    return _without(table, by_kind, [kind])
 
 
 def print_table(results_dir: Path, metric: str | None, by: str, format: str, *, full_width: bool = False, **options: Any) -> None:
