@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import sys
 from html import unescape
@@ -320,6 +321,8 @@ def test_several_folders_are_one_report(tmp_path):
         (["--metric", "rmse"], "only regression has it"),
         (["--out", "nowhere/report.html"], "there is no folder nowhere"),
         (["--out", "results"], "is a folder; name a file in it"),
+        (["--out", "pipe"], "is no ordinary file"),
+        (["--out", "x" * 300], "was not written (File name too long)"),
         (["elsewhere"], "results elsewhere: no such folder"),
         (["empty"], "no records in empty"),
     ],
@@ -327,6 +330,7 @@ def test_several_folders_are_one_report(tmp_path):
 def test_what_cannot_be_done_is_refused_in_a_line(harness, tmp_path, arguments, words):
     put(tmp_path / "results")
     (tmp_path / "empty").mkdir()
+    os.mkfifo(tmp_path / "pipe")
     done = harness("report", *arguments)
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr

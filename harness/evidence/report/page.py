@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -89,9 +90,11 @@ def report(
     """
     folders = [Path(results)] if isinstance(results, str | Path) else [Path(folder) for folder in results]
     out = Path(out)
-    if out.is_dir():
+    if os.path.isdir(out):
         raise UserError(f"out {out}: is a folder; name a file in it, such as {out / 'report.html'}")
-    if not out.absolute().parent.is_dir():
+    if os.path.exists(out) and not os.path.isfile(out):  # a device or a pipe would be replaced
+        raise UserError(f"out {out}: is no ordinary file; choose another one with --out")
+    if not os.path.isdir(out.absolute().parent):
         raise UserError(f"out {out}: there is no folder {out.parent}; make it, or choose another file with --out")
     check_writable(out.parent, "out")
     gathered = gather(folders, metric)
@@ -99,8 +102,9 @@ def report(
     try:
         with atomic(out) as temporary:
             temporary.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise UserError(f"out {out}: was not written ({error.strerror or error}); choose another file with --out") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"out {out}: was not written ({reason}); choose another file with --out") from error
     for fault in gathered.faults:
         say(f"skipped: {fault}")
     if gathered.missing:
