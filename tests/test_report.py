@@ -281,6 +281,15 @@ def test_pairs_are_listed_with_their_verdicts(tmp_path):
     assert {"what the tests suppose", "1.25", "1.00 to 1.75"} <= set(found.words)
 
 
+def test_verdicts_are_those_of_harness_compare(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "harness.evidence.compare")
+    module = pytest.importorskip("harness.evidence.compare", reason="needs the module that compares models")
+    results = study(tmp_path / "results", 3, 1, 2)
+    (pair, *_) = module.compare([results], say=lambda message: None).differences
+    words = page(results, tmp_path).words
+    assert {pair.sentence, f"{pair.difference:+.4f}", f"{pair.interval[0]:+.4f} to {pair.interval[1]:+.4f}"} <= set(words)
+
+
 def test_the_first_sentence_says_who_leads_and_whether_it_can_be_told(tmp_path):
     study(tmp_path / "results", 3, 2, 1)
     first = next(words for words in page(tmp_path / "results", tmp_path).words if words.startswith("By accuracy"))

@@ -121,12 +121,13 @@ def costs(group: Group) -> list[Figure]:
             spent["parameters"][row] = max(total)
     names = ", ".join(group.table.columns[column] for column in columns)
     where = f"mean over the {len(columns)} tasks in which every model has a score" if len(columns) > 1 else f"in {names}"
+    label = METRICS[group.table.metric].label
     titles = {
         "seconds": ("seconds of training a run", "Seconds are of whatever machine ran it."),
         "parameters": ("parameters", "All parameters, trained or not."),
     }
     return [
-        _cost(group, scores, spent[name], title, f"{METRICS[group.table.metric].label}, {where}, against {title}. {more}")
+        _cost(group, scores, spent[name], title, f"{label[0].upper()}{label[1:]}, {where}, against {title}. {more}")
         for name, (title, more) in titles.items()
         if len(spent[name]) > 1
     ]
