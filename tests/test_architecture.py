@@ -129,6 +129,7 @@ def test_light_imports(statement):
 
 
 def test_evidence_needs_no_torch():
-    modules = [f"harness.evidence.{path.stem}" for path in sources("harness/evidence") if path.stem != "__init__"]
+    paths = [path.relative_to(ROOT).with_suffix("") for path in sources("harness/evidence") if path.stem != "__init__"]
+    modules = [".".join(path.parts) for path in paths]
     code = f"import sys, json, {', '.join(modules)}\nprint(json.dumps('torch' in sys.modules))"
     assert fresh(code) is False

@@ -25,7 +25,7 @@ from .records import RunRecord, collection_paused, read_all
 from .subsets import ALL, SUBSETS
 from .summary import MAIN, WHOLE, columns, long, summary
 
-__all__ = ["Table", "long", "make_table", "model_label", "print_table", "summary", "wide", "write_tables"]
+__all__ = ["Table", "long", "make_table", "model_label", "print_table", "summary", "tables_by_metric", "wide", "write_tables"]
 
 WIDE = MAIN[CLASSIFICATION]  # the tables kept in results/tables/, of classification tasks
 FORMATS = ("terminal", "markdown", "csv")
@@ -55,6 +55,25 @@ class View:
     def keys(self) -> list[str]:
         """The names in ``by``."""
         return [key.strip() for key in self.by.split(",")]
+
+
+def tables_by_metric(records: Sequence[RunRecord], metric: str | None = None) -> dict[str, dict[str, CrossTable]]:
+    """Of each kind of task, models against tasks by every metric that it has.
+
+    The first table of a kind is the one that `harness table` shows: by ``metric`` where the kind has it, else by its main one.
+
+    Raises:
+        UnknownName, UserError: as :func:`print_table`.
+    """
+    by_kind, published = _by_kind(records), read_published()
+    first = _tables(by_kind, View()) | (_tables(by_kind, View(metric=metric)) if metric else {})
+    found = dict[str, dict[str, CrossTable]]()
+    for kind, of_kind in by_kind.items():
+        table = first[kind]
+        assert isinstance(table, CrossTable)
+        others = [name for name in metrics_of(kind) if name != table.metric]
+        found[kind] = {table.metric: table} | {name: wide(of_kind, name, published) for name in others}
+    return found
 
 
 def make_table(results_dir: Path, metric: str | None = None, by: str = "model,task", **options: Any) -> Table:
