@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BadData, UserError
+from harness.evidence.records import read_all
 from harness.study.plan import plan
 from harness.study.study import OF_MODEL, OF_TASK, Study
 
@@ -126,6 +127,10 @@ def test_a_setting_for_some_models_only_is_left_out_of_the_others(tmp_path):
         ("models = ['gc']\ntasks = ['QKI']\n[budget]\nmax_hours = 0", "max_hours is 0: expected a number above 0"),
         ("models = ['gc']\ntasks = ['QKI']\n[budget]\nmax_epochs = 1.5", "max_epochs is 1.5"),
         ("models = ['gc']\ntasks = ['QKI']\n[budget]\nhours = 1", "[budget] has 'hours'"),
+        (
+            "models = ['gc']\ntasks = ['QKI']\n[search]\ntrial = 1",
+            "[search] has 'trial', which no study has; did you mean trials?",
+        ),
         ("tasks = ['QKI']\n[[model]]\ncheckpoint = 'x'", "[[model]] lacks name"),
         ("models = ['gc']\n[[task]]\nsplit = 'thesis'", "[[task]] lacks name"),
         ("models = ['gc']\n[task]\nname = 'QKI'", "expected [[task]] tables"),
@@ -163,3 +168,28 @@ def test_options_beside_a_file_are_refused(harness, tmp_path):
     done = harness("sweep", "study.toml", "--seed", "3")
     assert done.returncode == 2
     assert "seed: stands in study.toml" in done.stderr
+
+
+def test_a_search_is_for_models_that_are_trained(tmp_path):
+    study = read(
+        tmp_path,
+        "models = ['kmer']\ntasks = ['QKI']\nseeds = '0..1'\ndevice = 'cpu'\n[[model]]\nname = 'cnn'\n"
+        "[budget]\nmax_epochs = 2\n[search]\ntrials = 3\n[search.space]\nlearning_rate = [1e-3, 1e-2]\n",
+    )
+    (words,) = study.searches()
+    assert (words["model"], words["trials"], words["epochs"], words["seed"]) == ("cnn", 3, 2, [0, 1])
+    assert words["space"] == {"space": {"learning_rate": [1e-3, 1e-2]}}
+    assert [run.name for run in study.unsearched()] == ["kmer", "kmer"]
+
+
+def test_a_study_with_a_search(harness, tmp_path):
+    (tmp_path / "study.toml").write_text(
+        "models = ['gc', 'cnn']\ntasks = ['QKI']\ndevice = 'cpu'\n[budget]\nmax_epochs = 1\n[search]\ntrials = 2\n"
+        "[search.space]\nlearning_rate = [1e-3, 1e-2]\n"
+    )
+    done = harness("sweep", "study.toml")
+    assert done.returncode == 0, done.stderr
+    found = {record.model["name"]: record.model.get("search") for record in read_all(tmp_path / "results")}
+    assert found["gc"] is None
+    assert (found["cnn"]["trials"], found["cnn"]["epochs"]) == (2, 1)
+    assert "[search] is done on this machine alone" in harness("sweep", "study.toml", "--on", "ray").stderr

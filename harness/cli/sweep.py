@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from harness.errors import UserError
+from harness.errors import HarnessError, UserError
 from harness.progress import printable
 
 from .asking import asked, for_plan
@@ -77,7 +77,9 @@ def sweep(
         study.write(write)
         typer.echo(f"{write}: written; `harness sweep {write}` does it", err=True)
         return
-    runs = study.plan()
+    runs = study.unsearched()
+    if study.search and (on != "local" or shard):
+        raise UserError("search: a study with a [search] is done on this machine alone; leave --on and --shard out")
     runs = sweeping.shard(runs, shard) if shard else runs
     if dry_run:
         _show(runs, results)
@@ -96,6 +98,7 @@ def sweep(
             board.told(sweep, number, jobs)
 
         try:
+            _search(study, results, jobs, board)
             found = sweeping.sweep(runs, results, engine, retry=bool(retry), wait=not no_wait, board=board, tell=tell)
         except KeyboardInterrupt:
             board.say(f"stopped: {_remaining(done)}")
@@ -116,6 +119,18 @@ def _study(files: list[str] | None, given: dict[str, Any], max_epochs: int | Non
     study = Study.read(Path(files[0]))
     study = replace(study, device=given["device"]) if given["device"] != "auto" else study
     return replace(study, max_epochs=max_epochs) if max_epochs is not None else study
+
+
+def _search(study: Study, results: Path, jobs: int, board: Lines) -> None:
+    """Search what the study wants searched, and run what is chosen."""
+    from harness.study.search import search
+
+    for words in study.searches():
+        found = search(
+            **words, jobs=jobs, results=results, board=board, tell=lambda sweep, number: board.told(sweep, number, jobs)
+        )
+        if failed := [one.name for one in found if not one.records or not all(record.finished for record in one.records)]:
+            raise HarnessError(f"search: no final runs of {', '.join(failed)}, see above; the same line goes on")
 
 
 def _engine(on: str, worker: Worker, jobs: int, board: Lines, cpus: float, gpus: float) -> Engine:

@@ -12,8 +12,9 @@ from typing import Any
 
 from harness import registry
 from harness.errors import BadData, UserError
+from harness.facts import ModelFacts
 from harness.files.atomic import atomic
-from harness.recipe import used_settings
+from harness.recipe import TRAINED, used_settings
 
 from .asked import seeds_of, words_of
 from .plan import Run, plan
@@ -25,7 +26,8 @@ OF_TASK = (
     *("split", "genome", "msa", "species", "context", "sample", "name"),
 )
 BUDGET = ("max_epochs", "max_hours")
-PATHS = ("checkpoint", "genome", "msa", "train", "validation", "test", "task", "model", "species")
+OF_SEARCH = ("trials", "epochs", "space", "preset", "pruner", "sampler_seed")
+PATHS = ("space", "checkpoint", "genome", "msa", "train", "validation", "test", "task", "model", "species")
 _SPELT = {"model": "name", "task": "name", "name": "called", "option": "options"}  # in the file
 
 
@@ -34,7 +36,8 @@ class Study:
     """What is to be compared. ``models`` and ``tasks`` are arguments of :func:`plan`, a mapping for each group of them.
 
     ``settings`` and ``preset`` are for all models, and so is the budget: ``max_epochs`` is the most that any recipe may have
-    (fewer stay), ``max_hours`` ends the training of a run.
+    (fewer stay), ``max_hours`` ends the training of a run. ``search`` has arguments of :func:`.search.search` (trials, epochs,
+    space, preset, pruner, sampler_seed) if the settings of every model that is trained are to be searched first.
     """
 
     models: Sequence[Mapping[str, Any]]
@@ -115,21 +118,42 @@ class Study:
             runs += sorted(of_task, key=lambda run: places[run.label, run.split])
         return list({(run.label, run.name, run.id): run for run in runs}.values())
 
-    def _plan(self, model: Mapping[str, Any], task: Mapping[str, Any]) -> list[Run]:
+    def searches(self) -> list[dict[str, Any]]:
+        """The arguments of :func:`.search.search` for every group of tasks, and of models that are trained; none without a search."""
+        if not self.search:
+            return []
+        own: dict[str, Any] = {"epochs": self.max_epochs} if self.max_epochs else {}
+        space = self.search.get("space")
+        own |= dict(self.search) | ({"space": {"space": space}} if isinstance(space, Mapping) and "space" not in space else {})
+        found = []
+        for task in self.tasks:
+            for words in map(self._words, self.models):
+                tunes = {words.get("tune", facts.recipe.tune) for facts in _facts(words["model"])}
+                found += [{**words, **task, **own}] if tunes & set(TRAINED) else []
+        return found
+
+    def unsearched(self) -> list[Run]:
+        """The runs of :meth:`plan` that no search is for: all, or those of models that are not trained."""
+        runs = self.plan()
+        return [run for run in runs if run.published().override(**run.recipe).tune not in TRAINED] if self.search else runs
+
+    def _words(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of plan() for a group of models, but for what is read."""
         own = dict(model)
         settings = {**self.settings, **own.pop("recipe", {})}
         if self.max_hours is not None:
             settings["max_hours"] = self.max_hours
+        settings = self._used(settings, own["model"]) if len(self.models) > 1 else settings
+        return own | {"seed": list(self.seeds), "recipe": self.preset, "device": self.device} | settings
+
+    def _plan(self, model: Mapping[str, Any], task: Mapping[str, Any]) -> list[Run]:
         if self.max_epochs is not None and self.max_epochs < 1:
             raise UserError(f"max-epochs {self.max_epochs}: must be at least 1")
-        settings = self._used(settings, own["model"]) if len(self.models) > 1 else settings
-        words = {"seed": list(self.seeds), "recipe": self.preset, "device": self.device}
-        return [self._capped(run) for run in plan(**own, **task, **words, **settings)]
+        return [self._capped(run) for run in plan(**self._words(model), **task)]
 
     def _used(self, settings: dict[str, Any], model: Any) -> dict[str, Any]:
         """The settings without those that only other models of the study use."""
-        facts = [registry.model_facts(known) for word in words_of("model", model) for known in registry.model_names(word)]
-        tunes = {settings.get("tune", one.recipe.tune) for one in facts}
+        tunes = {settings.get("tune", facts.recipe.tune) for facts in _facts(model)}
         return {name: value for name, value in settings.items() if any(name in used_settings(tune) for tune in tunes)}
 
     def _capped(self, run: Run) -> Run:
@@ -137,6 +161,11 @@ class Study:
         if self.max_epochs is None or "epochs" not in recipe.used() or recipe.epochs <= self.max_epochs:
             return run
         return replace(run, recipe={**run.recipe, "epochs": self.max_epochs})
+
+
+def _facts(model: Any) -> list[ModelFacts]:
+    """What is known of the models that words name."""
+    return [registry.model_facts(known) for word in words_of("model", model) for known in registry.model_names(word)]
 
 
 def _taken(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
@@ -149,8 +178,9 @@ def _taken(given: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
 def _from_file(content: dict[str, Any], folder: Path) -> Study:
     known = ("seeds", "device", "preset", "budget", "recipe", "search", "model", "task", "models", "tasks")
     _check(content, known, "it")
-    budget = _table(content, "budget")
+    budget, search = _table(content, "budget"), _table(content, "search")
     _check(budget, BUDGET, "[budget]")
+    _check(search, OF_SEARCH, "[search]")
     groups = {}
     for what, names in (("model", OF_MODEL), ("task", OF_TASK)):
         plain = content.get(f"{what}s", [])
@@ -172,7 +202,7 @@ def _from_file(content: dict[str, Any], folder: Path) -> Study:
         _amount(budget, "max_epochs", int),
         _amount(budget, "max_hours", (int, float)),
         content.get("device", "auto"),
-        _table(content, "search"),
+        _located(search, folder),
     )
 
 
