@@ -119,7 +119,7 @@ class Study:
         return list({(run.label, run.name, run.id): run for run in runs}.values())
 
     def searches(self) -> list[dict[str, Any]]:
-        """The arguments of :func:`.search.search` for every group of tasks, and of models that are trained; none without a search."""
+        """The arguments of :func:`.search.search` for each group of tasks and trained models; none without a search."""
         if not self.search:
             return []
         own: dict[str, Any] = {"epochs": self.max_epochs} if self.max_epochs else {}
