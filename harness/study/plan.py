@@ -252,6 +252,16 @@ def check_unchanged(run: Run, task: Task, splits: Splits) -> None:
 
 def open_task(run: Run) -> tuple[Task, Splits]:
     """The task of a planned run, and its examples."""
+    task, reference, reading = _task_of(run)
+    return task, _load(task, run.task, run.split, reference, reading)
+
+
+def task_of(run: Run) -> Task:
+    """The task of a planned run, whose files are not read."""
+    return _task_of(run)[0]
+
+
+def _task_of(run: Run) -> tuple[Task, Reference | None, Reading | None]:
     given = run.reference or {}
     reference = (
         as_reference(*(given[name] for name in ("genome", "alignment", "species", "context", "source"))) if given else None
@@ -261,7 +271,7 @@ def open_task(run: Run) -> tuple[Task, Splits]:
     if run.sample:
         assert task.sample is not None
         task = task.sample
-    return task, _load(task, run.task, run.split, reference, reading)
+    return task, reference, reading
 
 
 def _load(task: Task, words: Sequence[str], rule: str, reference: Reference | None, reading: Reading | None) -> Splits:
