@@ -36,7 +36,8 @@ def cluster(tmp_path, monkeypatch):
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
-    small = {"object_store_memory": 80 << 20, "include_dashboard": False}
+    soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}  # a dead node is noticed
+    small = {"object_store_memory": 80 << 20, "include_dashboard": False, "_system_config": soon}
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
     made.workers = [made.add_node(num_cpus=1, object_store_memory=80 << 20) for _ in range(2)]  # type: ignore[attr-defined]
     made.wait_for_nodes()
@@ -80,7 +81,7 @@ def figures(record: RunRecord) -> list[object]:
 
 def test_a_node_that_is_killed_costs_no_run_and_changes_no_number(cluster, one_thread, tmp_path):
     mine = plan("gc", str(own_task(tmp_path / "mine")), device="cpu")
-    runs = [*mine, *plan("cnn", "QKI", seed=[0, 1], epochs=6, patience=6, device="cpu")]
+    runs = [*mine, *plan("cnn", "QKI", seed=[0, 1], epochs=4, patience=4, device="cpu")]
     far, near = Worker(tmp_path / "far"), Worker(tmp_path / "near")
     board, ended = Listener(), []
     with RayPool(far, board, cpus=1, address=cluster.address) as pool:
