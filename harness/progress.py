@@ -35,6 +35,10 @@ class Reporter:
     def say(self, message: str) -> None:
         """A sentence for the user."""
 
+    def describe(self, task: str) -> None:
+        """What a task is like: once for all of its runs."""
+        self.say(task)
+
     def start(self, number: int) -> None:
         """Run ``number`` of those that were planned, from 0, begins here."""
 
@@ -58,6 +62,9 @@ class Board:
 
     def say(self, message: str) -> None:
         """A sentence for the user."""
+
+    def describe(self, task: str) -> None:
+        """What a task is like; several processes may tell the same."""
 
     def start(self, place: int, run: Run) -> None:
         """A run begins."""

@@ -13,7 +13,7 @@ import typer
 from harness.errors import HarnessError
 from harness.progress import printable
 
-from . import adapters, audit, data, look, pretrain, run, tables, weights
+from . import adapters, audit, data, look, pretrain, run, sweep, tables, weights
 from .options import Once
 
 app = typer.Typer(
@@ -23,6 +23,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
 )
 app.command("run", cls=Once)(run.run)
+app.command("sweep", cls=Once)(sweep.sweep)
+app.command("status", cls=Once)(sweep.status)
 app.command("audit", cls=Once)(audit.audit)
 app.command("table", cls=Once)(tables.table)
 app.command("pretrain", cls=Once)(pretrain.pretrain)

@@ -68,22 +68,19 @@ def pairs(options: Sequence[str] | None) -> dict[str, str]:
     return dict(option.split("=", 1) for option in options or ())
 
 
-def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_settings(*names: str, like: Callable[..., None] | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command whose last parameter is ``**settings`` an option for each field of Recipe, or for those named.
 
-    Type, default, range and help are the field's. A setting that the user does not give is None.
+    Type, default, range and help are the field's. A setting that the user does not give is None. With ``like``, it gets that
+    function's parameters, too, which arrive among the settings.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         keyword = inspect.Parameter.KEYWORD_ONLY
-        hints = typing.get_type_hints(command, include_extras=True)
         types = typing.get_type_hints(Recipe)
-        own = [item for item in inspect.signature(command).parameters.values() if item.kind is not item.VAR_KEYWORD]
-        own = [item.replace(annotation=hints[item.name], kind=keyword) for item in own]
+        own = [item for function in (like, command) if function for item in _parameters(function)]
         made = [
-            inspect.Parameter(
-                item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(item, types[item.name])
-            )
+            inspect.Parameter(item.name, keyword, default=None, annotation=_annotation(item, types[item.name]))
             for item in fields(Recipe)
             if not names or item.name in names
         ]
@@ -93,6 +90,13 @@ def with_settings(*names: str) -> Callable[[Callable[..., None]], Callable[..., 
         return command
 
     return decorate
+
+
+def _parameters(function: Callable[..., None]) -> list[inspect.Parameter]:
+    """A function's named parameters as keywords, their types resolved."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    named = [item for item in inspect.signature(function).parameters.values() if item.kind is not item.VAR_KEYWORD]
+    return [item.replace(annotation=hints[item.name], kind=inspect.Parameter.KEYWORD_ONLY) for item in named]
 
 
 def _annotation(item: Any, kind: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from harness.files import sources
 from harness.task import Reading, Reference, Task
 
 VARIANTS = "variants:"
+MAX_SEEDS = 10_000  # of one range
 
 
 def named_tasks(
@@ -178,3 +180,20 @@ def words_of(what: str, given: str | Path | Sequence[str | Path]) -> list[str]:
     if not found:
         raise UserError(f"{what}: give a name" + (", a family or files" if what == "task" else ", floors or a path"))
     return list(dict.fromkeys(found))
+
+
+def seeds_of(words: Sequence[str]) -> list[int]:
+    """Seeds from words such as ``3``, ``0..4`` (both ends are in it) and ``1,5``.
+
+    Raises:
+        UserError: a word that is none of these.
+    """
+    found: list[int] = []
+    for word in (part.strip() for one in words for part in one.split(",")):
+        if not (match := re.fullmatch(r"(-?\d{1,12})(?:\.\.(-?\d{1,12}))?", word)):
+            raise UserError(f"seed {word!r}: give whole numbers, such as 3, or 0..4 for five of them")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last - first >= MAX_SEEDS:
+            raise UserError(f"seed {word!r}: the range must rise, and hold at most {MAX_SEEDS:,} seeds")
+        found += range(first, last + 1)
+    return found

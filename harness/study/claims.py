@@ -154,12 +154,19 @@ def holders(results: Path) -> Iterator[Holder]:
             continue
         try:
             heard = max(now - (folder / name).stat().st_mtime, 0.0)
-            text = (folder / name).read_text(encoding="utf-8")
-            said = json.loads(text) if text else {}
-            known: dict[str, Any] = {name: kind(said[name]) for name, kind in _SAID.items() if name in said}
-            yield Holder(**(known | {"key": found["key"], "turn": int(found["turn"]), "heard": heard}))
-        except (OSError, ValueError, TypeError, AttributeError):
+            said = _said((folder / name).read_text(encoding="utf-8", errors="replace"))
+        except OSError:
             continue  # released meanwhile
+        yield Holder(**(said | {"key": found["key"], "turn": int(found["turn"]), "heard": heard}))
+
+
+def _said(text: str) -> dict[str, Any]:
+    """What a claim's text says; nothing where it is damaged, or being written."""
+    try:
+        content = json.loads(text)
+        return {name: kind(content[name]) for name, kind in _SAID.items() if name in content}
+    except (ValueError, TypeError):
+        return {}
 
 
 def _now(folder: Path) -> float:

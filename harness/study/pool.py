@@ -8,12 +8,11 @@ import sys
 import threading
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing import connection, get_context
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError
@@ -141,8 +140,8 @@ class Pool:
                 self.board.report(place, content)
             elif kind == "start" and child.number is not None:
                 self.board.start(place, self._runs[child.number])
-            elif kind == "say":
-                self.board.say(content)
+            elif kind == "describe":
+                self.board.describe(content)
             elif kind == "error":
                 raise HarnessError(content)
             elif kind == "result" and child.number is not None:
@@ -172,6 +171,10 @@ class _ToBoard(Reporter):
     def __init__(self, board: Board, place: int, run: Run) -> None:
         self.board, self.place, self.run = board, place, run
 
+    def describe(self, task: str) -> None:
+        """What its task is like."""
+        self.board.describe(task)
+
     def start(self, number: int) -> None:
         """The run begins."""
         self.board.start(self.place, self.run)
@@ -192,6 +195,10 @@ class _Sending(Reporter):
     def __init__(self, pipe: connection.Connection) -> None:
         self.pipe = pipe
 
+    def describe(self, task: str) -> None:
+        """What its task is like."""
+        self.pipe.send(("describe", task))
+
     def start(self, number: int) -> None:
         """The run begins."""
         self.pipe.send(("start", number))
@@ -204,10 +211,11 @@ class _Sending(Reporter):
 
 def _serve(worker: Worker, pipe: connection.Connection) -> None:
     """A child's life: runs come through the pipe until None does, or the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the terminal sends to all: the parent decides
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(AGAIN))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     worker = replace(worker, reporter=_Sending(pipe))
-    with suppress(KeyboardInterrupt, BrokenPipeError, EOFError):
+    with suppress(BrokenPipeError, EOFError):
         pipe.send(("ready", None))
         while (run := pipe.recv()) is not None:
             try:
@@ -258,9 +266,3 @@ def _environment(own: dict[str, str]) -> Iterator[None]:
                 os.environ.pop(name)
             else:
                 os.environ[name] = value
-
-
-def unfinished(runs: Sequence[Run], results: Path, retry: bool) -> list[int]:
-    """The places of runs without a record; with ``retry``, those that failed count."""
-    found = [recorded(run, results) for run in runs]
-    return [place for place, record in enumerate(found) if record is None or (retry and not record.finished)]

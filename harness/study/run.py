@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING
 
 from harness.engine import hardware
@@ -121,13 +126,31 @@ def _written(
     record: RunRecord, predictions: records.Predictions | None, results: Path, reporter: Reporter, run: Run
 ) -> RunRecord:
     try:
-        folder = records.write(record, predictions, results)
+        with undisturbed():
+            folder = records.write(record, predictions, results)
     except HarnessError:  # a full disk, after hours: the scores at least are shown
         reporter.result(record, "not written")
         raise
     state_path(results, run).unlink(missing_ok=True)
     reporter.result(record, str(folder))
     return record
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """While it lasts, SIGINT and SIGTERM wait, so that what is being written is finished. Other threads cannot do that."""
+    arrived: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, lambda number, _: arrived.append(number)) for number in (SIGINT, SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for number in dict.fromkeys(arrived):
+            signal.raise_signal(number)
 
 
 def alone() -> bool:

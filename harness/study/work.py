@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +65,7 @@ class Worker:
             if not busy or not self.wait:
                 break
             if len(busy) == len(waiting):
-                self._say_who(runs, busy, told)
+                say_who([runs[number] for number in busy], self.results, self.reporter.say, told)
                 time.sleep(POLL_SECONDS)
             waiting = busy
         return found
@@ -107,9 +107,8 @@ class Worker:
             if question not in self._described:
                 opened = open_task(run)
                 check_labels(*opened)
-                reporter.say(describe.of_task(run, *opened))
-                if said := leak_sentence(opened[0], find_leaks(opened[1])):
-                    reporter.say(f"  {said}")
+                said = leak_sentence(opened[0], find_leaks(opened[1]))
+                reporter.describe(describe.of_task(run, *opened) + (f"\n  {said}" if said else ""))
                 self._described.add(question)
             return execute(run, self.results, device=self.device, force=True, reporter=reporter)
         except UserError as error:
@@ -117,12 +116,14 @@ class Worker:
                 raise
             return record_failure(run, self.results, str(error), reporter)
 
-    def _say_who(self, runs: Sequence[Run], busy: Sequence[int], told: set[str]) -> None:
-        keys = {key_of(runs[number]) for number in busy}
-        for holder in holders(self.results):
-            if holder.key in keys and holder.key not in told:
-                told.add(holder.key)
-                self.reporter.say(f"waiting for {holder.key}, which {name_of(holder)} does")
+
+def say_who(runs: Sequence[Run], results: Path, say: Callable[[str], None], told: set[str]) -> None:
+    """Say which processes have these runs, of those that are not yet in ``told``."""
+    keys = {key_of(run) for run in runs}
+    for holder in holders(results):
+        if holder.key in keys and holder.key not in told:
+            told.add(holder.key)
+            say(f"waiting for {holder.key}, which {name_of(holder)} does")
 
 
 def name_of(holder: Holder) -> str:
@@ -134,7 +135,7 @@ class _Telling(Reporter):
     """Passes everything on, and tells a claim how far the training is."""
 
     def __init__(self, inner: Reporter, claim: Claim) -> None:
-        self.say, self.result, self.start, self.training = inner.say, inner.result, inner.start, inner.training  # type: ignore[method-assign]
+        self.say, self.describe, self.result, self.training = inner.say, inner.describe, inner.result, inner.training  # type: ignore[method-assign]
         self.inner, self.claim = inner, claim
 
     def report(self, progress: Progress | str) -> None:
@@ -146,7 +147,7 @@ class _Telling(Reporter):
 
 
 @contextmanager
-def stoppable(say: Any) -> Iterator[None]:
+def stoppable(say: Callable[[str], None]) -> Iterator[None]:
     """While it lasts, SIGTERM (Slurm's warning before it preempts) ends the process with AGAIN, its claims released.
 
     The last finished epoch of a training is on the disk already. Only the main thread can listen.

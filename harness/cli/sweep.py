@@ -1,0 +1,215 @@
+"""`harness sweep`: every model on every task with every seed; `harness status`: how far that is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from harness.errors import UserError
+from harness.progress import printable
+
+from .asking import asked, for_plan
+from .options import Quiet, Results, with_settings
+
+if TYPE_CHECKING:
+    from harness.study.plan import Run
+    from harness.study.study import Study
+    from harness.study.sweep import Engine, Sweep
+    from harness.study.work import Worker
+
+    from .board import Lines
+
+HOW = "How it is done"
+ENGINES = ("local", "ray", "slurm")
+STOPPED = 130  # the exit code of a command that Ctrl-C ended
+MAX_LISTED = 10
+
+
+@with_settings(like=asked)
+def sweep(
+    files: Annotated[
+        list[str] | None, typer.Argument(metavar="[STUDY.toml]", help="A study, in place of --model and --task.")
+    ] = None,
+    max_epochs: Annotated[
+        int | None, typer.Option(help="The most epochs that any model may train for, one budget for all.")
+    ] = None,
+    results: Results = Path("results"),
+    on: Annotated[str, typer.Option(help=f"{', '.join(ENGINES)}: where runs are done.", rich_help_panel=HOW)] = "local",
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Runs at once, which share threads and GPUs (slurm: elements of the array).", rich_help_panel=HOW
+        ),
+    ] = 1,
+    slurm: Annotated[str, typer.Option(help='Options of sbatch, "--gres=gpu:1 --time=4:00:00".', rich_help_panel=HOW)] = "",
+    cpus: Annotated[float, typer.Option(min=0, help="ray: CPUs of a run.", rich_help_panel=HOW)] = 1,
+    gpus: Annotated[float, typer.Option(min=0, help="ray: GPUs of a run, such as 0.5.", rich_help_panel=HOW)] = 0,
+    shard: Annotated[str, typer.Option(help="3/40: the third of 40 shares of the runs.", rich_help_panel=HOW)] = "",
+    retry: Annotated[str, typer.Option(help="failed: do failed runs again.", rich_help_panel=HOW)] = "",
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Leave runs that other processes have to them.", rich_help_panel=HOW)
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the runs, and do none.", rich_help_panel=HOW)] = False,
+    write: Annotated[
+        Path | None, typer.Option(help="Write what is asked for as a study file, and do no run.", rich_help_panel=HOW)
+    ] = None,
+    quiet: Quiet = False,
+    **given: Any,
+) -> None:
+    """Run every model on every task with every seed; the same line again finishes the rest, a longer one amends it."""
+    if on not in ENGINES:
+        raise UserError(f"on {on!r}: choose one of {', '.join(ENGINES)}")
+    if retry not in ("", "failed"):
+        raise UserError(f"retry {retry!r}: only failed runs can be done again; write --retry failed")
+    if slurm and on != "slurm":
+        raise UserError("slurm: only with --on slurm; add it, or leave --slurm out")
+    from harness.study import sweep as sweeping
+    from harness.study.work import Worker, stoppable
+
+    from .board import Lines
+
+    study = _study(files, given, max_epochs)
+    if write is not None:
+        study.plan()  # refuses what cannot be run
+        study.write(write)
+        typer.echo(f"{write}: written; `harness sweep {write}` does it", err=True)
+        return
+    runs = study.plan()
+    runs = sweeping.shard(runs, shard) if shard else runs
+    if dry_run:
+        _show(runs, results)
+        return
+    device = None if given["device"] == "auto" else given["device"]
+    worker = Worker(results, device, retry=bool(retry))
+    with Lines(quiet) as board, stoppable(board.say):
+        if on == "slurm":
+            _submit(runs, worker, slurm, jobs)
+            return
+        engine = _engine(on, worker, jobs, board, cpus, gpus)
+        done: list[Sweep] = []
+
+        def tell(sweep: Sweep, number: int) -> None:
+            done[:] = [sweep]
+            board.told(sweep, number, jobs)
+
+        try:
+            found = sweeping.sweep(runs, results, engine, retry=bool(retry), wait=not no_wait, board=board, tell=tell)
+        except KeyboardInterrupt:
+            board.say(f"stopped: {_remaining(done)}")
+            raise typer.Exit(STOPPED) from None
+        board.say(_concluded(found))
+    raise typer.Exit(1 if found.failed else 0)
+
+
+def _study(files: list[str] | None, given: dict[str, Any], max_epochs: int | None) -> Study:
+    from dataclasses import replace
+
+    from harness.study.study import Study
+
+    if not (files and len(files) == 1 and files[0].endswith(".toml")):
+        return Study.asked(for_plan(given, files), max_epochs)
+    if named := [name for name, value in given.items() if name != "device" and value not in (None, "", False)]:
+        raise UserError(f"{named[0].replace('_', '-')}: stands in {files[0]}; change it there, or leave the file out")
+    study = Study.read(Path(files[0]))
+    study = replace(study, device=given["device"]) if given["device"] != "auto" else study
+    return replace(study, max_epochs=max_epochs) if max_epochs is not None else study
+
+
+def _engine(on: str, worker: Worker, jobs: int, board: Lines, cpus: float, gpus: float) -> Engine:
+    if on == "ray":
+        from harness.study.on_ray import RayPool
+
+        return RayPool(worker, board, cpus=cpus, gpus=gpus)
+    from harness.study.pool import Pool
+
+    return Pool(worker, jobs, board)
+
+
+def _submit(runs: list[Run], worker: Worker, options: str, jobs: int) -> None:
+    from harness.study.on_slurm import submit
+
+    found = submit(runs, worker.results, options=options, jobs=jobs)
+    typer.echo(f"{len(runs)} runs, submitted as {', '.join(found)}; `harness status {worker.results}` says how far they are")
+
+
+def _show(runs: list[Run], results: Path) -> None:
+    from harness.study.run import recorded
+
+    for run in runs:
+        earlier = recorded(run, results)
+        state = "" if earlier is None else " (recorded)" if earlier.finished else " (failed)"
+        settings = "".join(f", {name} {value}" for name, value in run.recipe.items())
+        typer.echo(printable(f"{run.name} on {run.label} [{run.split}], seed {run.seed}{settings}: {run.id}{state}"))
+    typer.echo(f"{len(runs)} runs", err=True)
+
+
+def _remaining(done: list[Sweep]) -> str:
+    if not done:
+        return "nothing was done"
+    return f"{done[0].waiting} of {len(done[0].runs)} runs remain; the same line goes on from the last saved epochs"
+
+
+def _concluded(found: Sweep) -> str:
+    lines = [f"{found.finished} of {len(found.runs)} runs are recorded in {found.results}"]
+    if found.waiting:
+        lines.append(f"{found.waiting} are left to other processes; `harness status {found.results}` says how far they are")
+    if found.failed:
+        from .board import outcome
+
+        lines.append(f"{len(found.failed)} failed (--retry failed does them again):")
+        lines += [f"  {outcome(record)}" for record in found.failed[:MAX_LISTED]]
+        lines += [f"  and {len(found.failed) - MAX_LISTED} more"] if len(found.failed) > MAX_LISTED else []
+    return "\n".join(lines)
+
+
+def status(
+    results: Annotated[Path, typer.Argument(help="The results folder.")] = Path("results"),
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Show which runs of a results folder are done, running, failed or waiting, and the hours left."""
+    from harness.study.status import by_model, status
+
+    from .board import counted, duration, outcome
+
+    found = status(results)
+    if as_json:
+        typer.echo(json.dumps(_as_json(found), indent=1))
+        return
+    lines = [f"finished  {found.finished:,}"]
+    lines.append(f"running   {len(found.running):,}")
+    for holder in found.running:
+        where = f"process {holder.process} on {holder.machine}, since {holder.begun}"
+        lines.append(f"  {holder.key}: epoch {holder.epoch + 1}, {holder.share:.0%} ({where}; heard {holder.heard:.0f} s ago)")
+    if found.abandoned:
+        lines.append(f"abandoned {len(found.abandoned):,}: their processes have ended; the next sweep goes on with them")
+        lines += [f"  {holder.key}: {holder.epoch} epochs ended (on {holder.machine})" for holder in found.abandoned]
+    lines.append(f"failed    {len(found.failed):,}")
+    lines += [f"  {outcome(record)}" for record in found.failed[:MAX_LISTED]]
+    if len(found.failed) > MAX_LISTED:
+        lines.append(f"  and {len(found.failed) - MAX_LISTED} more (--json has all)")
+    lines.append(f"waiting   {len(found.waiting):,}")
+    if found.waiting:
+        lines.append("  " + counted([(f"{name} on {label}", count) for (name, label), count in by_model(found.waiting).items()]))
+        left = "not known yet" if found.hours is None else f"about {duration(found.hours * 3600)}"
+        lines.append(f"time left {left}")
+    lines += [f"skipped: {complaint}" for complaint in found.complaints]
+    typer.echo(printable("\n".join(lines)))
+
+
+def _as_json(found: Any) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "finished": found.finished,
+        "running": [asdict(holder) for holder in found.running],
+        "abandoned": [asdict(holder) for holder in found.abandoned],
+        "failed": [{"folder": record.folder.as_posix(), "error": record.error} for record in found.failed],
+        "waiting": [
+            {"model": run.name, "task": run.label, "split": run.split, "seed": run.seed, "id": run.id} for run in found.waiting
+        ],
+        "hours": found.hours,
+        "skipped": list(found.complaints),
+    }
