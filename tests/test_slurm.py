@@ -21,6 +21,7 @@ from harness.study.claims import holders
 from harness.study.on_slurm import Element, logs, parse_options, submit
 from harness.study.plan import Run, plan
 from harness.study.run import record_failure, recorded
+from harness.study.sweep import note_plan
 from harness.study.work import AGAIN, Worker
 
 submitit = pytest.importorskip("submitit", reason="needs submitit: pip install 'gfm-harness[slurm]'")
@@ -34,6 +35,10 @@ def _one_thread(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
     for name in on_slurm.THREADS:
         monkeypatch.setenv(name, "1")
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -103,7 +108,7 @@ def test_options_that_would_contradict_the_array_or_are_none_are_refused(text, s
 
 def test_the_script_has_the_users_options_and_no_others_of_submitits(sbatch, tmp_path):
     runs = plan("gc", "QKI", seed=[0, 1, 2], device="cpu")
-    assert submit(runs, tmp_path / "results", options="--gres=gpu:1 -J mine -c4", jobs=3) == ["4711_0", "4711_1", "4711_2"]
+    assert submit(runs, tmp_path / "results", options="--gres=lscratch:1 -J mine -c4", jobs=3) == ["4711_0", "4711_1", "4711_2"]
     script = (sbatch / "script").read_text().splitlines()
     given = {line.removeprefix("#SBATCH ") for line in script if line.startswith("#SBATCH")}
     folder = logs(tmp_path / "results")
@@ -111,7 +116,7 @@ def test_the_script_has_the_users_options_and_no_others_of_submitits(sbatch, tmp
         "--array=0-2%3",
         "--cpus-per-task=4",
         "--error=" + str(folder / "%A_%a_0_log.err"),
-        "--gres=gpu:1",
+        "--gres=lscratch:1",
         "--job-name=mine",
         "--nodes=1",
         "--open-mode=append",
@@ -124,6 +129,16 @@ def test_the_script_has_the_users_options_and_no_others_of_submitits(sbatch, tmp
     for own, threads in (({}, "4 4 4"), ({"OMP_NUM_THREADS": "2"}, "4 2 4")):
         told = subprocess.run(["bash", "-c", asked], env=cluster | own, capture_output=True, text=True, check=True)
         assert told.stdout.split() == threads.split()
+
+
+@pytest.mark.parametrize("options", ["--gres=gpu:a100:1", "-G 1", "--gpus-per-node=2"])
+def test_gpus_for_runs_that_use_none_are_refused(sbatch, tmp_path, options):
+    """A login node has no GPU as a rule, so runs are planned for its CPU unless the user says otherwise."""
+    with pytest.raises(UserError, match="asks for GPUs, but the runs are planned for the CPU; add --device cuda"):
+        submit(plan("gc", "QKI", device="cpu"), tmp_path / "results", options=options)
+    runs = plan("gc,cnn", "QKI", device="cuda", elsewhere=True)
+    assert {(run.device, run.precision) for run in runs} == {("cuda", "bf16")}
+    assert submit(runs, tmp_path / "results", options=options) == ["4711"]
 
 
 def test_what_sbatch_says_is_said(sbatch, tmp_path):
@@ -178,10 +193,11 @@ def test_a_failed_run_is_tried_once_more_by_all_jobs_together(tmp_path):
     (run,) = plan("gc", "QKI", device="cpu")
     run = Run.from_json(run.to_json() | {"code": "0" * 64})  # fails whenever it is tried
     earlier = record_failure(run, tmp_path, "the disk was full")
-    element = Element(str(on_slurm._noted([run], tmp_path)), str(tmp_path), earlier.created)
-    assert element() == 0  # not older than the submission: it failed under it
-    later = Element(element.plan, element.results, "9999")
-    assert later() == 1
+    plan_file = str(note_plan([run], tmp_path))
+    for since in ("", earlier.created):  # not to be retried, or tried since then by another job
+        assert Element(plan_file, str(tmp_path), since)() == 0
+    assert submit([run], tmp_path, executor="local") == []
+    assert Element(plan_file, str(tmp_path), "9999")() == 1
     found = recorded(run, tmp_path)
     assert found is not None
     assert found.status == FAILED
@@ -195,10 +211,10 @@ def test_a_job_that_is_warned_saves_ends_with_again_and_goes_on_when_it_is_reque
         (sbatch / name).write_text(f'#!/bin/bash\necho {name} "$@" >>{noted}\n{answer}\n')
         (sbatch / name).chmod(0o755)
     (run,) = plan("cnn", "QKI", epochs=8, patience=8, device="cpu")
-    element = Element(str(on_slurm._noted([run], results)), str(results), "0")
+    element = Element(str(note_plan([run], results)), str(results))
     code = (
         "import sys; from harness.engine import resume; resume.MIN_SECONDS, resume.MAX_SHARE = 0.1, 1.0\n"
-        f"from harness.study.on_slurm import Element; print(Element({element.plan!r}, {element.results!r}, '0')())"
+        f"from harness.study.on_slurm import Element; print(Element({element.plan!r}, {element.results!r})())"
     )
     job = {"SLURM_JOB_ID": "12", "SLURM_ARRAY_JOB_ID": "11", "SLURM_ARRAY_TASK_ID": "1", "SUBMITIT_EXECUTOR": "slurm"}
     command = [sys.executable, "-c", code]
@@ -237,7 +253,7 @@ def test_a_job_is_requeued_where_slurm_has_not_decided_otherwise_and_it_helps(
     log = on_slurm.Log()
     log.progress = progress
     with pytest.raises(SystemExit) as ended:
-        Element("", "", "")._stopped(number, log)
+        Element("", "")._stopped(number, log)
     assert (ended.value.code, bool(asked)) == (code, requeued)
     assert said in capsys.readouterr().out
 
@@ -249,7 +265,7 @@ def test_a_job_that_cannot_be_requeued_says_how_to_go_on(sbatch, monkeypatch, ca
     log = on_slurm.Log()
     log.progress = True
     with pytest.raises(SystemExit) as ended:
-        Element("", "", "")._stopped(signal.SIGUSR2, log)
+        Element("", "")._stopped(signal.SIGUSR2, log)
     assert ended.value.code == AGAIN
     assert "run the same line again" in capsys.readouterr().out
 

@@ -20,14 +20,14 @@ from typing import Any, Literal
 
 from harness.errors import UserError
 from harness.evidence.records import RunRecord
-from harness.files.atomic import atomic, check_writable
-from harness.files.fingerprint import digest
+from harness.files.atomic import check_writable
 from harness.progress import Progress, Reporter, printable
 
 from .claims import STUDY
 from .plan import Run
 from .pool import THREADS
 from .run import recorded
+from .sweep import note_plan
 from .work import AGAIN, Worker
 
 WARNING_SECONDS = 60  # before the time limit, when Slurm sends WARNING; by its manual it may come 60 s earlier
@@ -72,14 +72,16 @@ def submit(
     *,
     options: str = "",
     jobs: int = 1,
+    retry: bool = False,
     executor: Literal["slurm", "local"] = "slurm",
 ) -> list[str]:
     """Submit ``jobs`` jobs that do the runs together, and return their ids; they write their records in ``results``.
 
-    ``options`` are sbatch's, as one text. All runs are to be done: those that have a record because they failed before are
-    retried, once. A job ends when every run has a record or is another one's. One that is preempted, told to stop (SIGTERM) or
-    near its time limit is requeued, and goes on from the last saved epoch. The folder of the results, of this environment and of
-    the data must be the same on all nodes. ``executor``: ``local`` starts the jobs as processes of this machine, for tests.
+    ``options`` are sbatch's, as one text. Runs without a record are done; with ``retry`` also those that have failed, once. If
+    there are none, nothing is submitted. A job ends when every run has a record or is another one's. One that is preempted, told
+    to stop (SIGTERM) or near its time limit is requeued, and goes on from the last saved epoch. The folders of the results, of
+    this Python and of the data have to be the same on all nodes. ``executor``: ``local`` starts the jobs as processes of this
+    machine, for tests.
 
     Raises:
         UserError: this is no machine of a cluster, Slurm refuses the options, or the results folder cannot be written.
@@ -96,10 +98,16 @@ def submit(
         raise UserError("on slurm: needs submitit; `pip install 'gfm-harness[slurm]'`") from None
     folder = Path(results).absolute()
     check_writable(folder, "results")
-    element = Element(str(_noted(runs, folder)), str(folder), datetime.now(UTC).isoformat(timespec="milliseconds"))
+    since = datetime.now(UTC).isoformat(timespec="milliseconds") if retry else ""
+    todo = [run for run in runs if _to_do(run, folder, since)]
+    if _asks_for_gpus(parameters) and todo and all(run.device == "cpu" for run in todo):
+        raise UserError(f"slurm {options!r}: asks for GPUs, but the runs are planned for the CPU; add --device cuda")
+    if not todo:
+        return []
+    element = Element(str(note_plan(runs, folder)), str(folder), since)
     try:
         made = _executor(submitit, executor, logs(folder), parameters)
-        return [str(job.job_id) for job in made.submit_array([element] * min(jobs, max(len(runs), 1)))]
+        return [str(job.job_id) for job in made.submit_array([element] * min(jobs, len(todo)))]
     except (FailedJobError, FailedSubmissionError) as error:
         said = printable(" ".join(str(error).split()))
         raise UserError(f"slurm {options!r}: {said or 'sbatch failed'}; change --slurm") from None
@@ -134,6 +142,16 @@ def parse_options(text: str) -> dict[str, str | bool]:
     return found
 
 
+def _asks_for_gpus(parameters: dict[str, str | bool]) -> bool:
+    """Whether sbatch's options ask for a GPU."""
+    return any(name.startswith("gpus") or (name == "gres" and "gpu" in str(value)) for name, value in parameters.items())
+
+
+def _to_do(run: Run, results: Path, since: str) -> bool:
+    record = recorded(run, results)
+    return record is None or (not record.finished and record.created < since)
+
+
 def _executor(submitit: Any, kind: str, folder: Path, parameters: dict[str, str | bool]) -> Any:
     """submitit's executor. Without a time limit in the options, the partition's is in force, not submitit's 5 minutes."""
     # One process has all CPUs of the job; since Slurm 22.05, srun has to be told. What the user has set stays.
@@ -149,17 +167,6 @@ def _executor(submitit: Any, kind: str, folder: Path, parameters: dict[str, str 
     return made
 
 
-def _noted(runs: Sequence[Run], results: Path) -> Path:
-    """The file that says what was asked for, once for all jobs."""
-    content = [run.to_json() for run in runs]
-    path = results / STUDY / "plans" / f"{digest(content)[:16]}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary:
-        created = datetime.now(UTC).isoformat(timespec="seconds")
-        temporary.write_text(json.dumps({"created": created, "runs": content}), encoding="utf-8")
-    return path
-
-
 # --- on a node -------------------------------------------------------------------------------------------------------
 
 
@@ -167,12 +174,12 @@ def _noted(runs: Sequence[Run], results: Path) -> Path:
 class Element:
     """One job of the array. submitit pickles it: three texts, and the name of this class.
 
-    ``plan`` is the file with the runs, ``submitted`` the time in UTC: a failed record that is older is of an earlier attempt.
+    ``plan`` is the file with the runs. Failed runs are done again if their record is older than ``since``, a time in UTC.
     """
 
     plan: str
     results: str
-    submitted: str
+    since: str = ""
 
     def __call__(self) -> int:
         """Do what no other job does, and return how many runs were done. If it has to stop, SystemExit (AGAIN)."""
@@ -181,15 +188,11 @@ class Element:
         runs = [Run.from_json(content) for content in json.loads(Path(self.plan).read_text(encoding="utf-8"))["runs"]]
         with interruptible() as interruption:
             for run in runs:
-                if self._to_do(run) and not interruption.signal:
+                if _to_do(run, worker.results, self.since) and not interruption.signal:
                     worker.work([run])
         if interruption.signal:
             self._stopped(interruption.signal, log)
         return log.ended
-
-    def _to_do(self, run: Run) -> bool:
-        record = recorded(run, Path(self.results))
-        return record is None or (not record.finished and record.created < self.submitted)
 
     def _stopped(self, number: int, log: Log) -> None:
         """End this job; requeue it first if that is for us to do, and of use."""

@@ -102,20 +102,20 @@ class Study:
         except OSError as error:
             raise UserError(f"write {path}: cannot be written ({error.strerror or error}); choose another file") from None
 
-    def plan(self) -> list[Run]:
-        """The runs, task by task, checked before anything starts.
+    def plan(self, elsewhere: bool = False) -> list[Run]:
+        """The runs, task by task, checked before anything starts; ``elsewhere`` as in :func:`.plan.plan`.
 
         Raises:
             UserError: a mistake in what was asked for.
         """
         runs: list[Run] = []
         for task in self.tasks:
-            of_task = [run for model in self.models for run in self._plan(model, task)]
+            of_task = [run for model in self.models for run in self._plan(model, task, elsewhere)]
             places = {key: place for place, key in enumerate(dict.fromkeys((run.label, run.split) for run in of_task))}
             runs += sorted(of_task, key=lambda run: places[run.label, run.split])
         return list({(run.label, run.name, run.id): run for run in runs}.values())
 
-    def _plan(self, model: Mapping[str, Any], task: Mapping[str, Any]) -> list[Run]:
+    def _plan(self, model: Mapping[str, Any], task: Mapping[str, Any], elsewhere: bool) -> list[Run]:
         own = dict(model)
         settings = {**self.settings, **own.pop("recipe", {})}
         if self.max_hours is not None:
@@ -123,7 +123,7 @@ class Study:
         if self.max_epochs is not None and self.max_epochs < 1:
             raise UserError(f"max-epochs {self.max_epochs}: must be at least 1")
         settings = self._used(settings, own["model"]) if len(self.models) > 1 else settings
-        words = {"seed": list(self.seeds), "recipe": self.preset, "device": self.device}
+        words = {"seed": list(self.seeds), "recipe": self.preset, "device": self.device, "elsewhere": elsewhere}
         return [self._capped(run) for run in plan(**own, **task, **words, **settings)]
 
     def _used(self, settings: dict[str, Any], model: Any) -> dict[str, Any]:
