@@ -77,7 +77,7 @@ def sweep(
         study.write(write)
         typer.echo(f"{write}: written; `harness sweep {write}` does it", err=True)
         return
-    runs = study.unsearched()
+    runs = study.unsearched(elsewhere=on != "local")
     if study.search and (on != "local" or shard):
         raise UserError("search: a study with a [search] is done on this machine alone; leave --on and --shard out")
     runs = sweeping.shard(runs, shard) if shard else runs
@@ -144,10 +144,14 @@ def _engine(on: str, worker: Worker, jobs: int, board: Lines, cpus: float, gpus:
 
 
 def _submit(runs: list[Run], worker: Worker, options: str, jobs: int) -> None:
-    from harness.study.on_slurm import submit
+    from harness.study.on_slurm import logs, submit
 
-    found = submit(runs, worker.results, options=options, jobs=jobs)
+    found = submit(runs, worker.results, options=options, jobs=jobs, retry=worker.retry)
+    if not found:
+        typer.echo(f"all {len(runs)} runs are recorded in {worker.results}: nothing was submitted")
+        return
     typer.echo(f"{len(runs)} runs, submitted as {', '.join(found)}; `harness status {worker.results}` says how far they are")
+    typer.echo(f"the jobs' logs: {logs(worker.results)}", err=True)
 
 
 def _show(runs: list[Run], results: Path) -> None:

@@ -68,14 +68,18 @@ def pick_precision(name: str, device: torch.device) -> str:
     return "bf16" if has_native_bf16(device) else "float32"
 
 
-def resolve(device: str, precision: str) -> tuple[str, str]:
+def resolve(device: str, precision: str, elsewhere: bool = False) -> tuple[str, str]:
     """The type of device (``cpu``, ``cuda``, ``mps``) and the precision that these words mean on this machine.
 
-    The answer is remembered, so that torch need not be imported for it again on the same machine.
+    The answer is remembered, so that torch need not be imported for it again on the same machine. With ``elsewhere``, the device
+    is one of another machine, and ``cuda`` is taken to compute bfloat16, as all GPUs since Ampere do.
 
     Raises:
         UserError: no such device, or this machine has none.
     """
+
+    if elsewhere and device.partition(":")[0] == "cuda":
+        return "cuda", "bf16" if precision == "auto" else precision
 
     def compute() -> list[str]:
         found = pick_device(device)

@@ -157,6 +157,7 @@ def plan(
     sample: bool = True,
     name: str | None = None,
     device: str = "auto",
+    elsewhere: bool = False,
     recipe: str | None = None,
     **settings: Any,
 ) -> list[Run]:
@@ -166,7 +167,8 @@ def plan(
     the paths of the user's own files, which together make one task; or ``train``, ``validation`` and ``test`` are its parts. The
     other arguments are the options of `harness run`; ``recipe`` names a preset for all models, and ``settings`` override it or
     the models' own (``epochs=5``). A setting that does not count for a model, such as a probe's learning rate, is left out of its
-    runs. Without ``sample``, a task whose data is not here is refused, rather than replaced by its simulated stand-in.
+    runs. ``elsewhere``: they will be done on other machines, which may have a GPU where this one has none. Without ``sample``,
+    a task whose data is not here is refused, rather than replaced by its simulated stand-in.
 
     Raises:
         UserError: a mistake in what was asked for.
@@ -194,7 +196,9 @@ def plan(
         if not any(setting in tuned.used() for tuned in recipes.values()):
             first, tuned = models[0][0].name, next(iter(recipes.values()))
             raise UserError(f"{setting.replace('_', '-')}: not used by {first}, which is tuned by {tuned.tune!r}; leave it out")
-    resolved = {precision: hardware.resolve(device, precision) for precision in {one.precision for one in recipes.values()}}
+    resolved = {
+        precision: hardware.resolve(device, precision, elsewhere) for precision in {one.precision for one in recipes.values()}
+    }
     runs = []
     for found, words in asked:
         rule = split or found.split_rules[0]
@@ -252,6 +256,16 @@ def check_unchanged(run: Run, task: Task, splits: Splits) -> None:
 
 def open_task(run: Run) -> tuple[Task, Splits]:
     """The task of a planned run, and its examples."""
+    task, reference, reading = _task_of(run)
+    return task, _load(task, run.task, run.split, reference, reading)
+
+
+def task_of(run: Run) -> Task:
+    """The task of a planned run, whose files are not read."""
+    return _task_of(run)[0]
+
+
+def _task_of(run: Run) -> tuple[Task, Reference | None, Reading | None]:
     given = run.reference or {}
     reference = (
         as_reference(*(given[name] for name in ("genome", "alignment", "species", "context", "source"))) if given else None
@@ -261,7 +275,7 @@ def open_task(run: Run) -> tuple[Task, Splits]:
     if run.sample:
         assert task.sample is not None
         task = task.sample
-    return task, _load(task, run.task, run.split, reference, reading)
+    return task, reference, reading
 
 
 def _load(task: Task, words: Sequence[str], rule: str, reference: Reference | None, reading: Reading | None) -> Splits:

@@ -105,15 +105,15 @@ class Study:
         except OSError as error:
             raise UserError(f"write {path}: cannot be written ({error.strerror or error}); choose another file") from None
 
-    def plan(self) -> list[Run]:
-        """The runs, task by task, checked before anything starts.
+    def plan(self, elsewhere: bool = False) -> list[Run]:
+        """The runs, task by task, checked before anything starts; ``elsewhere`` as in :func:`.plan.plan`.
 
         Raises:
             UserError: a mistake in what was asked for.
         """
         runs: list[Run] = []
         for task in self.tasks:
-            of_task = [run for model in self.models for run in self._plan(model, task)]
+            of_task = [run for model in self.models for run in self._plan(model, task, elsewhere)]
             places = {key: place for place, key in enumerate(dict.fromkeys((run.label, run.split) for run in of_task))}
             runs += sorted(of_task, key=lambda run: places[run.label, run.split])
         return list({(run.label, run.name, run.id): run for run in runs}.values())
@@ -132,9 +132,9 @@ class Study:
                 found += [{**words, **task, **own}] if tunes & set(TRAINED) else []
         return found
 
-    def unsearched(self) -> list[Run]:
+    def unsearched(self, elsewhere: bool = False) -> list[Run]:
         """The runs of :meth:`plan` that no search is for: all, or those of models that are not trained."""
-        runs = self.plan()
+        runs = self.plan(elsewhere)
         return [run for run in runs if run.published().override(**run.recipe).tune not in TRAINED] if self.search else runs
 
     def _words(self, model: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,10 +146,10 @@ class Study:
         settings = self._used(settings, own["model"]) if len(self.models) > 1 else settings
         return own | {"seed": list(self.seeds), "recipe": self.preset, "device": self.device} | settings
 
-    def _plan(self, model: Mapping[str, Any], task: Mapping[str, Any]) -> list[Run]:
+    def _plan(self, model: Mapping[str, Any], task: Mapping[str, Any], elsewhere: bool) -> list[Run]:
         if self.max_epochs is not None and self.max_epochs < 1:
             raise UserError(f"max-epochs {self.max_epochs}: must be at least 1")
-        return [self._capped(run) for run in plan(**self._words(model), **task)]
+        return [self._capped(run) for run in plan(**self._words(model), **task, elsewhere=elsewhere)]
 
     def _used(self, settings: dict[str, Any], model: Any) -> dict[str, Any]:
         """The settings without those that only other models of the study use."""

@@ -1,0 +1,108 @@
+"""Runs on Ray: a real cluster of two nodes on this machine, one of which is killed; without one, what is sent and what comes back."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+from harness.evidence.records import RunRecord
+from harness.progress import Board
+from harness.study.claims import holders
+from harness.study.plan import Run, plan
+from harness.study.run import recorded
+from harness.study.work import Worker
+
+ray = pytest.importorskip("ray", reason="needs Ray: pip install 'gfm-harness[ray]'")
+
+from harness.study.on_ray import RayPool  # noqa: E402
+
+
+@pytest.fixture
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def cluster(tmp_path, monkeypatch):
+    """A head without CPUs, and two nodes with one each, with data and cache folders of their own."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}  # a dead node is noticed
+    small = {"object_store_memory": 80 << 20, "include_dashboard": False, "_system_config": soon}
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+    made.workers = [made.add_node(num_cpus=1, object_store_memory=80 << 20) for _ in range(2)]  # type: ignore[attr-defined]
+    made.wait_for_nodes()
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+class Listener(Board):
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.heard.append(message)
+
+    def start(self, place: int, run: Run) -> None:
+        self.heard.append(f"start {place} {run.name}")
+
+    def end(self, place: int) -> None:
+        self.heard.append(f"end {place}")
+
+
+def own_task(folder: Path) -> Path:
+    """A file of the user's: windows with and without a motif, enough for a split."""
+    folder.mkdir()
+    letters = ["ACGT"[(number * 7 + place * place) % 4] for number in range(60) for place in range(20)]
+    lines = ["sequence,label"]
+    for number in range(60):
+        sequence = "".join(letters[number * 20 : number * 20 + 20])
+        lines.append(f"{sequence + 'ACGTTT'[: 3 + number % 3] * (1 + number % 2)},{number % 2}")
+    path = folder / "mine.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def figures(record: RunRecord) -> list[object]:
+    """What a record says of its run but for times and the machine."""
+    history = [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in record.history]
+    return [record.metrics, record.intervals, history, record.task, record.model, record.events, record.leakage]
+
+
+def test_a_node_that_is_killed_costs_no_run_and_changes_no_number(cluster, one_thread, tmp_path):
+    mine = plan("gc", str(own_task(tmp_path / "mine")), device="cpu")
+    runs = [*mine, *plan("cnn", "QKI", seed=[0, 1], epochs=4, patience=4, device="cpu")]
+    far, near = Worker(tmp_path / "far"), Worker(tmp_path / "near")
+    board, ended = Listener(), []
+    with RayPool(far, board, cpus=1, address=cluster.address) as pool:
+        for number, run in enumerate(runs):
+            pool.submit(number, run)
+        for number, record in pool.results():
+            ended.append(number)
+            assert record is not None
+            if len(ended) == 1:
+                assert len(list(holders(far.results))) == 2  # claimed here as long as they are under way
+                cluster.remove_node(cluster.workers[0], allow_graceful=False)  # both are busy
+        assert pool.under_way == 0
+    assert sorted(ended) == [0, 1, 2]
+    assert list(holders(far.results)) == []
+    assert sum("has died" in word for word in board.heard) == 1
+    assert sum(word.startswith("start") for word in board.heard) == sum(word.startswith("end") for word in board.heard) == 3
+    for run, wanted in zip(runs, near.work(runs), strict=True):
+        found = recorded(run, far.results)
+        assert found is not None
+        assert wanted is not None
+        assert found.error is None
+        assert figures(found) == figures(wanted)
+        files = [worker.results / wanted.folder / "predictions.csv" for worker in (far, near)]
+        assert files[0].read_bytes() == files[1].read_bytes()
