@@ -11,6 +11,14 @@ For notebooks, the same words as on the command line::
     table = harness.table("accuracy", results="results")
     audit = harness.audit("QKI", split="published")
 
+and of studies::
+
+    harness.sweep(model=["kmer", "cnn"], task="rbp", seed=range(5), jobs=2)   # what is recorded already is not done again
+    harness.search(model="cnn", task="QKI", trials=20)
+    comparison = harness.compare(["cnn", "kmer"], task="rbp", metric="log_loss")
+    harness.report(out="report.html")
+    harness.verify().problems
+
 Importing this package is light: torch is imported when something computes.
 """
 
@@ -26,13 +34,19 @@ if TYPE_CHECKING:
 
     from harness.adapter import Adapter
     from harness.evidence.audit import Audit
+    from harness.evidence.compare import Comparison
     from harness.evidence.records import RunRecord
     from harness.evidence.tables import Table
+    from harness.evidence.verify import Verification
     from harness.study.plan import Run
+    from harness.study.search import Search
     from harness.task import Task
 
 __version__ = "0.1.0"
-__all__ = ["audit", "execute", "load_model", "load_task", "plan", "records", "run", "table"]
+__all__ = [
+    *("audit", "compare", "execute", "load_model", "load_task", "plan", "records", "report"),
+    *("run", "search", "sweep", "table", "verify"),
+]
 
 # In a checkout, adapters/, tasks/ and kernels/ lie beside this folder; a wheel carries them inside it. PyPI owns the
 # top-level names `adapters` and `kernels`, so in both cases they are imported as harness.adapters, harness.kernels.
@@ -205,3 +219,85 @@ def audit(
     if len(found) != 1:
         raise UserError(f"task {task!r}: names {len(found)} tasks, such as {found[0].task}; audit them one by one")
     return found[0]
+
+
+# --- studies -------------------------------------------------------------------------------------------------------------
+
+
+def sweep(
+    model: str | Sequence[str],
+    task: str | Sequence[str] | None = None,
+    *,
+    results: str | Path = "results",
+    jobs: int = 1,
+    retry: bool = False,
+    quiet: bool = False,
+    **asked: Any,
+) -> list[RunRecord]:
+    """Do every run of :func:`plan` that has no record, ``jobs`` at once, as `harness sweep`; the records of all.
+
+    With ``retry``, those that failed are done again, too. Runs that a process elsewhere has are waited for. In a script, call it
+    under ``if __name__ == "__main__":``, since processes import the script.
+
+    Raises:
+        UserError: a mistake in what was asked for.
+    """
+    from harness.cli.board import Lines
+    from harness.study.pool import Pool
+    from harness.study.sweep import sweep as do_all
+    from harness.study.work import Worker
+
+    runs, folder = plan(model, task, **asked), Path(results)
+    device = None if asked.get("device") == "auto" else asked.get("device")
+    with Lines(quiet) as board:
+        pool = Pool(Worker(folder, device, retry=retry), jobs, board)
+        found = do_all(runs, folder, pool, retry=retry, board=board, tell=lambda it, number: board.told(it, number, jobs))
+    return [record for record in found.records if record is not None]
+
+
+def search(
+    model: str | Sequence[str], task: str | Sequence[str] | None = None, *, quiet: bool = False, **asked: Any
+) -> list[Search]:
+    """Better settings than the published ones, with the same budget for every model, as `harness search`.
+
+    See :func:`harness.study.search.search` for the arguments.
+    """
+    from harness.cli.board import Lines
+    from harness.study.search import search as search_settings
+
+    with Lines(quiet) as board:
+        return search_settings(model, task, board=board, **asked)
+
+
+def compare(
+    model: str | Sequence[str] = (),
+    task: str | Sequence[str] = (),
+    metric: str | None = None,
+    *,
+    results: str | Path | Sequence[str | Path] = "results",
+    **options: Any,
+) -> Comparison:
+    """Models against each other on the same examples and seeds, with intervals, tests and verdicts, as `harness compare`.
+
+    See :func:`harness.evidence.compare.compare` for ``options``.
+    """
+    from harness.evidence.compare import compare as compare_models
+
+    return compare_models(results, [model] if isinstance(model, str) else model, task, metric, **options)
+
+
+def report(results: str | Path | Sequence[str | Path] = "results", out: str | Path = "report.html", **options: Any) -> Path:
+    """One HTML file on everything in a results folder, or several, that opens offline, as `harness report`.
+
+    See :func:`harness.evidence.report.report` for ``options``.
+    """
+    from harness.evidence.report import report as write_report
+
+    return write_report(results, out, **options)
+
+
+def verify(results: str | Path = "results", *, jobs: int = 1) -> Verification:
+    """Every score of every record, computed again, and records that were edited or do not belong, as `harness verify`."""
+    from harness.evidence.verify import verify as verify_records
+
+    return verify_records(Path(results), jobs=jobs)
