@@ -13,7 +13,7 @@ import typer
 from harness.errors import HarnessError
 from harness.progress import printable
 
-from . import adapters, audit, data, look, pretrain, run, tables, weights
+from . import adapters, audit, compare, data, look, pretrain, run, tables, weights
 from .options import Once
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 app.command("run", cls=Once)(run.run)
 app.command("audit", cls=Once)(audit.audit)
 app.command("table", cls=Once)(tables.table)
+app.command("compare", cls=Once)(compare.compare)
 app.command("pretrain", cls=Once)(pretrain.pretrain)
 app.add_typer(look.list_app, name="list")
 app.command("show", cls=Once)(look.show)
