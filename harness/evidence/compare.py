@@ -310,17 +310,11 @@ def _nothing(
     if not pairs:
         return f"nothing to compare: the records are of one model, {', '.join(names.values())}; run another one on the same task"
     rows = dict.fromkeys(row for pair in pairs for row in pair)
-    where = [
-        f"{names[row]} has "
-        + (
-            ", ".join(columns[column] for column in columns if any(run.finished for run in counted.get((row, column), ())))
-            or "no score"
-        )
-        for row in list(rows)[:MAX_NAMED]
-    ]
-    return (
-        f"nothing to compare: no two of these models share a column with scores ({'; '.join(where)}); run them on the same tasks"
-    )
+    where = []
+    for row in list(rows)[:MAX_NAMED]:
+        on = [label for column, label in columns.items() if any(run.finished for run in counted.get((row, column), ()))]
+        where.append(f"{names[row]}: {', '.join(on) or 'no score'}")
+    return f"nothing to compare: no two of these models have scores on the same column ({'; '.join(where)}); run them on one task"
 
 
 def _ranks(

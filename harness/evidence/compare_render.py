@@ -39,18 +39,23 @@ def _heading(one: Difference) -> str:
 
 def _numbers(one: Difference) -> str:
     scores = " - ".join(map(figure, one.scores))
-    parts = [f"{scores} = {amount(one.metric, one.difference, signed=True)}{unit(one.metric)}{_interval(one)}"]
+    parts = [f"{scores} = {amount(one.metric, one.difference, signed=True)}{_interval(one)}"]
     if one.adjusted is not None:
-        parts.append(f"p {_p(one.adjusted)}")
+        parts.append(f"p {p_text(one.adjusted)}")
     if one.mcnemar is not None:
-        parts.append(f"McNemar {_p(one.mcnemar)}")
-    parts.append(f"seed{'s' * (len(one.seeds) > 1)} {', '.join(map(str, one.seeds))}")
-    return ", ".join(parts)
+        parts.append(f"McNemar {p_text(one.mcnemar)}")
+    return ", ".join([*parts, f"seed{'s' * (len(one.seeds) > 1)} {_ranges(one.seeds)}"])
 
 
-def _p(p: float) -> str:
-    text = p_text(p)
-    return text if text.startswith("<") else f"= {text}"
+def _ranges(seeds: Iterable[int]) -> str:
+    """Sorted seeds, neighbours joined: ``0-2, 5``."""
+    runs: list[list[int]] = []
+    for seed in seeds:
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _interval(one: Difference) -> str:

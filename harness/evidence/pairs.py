@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -55,7 +55,7 @@ def compared(test: Test, pairs: Sequence[tuple[Row, Row]], metric: str, swaps: i
     else:
         tested = {}
     for pair, *_ in prepared:
-        found.append(Pair(**(vars(pair) | {"p": tested.get(pair.models)})))
+        found.append(replace(pair, p=tested.get(pair.models)))
     return found, apart
 
 
@@ -76,8 +76,9 @@ def _prepared(
     elif all(run.drawn is not None for of_model in runs for run in of_model):
         found = _spread(test, runs, differences)
     exact = None
-    if metric == "accuracy" and sample.independent and runs[0][0].right is not None:
-        exact = mcnemar(runs[0][0].right, runs[1][0].right)
+    first, second = (of_model[0].right for of_model in runs)
+    if metric == "accuracy" and sample.independent and first is not None and second is not None:
+        exact = mcnemar(first, second)
     scores = float(values[0].mean()), float(values[1].mean())
     constant = models[0].repeats and models[1].repeats
     pair = Pair((models[0].row, models[1].row), tuple(seeds), constant, scores, found, None, exact, why)

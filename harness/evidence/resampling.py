@@ -69,7 +69,7 @@ def _of_sums(rows: np.ndarray, combine: Combined, sample: Grouped, mean: bool) -
 
     def redrawn(weights: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
-            return combine(sums @ weights)
+            return combine((sums.astype(np.float32) @ weights).astype(np.float64))
 
     return Measured(value, influence, redrawn)
 

@@ -6,10 +6,8 @@ The verdict goes by the adjusted p alone. Where the interval of the pair seems t
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
-
-from harness.progress import figure
 
 from .answers import Answers, Test
 from .cells import Column, Row
@@ -75,7 +73,7 @@ def _judged(one: Found, adjusted: float | None, comparisons: int, metric: str, n
     )
     records = test.of[pair.models[0]].records
     things = "variants" if records[0].task["family"] == "variants" else "windows"
-    return Difference(**(vars(made) | {"sentence": _sentence(made, things, comparisons, pair.why)}))
+    return replace(made, sentence=_sentence(made, things, comparisons, pair.why))
 
 
 def amount(metric: str, value: float, signed: bool = False) -> str:
@@ -92,9 +90,9 @@ def unit(metric: str) -> str:
     return " points" if metric in POINTS else ""
 
 
-def p_text(p: float | None) -> str:
-    """A p value to three places."""
-    return "" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+def p_text(p: float | None, sign: str = "") -> str:
+    """A p value to three places; ``sign`` stands before it where it is not one that is too small to print."""
+    return "" if p is None else "< 0.001" if p < 0.001 else f"{sign}{p:.3f}"
 
 
 def _sentence(found: Difference, things: str, comparisons: int, why: str) -> str:
@@ -103,20 +101,20 @@ def _sentence(found: Difference, things: str, comparisons: int, why: str) -> str
     if why:
         return f"{first} and {second} cannot be compared: {why}"
     excludes = interval is not None and not interval[0] <= 0 <= interval[1]
-    among = f"after Holm's correction for {comparisons} comparisons"
     if found.better is not None:
         word = "better" if found.better == first else "worse"
         said = f"{first} is {word} than {second} by {amount(metric, abs(found.difference))}{unit(metric)}"
         return said + ("" if excludes or interval is None else ", by the permutation test, though the interval reaches 0")
     if found.difference == 0 and interval is not None and interval[0] == interval[1]:
         return f"{first} and {second} cannot be told apart: they answer alike"
+    if found.p is not None and found.p < LEVEL:
+        correction = f"after Holm's correction for {comparisons} comparisons"
+        return f"{first} and {second} cannot be told apart {correction} (alone, p {p_text(found.p, sign='= ')})"
     counted = f"{found.examples:,} {things}" + (f" in {found.blocks:,} blocks" if found.blocks < found.examples else "")
     said = f"{first} and {second} cannot be told apart: with {counted} "
     if found.detectable is None:
         return said + "the spread of a difference is not known"
     said += f"a difference below {amount(metric, found.detectable)}{unit(metric)} is invisible"
-    if found.p is not None and found.p < LEVEL:
-        return said + f" (alone, p = {p_text(found.p)}; not {among})"
     return said + (", by the permutation test, though the interval excludes 0" if excludes else "")
 
 
@@ -198,8 +196,3 @@ def _some(what: str, items: Sequence[str]) -> Iterator[str]:
 
 def _listed(items: Iterable[Any]) -> str:
     return ", ".join(map(str, items))
-
-
-def score(value: float) -> str:
-    """A score as tables show it."""
-    return figure(value)
