@@ -91,8 +91,8 @@ def spread(redrawn: np.ndarray, differences: np.ndarray, blocks: int, effective:
 def _crossed(of_blocks: float, of_seeds: float, freedom: float, seeds: float) -> Spread:
     """The sum of two variances, with their degrees of freedom.
 
-    The exponent of the seeds' share is chosen by simulation with normal variables: 4 to 6 % of verdicts are wrong from 3 seeds on,
-    whatever the share. With Welch's, which is 2, up to 8 % are with 3 seeds, since a variance that comes out small counts less.
+    The exponent of the seeds' share is chosen by simulation with normal variables: 4 to 6 % of verdicts are wrong from 3 seeds
+    on, whatever the share; with Welch's, which is 2, up to 8 % with 3 seeds, since a variance that comes out small counts less.
     """
     variance = of_blocks + of_seeds
     if variance == 0:
