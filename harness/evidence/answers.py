@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import BadData, RunFailed
-from harness.files.fingerprint import digest
 from harness.task import CLASSIFICATION
 
 from .cells import Column, Row
@@ -134,13 +134,16 @@ def _read(row: Row, record: RunRecord, predictions: Predictions, orders: dict[tu
     ids = predictions.ids
     if ids not in orders:
         orders[ids] = np.argsort(np.asarray(ids), kind="stable")
-    order = orders[ids]
-    return _Read(row, record, predictions, order, _asked(predictions, order))
+    return _Read(row, record, predictions, orders[ids], _asked(predictions, orders[ids]))
 
 
 def _asked(predictions: Predictions, order: np.ndarray) -> str:
-    classes = predictions.classes if predictions.kind == CLASSIFICATION else len(predictions.classes)
-    return digest([classes, *(digest(part) for part in _parts(predictions, order).values())])
+    classes = predictions.classes if predictions.kind == CLASSIFICATION else (str(len(predictions.classes)),)
+    parts = _parts(predictions, order)
+    found = hashlib.sha256(np.asarray(parts["blocks"], np.int64).tobytes() + predictions.labels[order].tobytes())
+    for text in (*classes, "", *parts["examples"]):
+        found.update(f"{len(text)} {text}".encode())
+    return found.hexdigest()
 
 
 def _parts(predictions: Predictions, order: np.ndarray) -> dict[str, list]:
