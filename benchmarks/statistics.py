@@ -80,7 +80,7 @@ def simulated(design, draws):
     from harness.evidence.cells import Column, Row
     from harness.evidence.intervals import Grouped
     from harness.evidence.pairs import compared
-    from harness.evidence.resampling import measured
+    from harness.evidence.resampling import measured, redrawn
     from harness.evidence.statistics import LEVEL, drawn_blocks
 
     size, blocked, seeds, better = design
@@ -100,7 +100,7 @@ def simulated(design, draws):
                 runs = {}
                 for seed, chance in enumerate(of_model):
                     found = measured(metric, "classification", np.stack([1 - chance, chance], axis=1), labels, sample)
-                    runs[seed] = Answer(found, found.redrawn(weights), None)
+                    runs[seed] = Answer(found, redrawn([found], weights)[0], None)
                 answers[row] = Answers(row, runs, (), False)
             (pair,), _ = compared(Test(column, sample, answers), [rows], metric, SWAPS)
             low, high = pair.spread.interval(pair.difference)

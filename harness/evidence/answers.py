@@ -17,7 +17,7 @@ from .cells import Column, Row
 from .intervals import Grouped, members
 from .metrics import OF_KIND
 from .records import Predictions, RunRecord, read_predictions
-from .resampling import Measured, measured
+from .resampling import Measured, measured, redrawn
 from .statistics import drawn_blocks
 
 SEEDLESS = ("probe", "zero")  # ways of tuning in which a seed decides nothing, given weights
@@ -110,8 +110,10 @@ def read_test(
     found: dict[Row, dict[int, Answer]] = defaultdict(dict)
     outputs: dict[Row, set[bytes]] = defaultdict(set)
     of: dict[Row, list[RunRecord]] = defaultdict(list)
-    for one in kept:
-        found[one.row][one.record.seed] = _answer(one, metric, column.kind, sample, weights)
+    scores = [_measured(one, metric, column.kind, sample) for one in kept]
+    drawn = redrawn(scores, weights) if weights is not None else [None] * len(kept)
+    for one, score, values in zip(kept, scores, drawn, strict=True):
+        found[one.row][one.record.seed] = Answer(score, values, _right(one, column.kind))
         outputs[one.row].add(one.predictions.outputs[one.order].tobytes())
         of[one.row].append(one.record)
     answers = {
@@ -168,12 +170,13 @@ def _what_differs(one: _Read, other: _Read) -> str:
     return "its classes"
 
 
-def _answer(one: _Read, metric: str, kind: str, sample: Grouped, weights: np.ndarray | None) -> Answer:
-    outputs, labels = one.predictions.outputs[one.order], one.predictions.labels[one.order]
-    found = measured(metric, kind, outputs, labels, sample)
-    drawn = None if weights is None or np.isnan(found.value) else found.redrawn(weights)
-    right = outputs.argmax(axis=1) == labels if kind == CLASSIFICATION else None
-    return Answer(found, drawn, right)
+def _measured(one: _Read, metric: str, kind: str, sample: Grouped) -> Measured:
+    return measured(metric, kind, one.predictions.outputs[one.order], one.predictions.labels[one.order], sample)
+
+
+def _right(one: _Read, kind: str) -> np.ndarray | None:
+    predictions = one.predictions
+    return (predictions.outputs.argmax(axis=1) == predictions.labels)[one.order] if kind == CLASSIFICATION else None
 
 
 def shared_seeds(first: Answers, second: Answers) -> list[int]:

@@ -11,7 +11,7 @@ So nothing is sorted twice, and no draw costs more than a pass over the examples
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,12 +35,24 @@ class Measured:
 
     ``influence`` (M,): how much each block moves the value; it sums to 0. For means of examples it is exact, for other metrics
     it is the jackknife's. NaN where the metric is undefined without some block.
-    ``redrawn``: weights of blocks (M, R) → values (R,), NaN where a draw leaves the metric undefined.
+    ``summed`` (Q, M) are sums over each block, from which ``draw`` makes the value: drawn sums (Q, R) → values (R,). Of a ranking
+    it is None, and ``draw`` makes the values of weights of blocks (M, R).
     """
 
     value: float
     influence: np.ndarray
-    redrawn: Callable[[np.ndarray], np.ndarray]
+    draw: Combined
+    summed: np.ndarray | None = None
+
+
+def redrawn(found: Sequence[Measured], weights: np.ndarray) -> list[np.ndarray]:
+    """Values (R,) of each metric with blocks weighted (M, R); NaN where a draw leaves a metric undefined."""
+    sums = [each.summed for each in found if each.summed is not None]
+    drawn = iter(
+        np.split(np.concatenate(sums).astype(np.float32) @ weights, np.cumsum([len(rows) for rows in sums])[:-1]) if sums else ()
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return [each.draw(weights if each.summed is None else next(drawn).astype(np.float64)) for each in found]
 
 
 def measured(metric: str, kind: str, outputs: np.ndarray, labels: np.ndarray, sample: Grouped) -> Measured:
@@ -67,11 +79,7 @@ def _of_sums(rows: np.ndarray, combine: Combined, sample: Grouped, mean: bool) -
         else:
             influence = _centred(value - combine(whole[:, None] - sums)) * (blocks - 1) / blocks
 
-    def redrawn(weights: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return combine((sums.astype(np.float32) @ weights).astype(np.float64))
-
-    return Measured(value, influence, redrawn)
+    return Measured(value, influence, combine, sums)
 
 
 def _centred(changes: np.ndarray) -> np.ndarray:
