@@ -188,7 +188,7 @@ class TestIntervals:
         rng = np.random.default_rng(0)
         x, y = np.round(rng.normal(size=(2, 300)), 1)  # with ties
         y += x
-        value, influence = regression._spearman_influence(x, y)
+        value, influence = regression.spearman_influence(x, y)
         assert value == pytest.approx(stats.spearmanr(x, y)[0])
         moved = [299 * (value - stats.spearmanr(np.delete(x, i), np.delete(y, i))[0]) for i in range(300)]
         assert influence == pytest.approx(moved, abs=0.1)

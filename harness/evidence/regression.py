@@ -104,7 +104,7 @@ def limits(predicted: np.ndarray, labels: np.ndarray, blocks: Sequence[str]) -> 
 
 def _spearman(sample: Numbers) -> Limits:
     _refuse_equal(sample)
-    value, influence = _spearman_influence(sample.predicted, sample.labels)
+    value, influence = spearman_influence(sample.predicted, sample.labels)
     _refuse_exact(1 - value**2)
     number = len(influence)
     sums = sample.per_block(influence), influence
@@ -178,7 +178,7 @@ def _jackknife(sample: Numbers, x: np.ndarray, y: np.ndarray, measure: Callable[
     return value, variance**0.5
 
 
-def _spearman_influence(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
+def spearman_influence(x: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
     """Spearman's correlation of x and y (N,), and each example's influence on it (N,).
 
     It is Pearson's correlation of midranks, which an example moves by its own ranks and by shifting those of all above it

@@ -179,9 +179,9 @@ def _tables(by_kind: Mapping[str, Arranged], view: View) -> dict[str, CrossTable
     if view.subset not in SUBSETS:
         raise UnknownName(f"subset {view.subset!r}: choose one of {', '.join(SUBSETS)}")
     if view.metric is None:
-        metrics = {kind: _main_metric(arranged.records, kind) for kind, arranged in by_kind.items()}
+        metrics = {kind: main_metric(arranged.records, kind) for kind, arranged in by_kind.items()}
     else:
-        metric = _metric(view.metric)
+        metric = metric_named(view.metric)
         metrics = {kind: (metric, "") for kind in by_kind if kind in METRICS[metric].kinds}
         if not metrics:
             of, instead = " or ".join(METRICS[metric].kinds), " or ".join(MAIN_METRIC[kind] for kind in by_kind)
@@ -195,7 +195,7 @@ def _without(table: CrossTable | Listing, by_kind: Mapping[str, Arranged], shown
     for kind, arranged in by_kind.items():
         if kind not in shown:
             columns = len(column_labels(arranged.records))
-            parts.append(f"{columns} column{'s' * (columns > 1)} of {kind} (--metric {_main_metric(arranged.records, kind)[0]})")
+            parts.append(f"{columns} column{'s' * (columns > 1)} of {kind} (--metric {main_metric(arranged.records, kind)[0]})")
     return replace(table, notes=(*table.notes, f"not shown: {', '.join(parts)}")) if parts else table
 
 
@@ -216,7 +216,7 @@ def _table(records: Arranged, metric: str, why: str, view: View) -> CrossTable |
 # --- what to show --------------------------------------------------------------------------------------------------------
 
 
-def _metric(asked: str) -> str:
+def metric_named(asked: str) -> str:
     """The metric's name from its name or label, in any case.
 
     Raises:
@@ -232,7 +232,7 @@ def _metric(asked: str) -> str:
     raise UnknownName(f"metric {asked!r}: choose one of {', '.join(METRICS)}{hint}")
 
 
-def _main_metric(records: Sequence[RunRecord], kind: str) -> tuple[str, str]:
+def main_metric(records: Sequence[RunRecord], kind: str) -> tuple[str, str]:
     """The main metric of tasks of one kind, and why it is another one than accuracy where it is."""
     tasks = {column_of(record): record.task for record in records}
     labels = column_labels(records)
