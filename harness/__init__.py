@@ -44,8 +44,19 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    *("audit", "compare", "execute", "load_model", "load_task", "plan", "records", "report"),
-    *("run", "search", "sweep", "table", "verify"),
+    "audit",
+    "compare",
+    "execute",
+    "load_model",
+    "load_task",
+    "plan",
+    "records",
+    "report",
+    "run",
+    "search",
+    "sweep",
+    "table",
+    "verify",
 ]
 
 # In a checkout, adapters/, tasks/ and kernels/ lie beside this folder; a wheel carries them inside it. PyPI owns the
