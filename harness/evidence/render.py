@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from harness.progress import figure, printable
 
-from .cells import ALIGNED, BELOW, COLLAPSED, FAILED, NO_AUDIT, UNDEFINED, Cell, Costs, CrossTable, Listing, Row, Table
+from .cells import ALIGNED, BELOW, COLLAPSED, FAILED, NO_AUDIT, TIED, UNDEFINED, Cell, Costs, CrossTable, Listing, Row, Table
 from .metrics import METRICS
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-SYMBOLS = {COLLAPSED: "!", BELOW: "↓", ALIGNED: "≡"}
+SYMBOLS = {COLLAPSED: "!", BELOW: "↓", ALIGNED: "≡", TIED: "≈"}
 LEAKY = "‡"  # beside a column's label
 MEAN_RANK = "mean rank"
 INTERVAL = "[low, high]"
@@ -205,7 +205,7 @@ def _cell(cell: Cell, notes: list[int]) -> str:
     if cell.interval is not None:
         text += f" [{cell.interval[0]:.3f}, {cell.interval[1]:.3f}]"
     before = [SYMBOLS[COLLAPSED]] if COLLAPSED in cell.marks else []
-    after = [SYMBOLS[mark] for mark in (BELOW, ALIGNED) if mark in cell.marks]
+    after = [SYMBOLS[mark] for mark in (BELOW, ALIGNED, TIED) if mark in cell.marks]
     return " ".join([text, *before, *(f"[{number}]" for number in notes), *after])
 
 
