@@ -146,13 +146,13 @@ def test_costs_are_columns_of_the_table_and_of_the_csv(harness, results):
     [("AUROC", "auroc"), ("Accuracy", "accuracy"), (" log-loss ", "log_loss"), ("F1", "f1"), ("Matthews correlation", "mcc")],
 )
 def test_a_metric_may_be_spelt_in_any_case(asked, found):
-    assert tables._metric(asked) == found
+    assert tables.metric_named(asked) == found
 
 
 @pytest.mark.parametrize(("asked", "near"), [("auc", "auroc"), ("acuracy", "accuracy"), ("logloss", "log_loss")])
 def test_an_unknown_metric_gets_the_nearest_names(asked, near):
     with pytest.raises(UnknownName, match=f"metric '{asked}': choose one of .*; did you mean .*{near}"):
-        tables._metric(asked)
+        tables.metric_named(asked)
 
 
 def test_accuracy_is_no_headline_where_most_of_a_test_split_is_one_class(tmp_path, harness):

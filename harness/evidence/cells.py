@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # Marks of a cell.
 COLLAPSED, BELOW, FAILED, UNDEFINED, ALIGNED = "collapsed", "below floor", "failed", "undefined", "read an alignment"
 NO_AUDIT = "no audit"
+TIED = "not told from the best"
 FLOATS = ("mean", "sd", "low", "high", "train_seconds")  # columns of tidy tables whose values may be unknown
 WHOLE = ("n", "trainable_parameters", "peak_memory_bytes")
 REFERENCE = "kmer"  # the floor that other models are held against
@@ -89,9 +90,9 @@ class Costs:
 class Cell:
     """One model's scores on one task: mean and sample standard deviation of ``n`` values, one per seed.
 
-    ``interval`` is (low, high). ``marks`` are among COLLAPSED, BELOW, ALIGNED, FAILED, UNDEFINED and NO_AUDIT; a cell without
-    a mean has one of the last three. ``notes`` are sentences that explain the cell. ``printed`` is a published number in its
-    source's spelling. What is not known is None.
+    ``interval`` is (low, high). ``marks`` are among COLLAPSED, BELOW, ALIGNED, TIED, FAILED, UNDEFINED and NO_AUDIT; a cell
+    without a mean has one of the last three. ``notes`` are sentences that explain the cell. ``printed`` is a published number
+    in its source's spelling. What is not known is None.
     """
 
     mean: float | None = None

@@ -5,18 +5,35 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from harness.task import CLASSIFICATION
 
 from . import render
-from .cells import ALIGNED, BELOW, BEST, COLLAPSED, FAILED, NO_AUDIT, REFERENCE, UNDEFINED, Cell, Column, Costs, CrossTable, Row
+from .cells import (
+    ALIGNED,
+    BELOW,
+    BEST,
+    COLLAPSED,
+    FAILED,
+    NO_AUDIT,
+    REFERENCE,
+    TIED,
+    UNDEFINED,
+    Cell,
+    Column,
+    Costs,
+    CrossTable,
+    Row,
+)
 from .identity import Arranged, Runs, changes, column_labels, column_of, row_labels
 from .metrics import METRICS
 from .notes import Shown, listed, notes
 from .published import Published
 from .records import RunRecord
 from .subsets import ALL, MAX_LEAKING, audited, leaking_shares, scores_on
+from .ties import tied_with_best
 
 MAX_LISTED = 3  # other settings that a note spells out
 
@@ -27,13 +44,15 @@ def wide(
     published: Iterable[Published] = (),
     all_settings: bool = False,
     subset: str = ALL,
+    results: Path | None = None,
 ) -> CrossTable:
     """Models down, tasks across; of each model its own recipe or, where that was not run, the newest setting that finished.
 
     The records are of one kind of task. Other settings are rows of their own with ``all_settings``, else counted in a note.
     Settings are never chosen by their scores. Published numbers are rows of their own, those of one adapter together. They
     stand in every column of their task and split, except that of simulated data. With another ``subset`` than ALL, scores
-    are those on that part of the test examples, and no published numbers are shown, since papers score all.
+    are those on that part of the test examples, and no published numbers are shown, since papers score all. With the folder
+    ``results`` of the records, models that cannot be told from the best of their column are marked.
     """
     arranged, published = Arranged.of(records), list(published)
     found, usual, texts = arranged.found, arranged.usual, arranged.texts
@@ -53,6 +72,8 @@ def wide(
             counted[key, column] = runs.counted
             if setting == main and cell.mean is not None and _is_reference(row, usual[row, column]):
                 floors[column] = cell.mean
+    tied, ties = tied_with_best(results, counted, cells, metric) if results is not None and subset == ALL else (set(), "")
+    cells |= {place: replace(cells[place], marks=(*cells[place].marks, TIED)) for place in tied}
     members = [(key, run) for (key, _), runs in counted.items() for run in runs]
     rows, columns = row_labels(members), column_labels(run for _, run in members)
     printed = _published(published, metric, columns)
@@ -67,7 +88,7 @@ def wide(
     shares = leaking_shares((column, run) for (_, column), runs in counted.items() for run in runs)
     leaking = {column: shares[column] for column in columns if subset == ALL and shares.get(column, 0) > MAX_LEAKING}
     hides = subset != ALL and bool(printed)
-    shown = Shown(metric, subset, rows, columns, cells, counted, floors, leaking, published, hides)
+    shown = Shown(metric, subset, rows, columns, cells, counted, floors, leaking, published, hides, ties)
     return CrossTable(metric, rows, columns, cells, notes(shown), subset=subset, leaking=tuple(leaking))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from harness.task import CLASSIFICATION
 
-from .cells import ALIGNED, BELOW, NO_AUDIT, REFERENCE, Cell, Column, Row
+from .cells import ALIGNED, BELOW, NO_AUDIT, REFERENCE, TIED, Cell, Column, Row
 from .identity import column_of
 from .metrics import METRICS
 from .published import Published
@@ -32,7 +32,7 @@ class Shown:
     """What is in a table: labels, cells, and the runs behind the cells of our own.
 
     ``floors`` has the k-mer floor's mean of each column, ``leaking`` the share of leaking test examples of the columns that
-    are marked. ``published`` are all published numbers at hand.
+    are marked. ``published`` are all published numbers at hand. ``ties`` says how TIED was tested, or why it was not.
     """
 
     metric: str
@@ -45,6 +45,7 @@ class Shown:
     leaking: Mapping[Column, float]
     published: Sequence[Published]
     hides_published: bool
+    ties: str = ""
 
     @property
     def records(self) -> list[RunRecord]:
@@ -64,6 +65,8 @@ def listed(items: Iterable[Any]) -> str:
 
 def _marks(shown: Shown) -> Iterator[str]:
     marks = {mark for cell in shown.cells.values() for mark in cell.marks}
+    if shown.ties:
+        yield f"{SYMBOLS[TIED]} cannot be told from the best of its column ({shown.ties})" if TIED in marks else shown.ties
     if BELOW in marks:
         yield f"{SYMBOLS[BELOW]} worse than {REFERENCE} (floor)"
     if ALIGNED in marks:
@@ -77,6 +80,26 @@ def _marks(shown: Shown) -> Iterator[str]:
         yield f"{INTERVAL}: 95 % interval over {what}; of several seeds, the widest"
     if any(column.simulated for column in shown.columns):
         yield "(sample): simulated data, which says nothing about the real set"
+    if searched := _searched(shown):
+        yield f"settings were searched for some models and not for others of the same columns: {listed(searched)}"
+
+
+def _searched(shown: Shown) -> list[str]:
+    """The rows whose settings were searched beside rows without, or with another search, and the budgets."""
+    budgets = {key: search_of(runs) for key, runs in shown.runs.items()}
+    mixed = {column for column in shown.columns if len({found for (_, at), found in budgets.items() if at == column}) > 1}
+    found = {row: budget for (row, column), budget in budgets.items() if column in mixed and budget}
+    return [f"{shown.rows[row]} ({budget})" for row, budget in found.items()]
+
+
+def search_of(records: Iterable[RunRecord]) -> str:
+    """The budget of the search that found a model's settings, in words; empty if none did."""
+    for record in records:
+        if search := record.model.get("search"):
+            trials, epochs = search.get("trials"), search.get("epochs")
+            parts = [f"{trials} trials" if trials is not None else "", f"{epochs} epochs" if epochs is not None else ""]
+            return " of ".join(part for part in parts if part) or "a search"
+    return ""
 
 
 def _positive_classes(shown: Shown) -> str:

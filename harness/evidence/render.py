@@ -18,6 +18,7 @@ from .cells import (
     FAILED,
     FLOATS,
     NO_AUDIT,
+    TIED,
     UNDEFINED,
     WHOLE,
     Cell,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-SYMBOLS = {COLLAPSED: "!", BELOW: "↓", ALIGNED: "≡"}
+SYMBOLS = {COLLAPSED: "!", BELOW: "↓", ALIGNED: "≡", TIED: "≈"}
 LEAKY = "‡"  # beside a column's label
 MEAN_RANK = "mean rank"
 INTERVAL = "[low, high]"
@@ -239,7 +240,7 @@ def _cell(cell: Cell, notes: list[int]) -> str:
     if cell.interval is not None:
         text += f" [{cell.interval[0]:.3f}, {cell.interval[1]:.3f}]"
     before = [SYMBOLS[COLLAPSED]] if COLLAPSED in cell.marks else []
-    after = [SYMBOLS[mark] for mark in (BELOW, ALIGNED) if mark in cell.marks]
+    after = [SYMBOLS[mark] for mark in (BELOW, ALIGNED, TIED) if mark in cell.marks]
     return " ".join([text, *before, *(f"[{number}]" for number in notes), *after])
 
 

@@ -41,6 +41,7 @@ class View:
     they differ; instead of accuracy, auroc where a class has more than MAX_MAJORITY of a test split. ``sort`` is a column's
     label, RANK (the best come first), or MODEL. ``all_settings`` gives each setting of a model a row of its own.
     ``published``: with the numbers that papers print. ``subset`` is the part of the test examples that is scored.
+    ``results`` is the folder of the records, in which the predictions lie.
     """
 
     metric: str | None = None
@@ -50,6 +51,7 @@ class View:
     costs: bool = False
     published: bool = True
     subset: str = ALL
+    results: Path | None = None
 
     @property
     def keys(self) -> list[str]:
@@ -88,7 +90,7 @@ def make_table(results_dir: Path, metric: str | None = None, by: str = "model,ta
         UserError: no readable records, none of a kind that has the metric, or costs of a flat list.
     """
     by_kind = _by_kind(_read(results_dir))
-    kind, table = next(iter(_tables(by_kind, View(metric=metric, by=by, **options)).items()))
+    kind, table = next(iter(_tables(by_kind, View(metric=metric, by=by, results=Path(results_dir), **options)).items()))
     return _without(table, by_kind, [kind])
 
 
@@ -107,7 +109,7 @@ def print_table(results_dir: Path, metric: str | None, by: str, format: str, *, 
         raise UnknownName(f"format {format!r}: choose one of {', '.join(FORMATS)}")
     arranged = Arranged.of(_read(results_dir))
     by_kind = arranged.by_kind()
-    found = _tables(by_kind, View(metric=metric, by=by, **options))
+    found = _tables(by_kind, View(metric=metric, by=by, results=Path(results_dir), **options))
     tables = {kind: _without(table, by_kind, found) for kind, table in found.items()}
     if format == "csv":
         print(_as_csv(list(tables.values())), end="")
@@ -203,7 +205,7 @@ def _table(records: Arranged, metric: str, why: str, view: View) -> CrossTable |
     """The table of records of one kind; ``why`` explains the choice of the metric."""
     notes = (why,) if why else ()
     if view.keys == ["model", "task"]:
-        table = wide(records, metric, read_published() if view.published else (), view.all_settings, view.subset)
+        table = wide(records, metric, read_published() if view.published else (), view.all_settings, view.subset, view.results)
         return replace(table, notes=notes + table.notes, costs=view.costs)
     if view.costs:
         raise UserError(

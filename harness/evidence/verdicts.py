@@ -5,14 +5,14 @@ The verdict goes by the adjusted p alone. Where the interval of the pair seems t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from .answers import Answers, Test
 from .cells import Column, Row
 from .compare import MAX_NAMED, Difference, Rank
 from .metrics import METRICS
+from .notes import listed, search_of
 from .pairs import Pair
 from .records import RunRecord
 from .statistics import LEVEL, MAX_SWAPS, MIN_SEEDS, MIN_TASKS, holm
@@ -135,9 +135,9 @@ def _notes(one: Found, names: Mapping[Row, str]) -> Iterator[str]:
         if model.repeats and not pair.constant:
             yield f"{name} does not depend on the seed: one run stands for every seed of the other model"
         elif not model.repeats and (unused := sorted(set(model.runs) - set(pair.seeds))):
-            yield f"{name}: not compared where the other model lacks the seed ({_listed(unused)})"
+            yield f"{name}: not compared where the other model lacks the seed ({listed(unused)})"
         if collapsed := sorted(run.seed for run in model.records if run.collapsed):
-            yield f"{name} collapsed to one answer for every example (seed {_listed(collapsed)})"
+            yield f"{name} collapsed to one answer for every example (seed {listed(collapsed)})"
     yield from _searched(models, names)
     if pair.spread is None and not pair.why:
         yield f"{test.sample.blocks} {test.sample.units}, or draws that lack a class: too few for an interval"
@@ -150,16 +150,6 @@ def _searched(models: Sequence[Answers], names: Mapping[Row, str]) -> Iterator[s
         return
     said = [f"{names[model.row]}: {search or 'no search'}" for model, search in zip(models, searches, strict=True)]
     yield f"searched for settings unequally, which may be the difference ({'; '.join(said)})"
-
-
-def search_of(records: Iterable[RunRecord]) -> str:
-    """The budget of the search that found a model's settings, in words; empty if none did."""
-    for record in records:
-        if search := record.model.get("search"):
-            trials, epochs = search.get("trials"), search.get("epochs")
-            parts = [f"{trials} trials" if trials is not None else "", f"{epochs} epochs" if epochs is not None else ""]
-            return " of ".join(part for part in parts if part) or "a search"
-    return ""
 
 
 # --- below the whole comparison ------------------------------------------------------------------------------------------
@@ -192,7 +182,3 @@ def _some(what: str, items: Sequence[str]) -> Iterator[str]:
     if items:
         more = f"; and {len(items) - MAX_NAMED} more" if len(items) > MAX_NAMED else ""
         yield f"{what} ({len(items)}): {'; '.join(items[:MAX_NAMED])}{more}"
-
-
-def _listed(items: Iterable[Any]) -> str:
-    return ", ".join(map(str, items))
