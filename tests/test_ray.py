@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,13 +14,14 @@ from conftest import ROOT
 
 from harness.evidence.records import RunRecord
 from harness.progress import Board
-from harness.study.claims import holders
+from harness.study.claims import holders, take
 from harness.study.plan import Run, plan
 from harness.study.run import recorded
 from harness.study.work import Worker
 
 ray = pytest.importorskip("ray", reason="needs Ray: pip install 'gfm-harness[ray]'")
 
+from harness.study import on_ray  # noqa: E402
 from harness.study.on_ray import RayPool  # noqa: E402
 
 
@@ -29,18 +33,22 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture
-def cluster(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
     """A head without CPUs, and two nodes with one each, with data and cache folders of their own."""
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
-    soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}  # a dead node is noticed
-    small = {"object_store_memory": 80 << 20, "include_dashboard": False, "_system_config": soon}
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
-    made.workers = [made.add_node(num_cpus=1, object_store_memory=80 << 20) for _ in range(2)]  # type: ignore[attr-defined]
-    made.wait_for_nodes()
+    home = tmp_path_factory.mktemp("nodes")
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        changed.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+        changed.setenv("HARNESS_DATA", str(home / "data"))
+        changed.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        soon = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}  # a dead node is noticed
+        small = {"object_store_memory": 80 << 20, "include_dashboard": False, "_system_config": soon}
+        made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **small})
+        made.workers = [made.add_node(num_cpus=1, object_store_memory=80 << 20) for _ in range(2)]  # type: ignore[attr-defined]
+        made.wait_for_nodes()
     yield made
     ray.shutdown()
     made.shutdown()
@@ -77,6 +85,72 @@ def figures(record: RunRecord) -> list[object]:
     """What a record says of its run but for times and the machine."""
     history = [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in record.history]
     return [record.metrics, record.intervals, history, record.task, record.model, record.events, record.leakage]
+
+
+def on_the_node(text: str) -> Callable[..., Any]:
+    """A function that Ray sends by its code, as tests cannot be imported on the nodes."""
+    scope: dict[str, Any] = {"__name__": "__main__"}
+    exec(text, scope)
+    return scope["perform"]
+
+
+def test_what_fails_on_a_node_is_a_failed_record_and_does_not_stop_the_rest(cluster, tmp_path, monkeypatch):
+    good, other, elsewhere = plan("gc", "QKI", seed=[0, 1, 2], device="cpu")
+    other = Run.from_json(other.to_json() | {"code": "0" * 64})
+    held = take(tmp_path, elsewhere)
+    assert held is not None
+    with held, RayPool(Worker(tmp_path), Listener(), address=cluster.address) as pool:
+        for number, run in enumerate((good, other, elsewhere)):
+            pool.submit(number, run)
+        found = dict(pool.results())
+        assert found[0] is not None
+        assert found[0].finished
+        assert found[1] is not None
+        assert "the code changed since the run was planned" in str(found[1].error)
+        assert str(found[1].error).startswith(f"on {socket.gethostname()}: ")
+        assert found[2] is None  # another process has it
+        monkeypatch.setattr(on_ray, "RETRIES", 1)
+        for text, said in (
+            ("import os\ndef perform(*_): os._exit(1)", "its process or node died 2 times"),
+            ("def perform(*_): raise KeyError('lost')", "KeyError: 'lost'"),
+        ):
+            remote = ray.remote(on_the_node(text))
+            monkeypatch.setattr(on_ray, "_remote", lambda remote=remote: remote)
+            (run,) = plan("gc", "QKI", seed=[7 + len(said)], device="cpu")
+            pool.submit(0, run)
+            ((_, record),) = pool.results()
+            assert record is not None
+            assert said in str(record.error)
+            assert recorded(run, tmp_path) == record
+    assert list(holders(tmp_path)) == []
+
+
+def test_leaving_early_cancels_the_tasks_and_releases_the_claims(cluster, tmp_path):
+    runs = plan("cnn", "QKI", seed=[0, 1], epochs=500, patience=500, device="cpu")
+
+    def interrupted() -> None:
+        with RayPool(Worker(tmp_path), Listener(), address=cluster.address) as pool:
+            for number, run in enumerate(runs):
+                pool.submit(number, run)
+            pool.results = interrupt(pool)  # type: ignore[method-assign]
+            for _ in pool.results():
+                pass
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(holders(tmp_path)) == []
+
+
+def interrupt(pool: RayPool) -> Callable[[], Iterator[Any]]:
+    """The results of a pool, with Ctrl-C as soon as its tasks are under way."""
+
+    def results() -> Iterator[Any]:
+        for number, run in list(pool._queue):
+            yield from pool._hand_over(number, run)
+        assert len(pool._tasks) == 2
+        raise KeyboardInterrupt
+
+    return results
 
 
 def test_a_node_that_is_killed_costs_no_run_and_changes_no_number(cluster, one_thread, tmp_path):

@@ -1,5 +1,5 @@
 #!/bin/bash
-# A Slurm of one node on this machine, for as long as the test lasts: three runs, two of which are stopped in the middle of their
+# A Slurm of one node on this machine, for as long as the test lasts: four runs, two of which are stopped in the middle of their
 # training and requeued, must end as if nothing had happened. See README.md.
 set -euo pipefail
 
@@ -89,45 +89,32 @@ say "$(sinfo --version), node $node is $(sinfo --noheader --format=%T)"
 
 # --- the runs ----------------------------------------------------------------------------------------------------------
 
-cat >"$root/study.py" <<'EOF'
-"""What is asked for, and how it is checked."""
+sweep() {
+    python -m harness sweep --model cnn,kmer --task QKI --seed 0..1 --epochs 50 --patience 50 --device cpu --quiet "$@"
+}
+cat >"$root/compare.py" <<'EOF'
+"""Every record of one folder equals that of the other, and as many as were stopped were resumed."""
 import sys
 from pathlib import Path
 
-from harness.study.plan import plan
+from harness.evidence.records import read_all
 
-results = Path(sys.argv[2])
-runs = [*plan("cnn", "QKI", seed=[0, 1], epochs=50, patience=50, device="cpu"), *plan("kmer", "QKI", device="cpu")]
-
-if sys.argv[1] == "submit":
-    from harness.study.on_slurm import logs, submit
-
-    print(*submit(runs, results, options="--time=10 -c1 --mem=0 --oversubscribe", jobs=2))
-    print("logs in", logs(results), file=sys.stderr)
-elif sys.argv[1] == "local":
-    from harness.study.work import Worker
-
-    Worker(results).work(runs)
-else:
-    from harness.study.run import recorded
-
-    resumed = 0
-    for run in runs:
-        ours, other = recorded(run, results), recorded(run, Path(sys.argv[3]))
-        assert ours and other and ours.finished and other.finished, f"{run.name} seed {run.seed}: {ours and ours.error}"
-        assert ours.metrics == other.metrics, run.name
-        files = [folder / ours.folder / "predictions.csv" for folder in (results, Path(sys.argv[3]))]
-        assert files[0].read_bytes() == files[1].read_bytes(), f"{files[0]} and {files[1]} differ"
-        again = ours.timing.get("resumed")
-        resumed += bool(again)
-        print(f"{run.name} seed {run.seed}: log_loss {ours.metrics['log_loss']:.4f}, same as locally"
-              + (f"; resumed after epoch {again}" if again else ""))
-    assert resumed == 2, f"{resumed} runs were resumed, not 2"
-    left = [*results.glob(".study/claims/*"), *results.glob(".study/states/*")]
-    assert not left, left
+ours, others = ({record.folder: record for record in read_all(Path(folder))} for folder in sys.argv[1:3])
+assert len(ours) == 4 and ours.keys() == others.keys(), sorted(map(str, ours.keys() ^ others.keys()))
+resumed = 0
+for folder, record in ours.items():
+    assert record.finished and others[folder].finished, record.error
+    assert record.metrics == others[folder].metrics, folder
+    files = [Path(results, folder, "predictions.csv") for results in sys.argv[1:3]]
+    assert files[0].read_bytes() == files[1].read_bytes(), f"{files[0]} and {files[1]} differ"
+    again = record.timing.get("resumed")
+    resumed += bool(again)
+    print(f"{folder}: log_loss {record.metrics['log_loss']:.4f}, same as locally" + (f"; resumed after epoch {again}" if again else ""))
+assert resumed == 2, f"{resumed} runs were resumed, not 2"
+left = [*Path(sys.argv[1]).glob(".study/claims/*"), *Path(sys.argv[1]).glob(".study/states/*")]
+assert not left, left
 EOF
 
-state_of() { squeue --noheader --jobs="$1" --format=%T 2>/dev/null || true; }
 wait_for() { # a command, until it succeeds, for five minutes
     for _ in $(seq 300); do
         "$@" && return
@@ -139,8 +126,8 @@ wait_for() { # a command, until it succeeds, for five minutes
 saved() { [ "$(ls "$results"/.study/states 2>/dev/null | grep -c '^QKI-sample.cnn.*safetensors$')" -ge "$1" ]; }
 over() { [ -z "$(squeue --noheader)" ]; }
 
-ids=($(python "$root/study.py" submit "$results"))
-say "submitted ${ids[*]}"
+sweep --on slurm --slurm "--time=10 -c1 --oversubscribe" --jobs 2 --results "$results" | tee "$root/submitted"
+ids=($(grep -o '[0-9]*_[0-9]*' "$root/submitted"))
 wait_for saved 2
 say "both trainings have a saved state"
 squeue --format="%i %T %r"
@@ -152,12 +139,12 @@ sleep 3
 squeue --format="%i %T %r"
 wait_for over
 say "the queue is empty"
+python -m harness status "$results"
 for log in "$results"/.study/slurm/*_log.out; do
     echo "--- ${log##*/}"
     grep -v -e ' epoch [0-9]*:' -e submitit "$log" || true
 done
-[ -n "${KEEP:-}" ] && cp -r $root $KEEP
 say "the same runs in one process, without Slurm"
-python "$root/study.py" local "$root/local"
-python "$root/study.py" compare "$results" "$root/local"
+sweep --results "$root/local"
+python "$root/compare.py" "$results" "$root/local"
 say "all records are there, and equal those of a local run"

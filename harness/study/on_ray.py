@@ -228,7 +228,8 @@ class RayPool:
         try:
             outcome: Outcome = ray.get(task.reference)
         except exceptions.RayTaskError as error:
-            return self._failed(run, f"on a node of the cluster: {error.cause or error}")
+            cause = error.cause
+            return self._failed(run, f"{type(cause).__name__}: {cause} (on a node of the cluster)\n{error}")
         except exceptions.RuntimeEnvSetupError as error:
             raise HarnessError(f"on ray: a node cannot start its processes: {error}") from None
         except (exceptions.RaySystemError, exceptions.RpcError) as error:
