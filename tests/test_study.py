@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 
 from harness.errors import BadData, UserError
 from harness.evidence.records import read_all
@@ -193,3 +194,10 @@ def test_a_study_with_a_search(harness, tmp_path):
     assert found["gc"] is None
     assert (found["cnn"]["trials"], found["cnn"]["epochs"]) == (2, 1)
     assert "[search] is done on this machine alone" in harness("sweep", "study.toml", "--on", "ray").stderr
+
+
+def test_the_readmes_example(tmp_path):
+    text = (ROOT / "README.md").read_text().split("```toml\n", 1)[1].split("```", 1)[0]
+    study = read(tmp_path, text)
+    assert (study.max_epochs, len(study.seeds)) == (10, 5)
+    assert [model["model"] for model in study.models] == ["floors", "msamamba", "dnabert2"]
