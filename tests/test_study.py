@@ -200,4 +200,4 @@ def test_the_readmes_example(tmp_path):
     text = (ROOT / "README.md").read_text().split("```toml\n", 1)[1].split("```", 1)[0]
     study = read(tmp_path, text)
     assert (study.max_epochs, len(study.seeds)) == (10, 5)
-    assert [model["model"] for model in study.models] == ["floors", "msamamba", "dnabert2"]
+    assert [model["model"] for model in study.models] == [["floors"], ["msamamba"], "dnabert2"]
