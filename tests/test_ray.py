@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import ROOT
 
+from harness.errors import UserError
 from harness.evidence.records import RunRecord
 from harness.progress import Board
 from harness.study.claims import holders, take
@@ -85,6 +86,17 @@ def figures(record: RunRecord) -> list[object]:
     """What a record says of its run but for times and the machine."""
     history = [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in record.history]
     return [record.metrics, record.intervals, history, record.task, record.model, record.events, record.leakage]
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_an_address_where_no_cluster_is_is_refused_at_once(scheme, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        address = f"{scheme}127.0.0.1:{held.getsockname()[1]}"
+    with (
+        pytest.raises(UserError, match=f"no cluster at {address} .*check RAY_ADDRESS"),
+        RayPool(Worker(tmp_path), Board(), address=address),
+    ):
+        pass
 
 
 def on_the_node(text: str) -> Callable[..., Any]:

@@ -37,6 +37,7 @@ OWN: dict[str, Any] = {
     "_system_config": {"task_oom_retries": RETRIES},
 }
 WAIT_SECONDS = 0.5
+KNOCK_SECONDS = 10.0
 PASSED_ON = ("HARNESS_MIRROR", "HARNESS_OFFLINE", "HF_ENDPOINT")  # if set here, they hold on all nodes
 
 
@@ -86,8 +87,9 @@ class RayPool:
             address = self.address or os.environ.get("RAY_ADDRESS")
             self._local = not address
             try:
+                _knock(address or "")
                 ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **(OWN if self._local else {}))
-            except (ConnectionError, RuntimeError, ValueError) as error:
+            except (OSError, RuntimeError, ValueError) as error:
                 reason = next(iter(str(error).splitlines()), "") or type(error).__name__
                 raise UserError(f"on ray: no cluster at {address or 'this machine'} ({reason}); check RAY_ADDRESS") from None
             self._started = True
@@ -262,6 +264,17 @@ class RayPool:
         state_path(self.worker.results, run).unlink(missing_ok=True)
         self.worker.reporter.result(record, str(written))
         return record
+
+
+def _knock(address: str) -> None:
+    """Ray asks for minutes an address where nobody listens.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, colon, port = address.rpartition("//")[2].partition("/")[0].rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
 
 
 def _quiet(quiet: bool) -> None:
