@@ -143,8 +143,8 @@ def permutation_p(
 ) -> float:
     """Two-sided p of the mean difference.
 
-    ``sums`` (swaps,) are those of :func:`swapped` for this pair, ``shares`` (M,) what was swapped (see :func:`shares_of` for it and
-    the others), and ``effective`` is the effective number of blocks.
+    ``sums`` (swaps,) are those of :func:`swapped` for this pair, ``shares`` (M,) what was swapped (see :func:`shares_of` for it
+    and the others), and ``effective`` is the effective number of blocks.
     """
     difference, seeds, swapping = abs(float(differences.mean())), len(differences), float((shares**2).sum())
     rounding = 1e-6 * (swapping**0.5 + difference)  # sums of float32, and equal sums added up in another order
