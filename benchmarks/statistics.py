@@ -120,8 +120,8 @@ def true_differences(blocked, better, vary):
         return [0.0] * len(METRICS)
     rng = np.random.default_rng(1)
     found = []
-    for _ in range(20 if vary else 4):
-        chances, labels, _ = drawn(rng, 600 if blocked else 20_000, blocked, 40 if vary else 1, better, vary)
+    for _ in range(40):
+        chances, labels, _ = drawn(rng, 1_000 if blocked else 20_000, blocked, 20 if vary else 1, better, vary)
         sample = Grouped(np.zeros(len(labels), int), 1)
         outputs = np.stack([1 - chances, chances], axis=-1)
         with np.errstate(all="ignore"):

@@ -100,7 +100,7 @@ def test_one_seed_gives_the_paired_t_interval_and_its_p():
     sums, exact = statistics.swapped(shares[:, None], 9_999)
     assert not exact
     influence = (first.influence - second.influence)[:, None]
-    p = statistics.permutation_p(sums[:, 0], exact, shares, influence, difference.mean()[None])
+    p = statistics.permutation_p(sums[:, 0], exact, shares, influence, difference.mean()[None], 3_000)
     assert p == pytest.approx(expected.pvalue, abs=0.02)
 
 
@@ -108,7 +108,7 @@ def test_one_seed_gives_the_paired_t_interval_and_its_p():
 def test_permutation_p_of_few_blocks_is_that_of_all_swaps(values):
     shares = np.array(values, float)
     sums, exact = statistics.swapped(shares[:, None])
-    p = statistics.permutation_p(sums[:, 0], exact, shares, shares[:, None], shares.sum()[None])
+    p = statistics.permutation_p(sums[:, 0], exact, shares, shares[:, None], shares.sum()[None], len(shares))
     swaps = [abs(sum(sign * value for sign, value in zip(signs, values))) for signs in product((1, -1), repeat=len(values))]
     assert exact
     assert p == pytest.approx(np.mean([found >= abs(sum(values)) for found in swaps]))
@@ -121,7 +121,7 @@ def test_random_swaps_find_the_p_of_all_swaps():
     assert exact[1]
     assert not drawn[1]
     p = [
-        statistics.permutation_p(found[0][:, 0], found[1], each, each[:, None], each.sum()[None])
+        statistics.permutation_p(found[0][:, 0], found[1], each, each[:, None], each.sum()[None], len(each))
         for found, each in ((exact, shares), (drawn, np.repeat(shares, 2) / 2))
     ]
     assert 0.0 < p[1] < p[0] + 0.05
@@ -131,14 +131,14 @@ def test_seeds_that_differ_widen_the_interval_and_raise_p():
     rng = np.random.default_rng(0)
     influence = np.repeat((rng.normal(size=500) / 500)[:, None], 5, axis=1)
     influence -= influence.mean(axis=0)
-    shares = influence[:, 0] + 0.1 / 500
+    shares = statistics.shares_of(influence, np.zeros(5), np.ones(500))
     sums, exact = statistics.swapped(shares[:, None])
     weights = statistics.drawn_blocks(500)
     found = {}
     for name, differences in (("alike", np.full(5, 0.1)), ("apart", 0.1 + np.array([-0.2, -0.1, 0.0, 0.1, 0.2]))):
         draws = differences + weights.T.astype(float) @ influence
         spread = statistics.spread(draws, differences, 500, 500)
-        p = statistics.permutation_p(sums[:, 0], exact, shares, influence, differences)
+        p = statistics.permutation_p(sums[:, 0], exact, shares, influence, differences, 500)
         found[name] = spread, p
     assert found["apart"][0].error == pytest.approx((found["alike"][0].error ** 2 + 0.025 / 5) ** 0.5, rel=0.01)
     assert found["alike"][0].freedom == pytest.approx(499)
@@ -152,11 +152,10 @@ def test_seeds_alone_give_students_interval_and_p():
     found = statistics.spread(np.repeat(differences[None], 99, axis=0), differences, 200, 200)
     expected = stats.ttest_1samp(differences, 0)
     assert found.interval(differences.mean()) == pytest.approx(tuple(expected.confidence_interval(0.95)))
-    # Swaps of equal shares are as good as normal, and what examples and seeds make together is all the spread there is.
-    shares = flat[:, 0] + differences.mean() / 200
+    shares = statistics.shares_of(flat, differences, np.ones(200))
     sums, exact = statistics.swapped(shares[:, None])
-    p = statistics.permutation_p(sums[:, 0], exact, shares, flat, differences)
-    assert p == pytest.approx(expected.pvalue, abs=0.01)
+    p = statistics.permutation_p(sums[:, 0], exact, shares, flat, differences, 200)
+    assert p == pytest.approx(expected.pvalue)
 
 
 def test_two_seeds_say_nothing_of_seeds():

@@ -10,7 +10,7 @@ import numpy as np
 from .answers import Answer, Answers, Test, of_seeds, shared_seeds
 from .cells import Row
 from .intervals import MIN_BLOCKS, MIN_EFFECTIVE_BLOCKS
-from .statistics import Spread, mcnemar, permutation_p, spread, swapped
+from .statistics import Spread, mcnemar, permutation_p, shares_of, spread, swapped
 
 MIN_DRAWS = 0.9  # share of bootstrap draws in which the metric must be defined
 
@@ -51,7 +51,10 @@ def compared(test: Test, pairs: Sequence[tuple[Row, Row]], metric: str, swaps: i
     able = [item for item in prepared if not item[0].why]
     if able:
         sums, exact = swapped(np.stack([shares for _, shares, _, _ in able], axis=1), swaps)
-        tested = {item[0].models: permutation_p(sums[:, place], exact, *item[1:]) for place, item in enumerate(able)}
+        tested = {
+            item[0].models: permutation_p(sums[:, place], exact, *item[1:], test.sample.effective())
+            for place, item in enumerate(able)
+        }
     else:
         tested = {}
     for pair, *_ in prepared:
@@ -67,7 +70,7 @@ def _prepared(
     values = [np.array([run.measured.value for run in of_model]) for of_model in runs]
     differences = values[0] - values[1]
     influence = np.stack([a.measured.influence - b.measured.influence for a, b in zip(*runs)], axis=1)
-    shares = (differences * (sample.sizes / len(sample.member))[:, None] + influence).mean(axis=1)
+    shares = shares_of(influence, differences, sample.sizes)
     why, found = "", None
     if not np.isfinite(differences).all():
         why = f"{metric} is undefined on these test examples or predictions"

@@ -15,8 +15,10 @@ examples are blocks of one. The same blocks are drawn, or swapped, for both mode
 * p: permutation test. If the models are exchangeable, so are their predictions for a block; each block's share of the difference
   then has either sign. Of a mean over examples a share is the block's sum; of another metric (auroc, f1 …) it is the block's part
   of the value plus its influence, by the jackknife, since scores of two models have no common scale on which to rank them.
-  Seeds cannot be swapped in the same way: five have 16 patterns, so no p below 0.06. The swaps' spread is instead widened by
-  that of the seeds: p = P(|Z| √(ν / χ²_ν) ≥ |difference| / √variance), Z being a swap's standardised sum and ν as above.
+  With three or more seeds, the runs at hand differ even if the models do not, by chance of their seeds, which cannot be
+  swapped in the same way: five have 16 patterns, so no p below 0.06. The blocks' deviations are then swapped instead, and their
+  spread is widened by that of the seeds: p = P(|Z| √(ν / χ²_ν) ≥ |difference| / √variance), Z being a swap's standardised sum and
+  ν as above. So one swap holds for all seeds of a block, as one draw does.
 * McNemar's exact test: the binomial test of the examples that one model alone has right (``scipy.stats.binomtest``).
 * Several comparisons: Holm's (1979) step-down adjustment, which needs no assumption on their dependence.
 * The smallest detectable difference: (t_.975 + t_.80) standard errors, which a test at 5 % finds four times in five.
@@ -124,28 +126,42 @@ def swapped(shares: np.ndarray, swaps: int = SWAPS, seed: int = 0) -> tuple[np.n
     return np.concatenate(found).astype(np.float64), False
 
 
-def permutation_p(sums: np.ndarray, exact: bool, shares: np.ndarray, influence: np.ndarray, differences: np.ndarray) -> float:
+def shares_of(influence: np.ndarray, differences: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """What is swapped, (M,): each block's share of the mean difference, or with MIN_SEEDS its deviation from that share.
+
+    ``influence`` (M, S) is that of each block on each seed's difference, ``differences`` (S,) are those on the test set, and
+    ``sizes`` (M,) the blocks' numbers of examples. Over a population of seeds, the runs at hand differ even if the models do not,
+    so that shares do not lie about 0, but deviations do.
+    """
+    if len(differences) >= MIN_SEEDS:
+        return influence.mean(axis=1)
+    return (differences * (sizes / sizes.sum())[:, None] + influence).mean(axis=1)
+
+
+def permutation_p(
+    sums: np.ndarray, exact: bool, shares: np.ndarray, influence: np.ndarray, differences: np.ndarray, effective: float
+) -> float:
     """Two-sided p of the mean difference.
 
-    ``sums`` (swaps,) are those of :func:`swapped` for this pair, ``shares`` (M,) what was swapped, means over seeds;
-    ``influence`` (M, S) is that of each block on each seed's difference, ``differences`` (S,) those on the test set.
+    ``sums`` (swaps,) are those of :func:`swapped` for this pair, ``shares`` (M,) what was swapped (see :func:`shares_of` for it
+    and the others), and ``effective`` is the effective number of blocks.
     """
     difference, seeds, swapping = abs(float(differences.mean())), len(differences), float((shares**2).sum())
     rounding = 1e-6 * (swapping**0.5 + difference)  # sums of float32, and equal sums added up in another order
-    if seeds < MIN_SEEDS or swapping == 0:
-        beyond = (abs(sums) >= difference - rounding).astype(float)
+    least = max(difference - rounding, 0.0)
+    if seeds < MIN_SEEDS:
+        beyond = (abs(sums) >= least).astype(float)
     else:
-        blocks = len(shares)
-        of_both = float(((influence - influence.mean(axis=1, keepdims=True)) ** 2).sum())
-        of_both *= blocks / (blocks - 1) / (seeds * (seeds - 1))
+        more = len(shares) / (len(shares) - 1)
+        of_both = float(((influence - shares[:, None]) ** 2).sum()) * more / (seeds * (seeds - 1))
         of_seeds = float(differences.var(ddof=1)) / seeds
-        whole = _crossed(max(swapping - of_both, 0.0), of_seeds, np.inf, seeds - 1)
-        if not np.isfinite(whole.freedom):
-            beyond = (abs(sums) >= difference - rounding).astype(float)
-        else:
-            half, standardised = whole.freedom / 2, sums**2 / swapping
-            needed = max(difference - rounding, 0.0) ** 2 / whole.error**2
-            beyond = special.gammainc(half, half * standardised / needed) if needed > 0 else np.ones(len(sums))
+        whole = _crossed(max(swapping * more - of_both, 0.0), of_seeds, effective - 1, seeds - 1)
+        if whole.error == 0 or least == 0:
+            return float(least == 0)
+        if swapping == 0:
+            return 2 * float(stats.t.sf(difference / whole.error, whole.freedom))
+        half = whole.freedom / 2
+        beyond = special.gammainc(half, half * sums**2 / swapping * (whole.error / least) ** 2)
     return float(beyond.mean()) if exact else float((1 + beyond.sum()) / (1 + len(beyond)))
 
 
