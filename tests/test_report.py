@@ -192,6 +192,15 @@ def test_it_says_what_is_simulated_untrained_searched_or_left_out(tmp_path):
         assert sentence in text
 
 
+def test_versions_of_the_code_are_those_of_one_model_on_one_task(tmp_path):
+    for model in ("alice", "bob"):  # a digest is of the model's own code, too
+        write(record(model, code=model), None, tmp_path / "results")
+    assert "Versions of the code" not in page(tmp_path / "results", tmp_path).words
+    write(record("bob", checkpoint=checkpoint(), seed=1, code="older"), None, tmp_path / "results")
+    text = " ".join(page(tmp_path / "results", tmp_path).words)
+    assert "Not all runs of bob on QKI are of one version; differences between these numbers may be due to the code" in text
+
+
 def test_a_searched_model_beside_others_is_named(tmp_path):
     run = record("bob")
     run.model["search"] = {"trials": 20, "epochs": 60, "seconds": 5.0, "objective": "log_loss", "id": "a"}

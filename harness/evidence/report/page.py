@@ -222,7 +222,7 @@ def _verdicts(group: Group, found: differences.Pairs) -> list[str]:
     else:
         ranks = f"({means[first]:.2f}), followed by {names[1]} ({means[second]:.2f})"
         said = [f"By {label}, {names[0]} has the best mean rank in {shared} tasks {ranks}."]
-    both = [item for item in found.differences if set(item.models) == {first, second}]
+    both = [item for item in found.differences if set(item.models) == {first, second} and item.adjusted is not None]
     if both:
         apart = Counter(item.better for item in both if item.better)
         counts = [f"{name} is better in {apart[name]}" for name in names if apart[name]]
