@@ -306,6 +306,21 @@ def test_the_first_sentence_says_who_leads_and_whether_it_can_be_told(tmp_path):
     assert "Of the 2 tasks in which these two were tested" in first
 
 
+def test_equal_mean_ranks_have_no_leader(tmp_path):
+    for model, skills in {"alice": (2.0, 1.0), "bob": (1.0, 2.0)}.items():
+        for task, skill in zip(("QKI", "PUM2"), skills):
+            put(tmp_path / "results", model, task, skill)
+    first = next(words for words in page(tmp_path / "results", tmp_path).words if words.startswith("By accuracy"))
+    assert first == "By accuracy, alice and bob share the best mean rank in 2 tasks (1.50)."
+
+
+def test_one_tested_task_is_told_without_counting(tmp_path):
+    study(tmp_path / "results", 3, 1, 1)
+    first = next(words for words in page(tmp_path / "results", tmp_path).words if words.startswith("By accuracy"))
+    assert first.startswith("By accuracy, model2 scores best in the one task where every model has a score, followed by kmer")
+    assert re.search(r"In the one task in which these two were tested, (they cannot be told apart|.* is better)\.$", first)
+
+
 def test_searches_show_what_was_tried(tmp_path):
     put(tmp_path / "results", "cnn")
     search(tmp_path / "results")
