@@ -270,6 +270,16 @@ def test_command_refuses_in_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_predictions_that_are_no_numbers_are_damaged_and_nothing_to_train_again(tmp_path):
+    runs(tmp_path, {"caduceus": 1.0, "cnn": 0.5})
+    path = next(path for path in sorted(tmp_path.rglob("predictions.csv")) if "cnn" in path.parts)
+    head, first, *rest = path.read_text().splitlines()
+    fields = first.split(",")
+    path.write_text("\n".join([head, ",".join([*fields[:-2], "nan", "nan"]), *rest]) + "\n")
+    (note,) = [note for note in compare(tmp_path).notes if note.startswith("left out (1)")]
+    assert f"{path}: damaged (probabilities of 1 of 300 examples are not numbers); delete the folder and run again" in note
+
+
 def test_one_model_named_twice_is_refused_as_such(tmp_path):
     runs(tmp_path, {"caduceus": 1.0, "cnn": 0.5}, seeds=[0])
     with pytest.raises(UserError, match="the models named are one and the same"):

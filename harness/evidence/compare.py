@@ -155,7 +155,7 @@ def compare_all(
     found, faults = dict[str, Comparison](), list[UserError]()
     for kind in able:
         others = [f"{other} (--metric {main_metric(by_kind[other], other)[0]})" for other in by_kind if other not in able]
-        others += [f"{other}, compared on its own" for other in able if other != kind]
+        others += [f"{other} (compared on its own)" for other in able if other != kind]
         notes = [f"not mixed with tasks of another kind: {', '.join(others)}"] if others else []
         try:
             found[kind] = _compared(by_kind[kind], where, models, kind, metrics[kind], notes)
