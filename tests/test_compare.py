@@ -280,6 +280,12 @@ def test_predictions_that_are_no_numbers_are_damaged_and_nothing_to_train_again(
     assert f"{path}: damaged (probabilities of 1 of 300 examples are not numbers); delete the folder and run again" in note
 
 
+def test_a_folder_that_is_not_there_is_refused_beside_one_that_is(tmp_path):
+    runs(tmp_path / "a", {"caduceus": 1.0, "cnn": 0.5}, seeds=[0])
+    with pytest.raises(UserError, match=r"results .*b: no such folder"):
+        compare([tmp_path / "a", tmp_path / "b"])
+
+
 def test_one_model_named_twice_is_refused_as_such(tmp_path):
     runs(tmp_path, {"caduceus": 1.0, "cnn": 0.5}, seeds=[0])
     with pytest.raises(UserError, match="the models named are one and the same"):

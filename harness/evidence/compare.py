@@ -173,6 +173,8 @@ def _read(folders: Sequence[Path], say: Callable[[str], None] | None) -> tuple[l
     """The records of several folders, and where each one's run lies."""
     records, places = list[RunRecord](), dict[tuple[Path, str], Path]()
     for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"results {folder}: no such folder; give one that `harness run` or `harness sweep` wrote to")
         for record in read_all(folder) if say is None else read_all(folder, say):
             records.append(record)
             places[record.folder, record.created] = folder
