@@ -76,7 +76,7 @@ def test_examples_are_paired_by_id_whatever_their_order(tmp_path):
     one = only(compare(tmp_path))
     assert one.difference == 0
     assert one.mcnemar == 1
-    assert "they answer alike" in one.sentence
+    assert "their accuracy is the same, whatever examples are drawn" in one.sentence
 
 
 @pytest.mark.parametrize(
@@ -268,3 +268,59 @@ def test_command_refuses_in_one_line(tmp_path, capsys):
         main(["compare", "--results", str(tmp_path / "nothing")])
     assert stopped.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_predictions_that_are_no_numbers_are_damaged_and_nothing_to_train_again(tmp_path):
+    runs(tmp_path, {"caduceus": 1.0, "cnn": 0.5})
+    path = next(path for path in sorted(tmp_path.rglob("predictions.csv")) if "cnn" in path.parts)
+    head, first, *rest = path.read_text().splitlines()
+    fields = first.split(",")
+    path.write_text("\n".join([head, ",".join([*fields[:-2], "nan", "nan"]), *rest]) + "\n")
+    (note,) = [note for note in compare(tmp_path).notes if note.startswith("left out (1)")]
+    assert f"{path}: damaged (probabilities of 1 of 300 examples are not numbers); delete the folder and run again" in note
+
+
+def test_a_folder_that_is_not_there_is_refused_beside_one_that_is(tmp_path):
+    runs(tmp_path / "a", {"caduceus": 1.0, "cnn": 0.5}, seeds=[0])
+    with pytest.raises(UserError, match=r"results .*b: no such folder"):
+        compare([tmp_path / "a", tmp_path / "b"])
+
+
+def test_one_model_named_twice_is_refused_as_such(tmp_path):
+    runs(tmp_path, {"caduceus": 1.0, "cnn": 0.5}, seeds=[0])
+    with pytest.raises(UserError, match="the models named are one and the same"):
+        compare(tmp_path, ["cnn", "cnn"])
+
+
+def test_equal_scores_of_other_answers_are_not_called_equal_answers(tmp_path):
+    labels = np.zeros(300, int)
+    for model, strength in (("caduceus", 1.0), ("cnn", 0.5)):
+        put(tmp_path, answers(labels, strength, 0), labels, model=model)
+    one = only(compare(tmp_path, metric="mcc"))
+    assert one.sentence == "caduceus and cnn (floor) cannot be told apart: their mcc is the same, whatever examples are drawn"
+
+
+def test_pairs_that_cannot_be_compared_are_no_ties(tmp_path):
+    runs(tmp_path, {"caduceus": 2.0, "cnn": 0.3})
+    for model in ("caduceus", "cnn"):
+        put(tmp_path, answers(LABELS * 0, 1.0, 0), LABELS * 0, model=model, task="PUM2")
+    rank = compare(tmp_path, metric="auroc").ranks["caduceus"]
+    assert (rank.wins, rank.ties, rank.losses) == (1, 0, 0)
+
+
+def test_simulated_data_wins_nothing_beside_real_data(tmp_path):
+    runs(tmp_path, {"caduceus": 2.0, "cnn": 0.3}, tasks=("QKI", "QKI (sample)"))
+    found = compare(tmp_path)
+    assert [one.better for one in found.differences] == ["caduceus", "caduceus"]
+    assert (found.ranks["caduceus"].wins, found.ranks["cnn (floor)"].losses) == (1, 1)
+    assert "mean ranks, wins, ties and losses: of real data alone" in found.notes
+    assert "mean ranks over 1 task describe this task; no claim about others is made from fewer than 6" in found.notes
+
+
+def test_only_what_is_there_is_explained(tmp_path):
+    for model in ("caduceus", "cnn"):
+        put(tmp_path, answers(LABELS[:1], 1.0, 0), LABELS[:1], model=model)
+    found = compare(tmp_path)
+    assert "with 1 window the spread of a difference is not known" in only(found).sentence
+    assert "p: permutation test; below 0.05 it decides the verdict" in found.notes
+    assert not [note for note in found.notes if note.startswith(("[low, high]", "invisible"))]

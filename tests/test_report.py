@@ -192,6 +192,15 @@ def test_it_says_what_is_simulated_untrained_searched_or_left_out(tmp_path):
         assert sentence in text
 
 
+def test_versions_of_the_code_are_those_of_one_model_on_one_task(tmp_path):
+    for model in ("alice", "bob"):  # a digest is of the model's own code, too
+        write(record(model, code=model), None, tmp_path / "results")
+    assert "Versions of the code" not in page(tmp_path / "results", tmp_path).words
+    write(record("bob", checkpoint=checkpoint(), seed=1, code="older"), None, tmp_path / "results")
+    text = " ".join(page(tmp_path / "results", tmp_path).words)
+    assert "Not all runs of bob on QKI are of one version; differences between these numbers may be due to the code" in text
+
+
 def test_a_searched_model_beside_others_is_named(tmp_path):
     run = record("bob")
     run.model["search"] = {"trials": 20, "epochs": 60, "seconds": 5.0, "objective": "log_loss", "id": "a"}
@@ -295,6 +304,21 @@ def test_the_first_sentence_says_who_leads_and_whether_it_can_be_told(tmp_path):
     first = next(words for words in page(tmp_path / "results", tmp_path).words if words.startswith("By accuracy"))
     assert first.startswith("By accuracy, model2 has the best mean rank in 2 tasks (1.00), followed by kmer (floor) (2.00).")
     assert "Of the 2 tasks in which these two were tested" in first
+
+
+def test_equal_mean_ranks_have_no_leader(tmp_path):
+    for model, skills in {"alice": (2.0, 1.0), "bob": (1.0, 2.0)}.items():
+        for task, skill in zip(("QKI", "PUM2"), skills):
+            put(tmp_path / "results", model, task, skill)
+    first = next(words for words in page(tmp_path / "results", tmp_path).words if words.startswith("By accuracy"))
+    assert first == "By accuracy, alice and bob share the best mean rank in 2 tasks (1.50)."
+
+
+def test_one_tested_task_is_told_without_counting(tmp_path):
+    study(tmp_path / "results", 3, 1, 1)
+    first = next(words for words in page(tmp_path / "results", tmp_path).words if words.startswith("By accuracy"))
+    assert first.startswith("By accuracy, model2 scores best in the one task where every model has a score, followed by kmer")
+    assert re.search(r"In the one task in which these two were tested, (they cannot be told apart|.* is better)\.$", first)
 
 
 def test_searches_show_what_was_tried(tmp_path):

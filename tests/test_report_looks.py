@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from made_reports import study, with_pairs
+from made_records import checkpoint
+from made_reports import put, study, with_pairs
 
 from harness.evidence.report import report
 from harness.evidence.report.page import TEMPLATES
@@ -50,3 +51,15 @@ def test_a_page_of_400_records_is_below_three_megabytes(tmp_path, monkeypatch):
     with_pairs(monkeypatch)
     path = report(study(tmp_path / "results", models=20, tasks=20, seeds=1, count=100), tmp_path / "report.html")
     assert path.stat().st_size < 3_000_000
+
+
+def test_titles_of_forest_plots_are_not_cut_off(tmp_path):
+    results, name = tmp_path / "results", "a_model_with_a_long_name_of_its_own"
+    for seed in range(2):
+        put(results, name, skill=3.0, seed=seed, checkpoint=checkpoint(), size="tiny")
+        put(results, "cnn", skill=0.5, seed=seed)
+    text = report(results, tmp_path / "report.html").read_text()
+    picture = next(part for part in text.split("<svg ") if "QKI: against" in part)
+    width = float(re.search(r'width="([\d.]+)"', picture)[1])
+    ((x, title),) = re.findall(r'<text[^>]* x="([\d.]+)"[^>]*>(QKI: against [^<]*)<', picture)
+    assert float(x) + 6.5 * len(title) < width

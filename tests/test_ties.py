@@ -37,6 +37,14 @@ def test_predictions_are_read_once(tmp_path, monkeypatch):
         make_table(tmp_path / "results", "log_loss", published=False)
 
 
+def test_runs_whose_predictions_are_damaged_are_counted(tmp_path):
+    runs(tmp_path / "results", {"caduceus": 1.3, "dnabert2": 1.25})
+    path = sorted((tmp_path / "results").rglob("predictions.csv"))[0]
+    path.write_text(path.read_text()[:500])
+    (note,) = [note for note in make_table(tmp_path / "results", published=False).notes if "≈" in note]
+    assert "without 1 run whose predictions are missing, damaged or of other examples" in note
+
+
 def test_of_too_many_runs_none_are_read_and_it_says_so(tmp_path, monkeypatch):
     runs(tmp_path / "results", {"caduceus": 1.3, "dnabert2": 1.25})
     monkeypatch.setattr(ties, "MAX_RUNS", 5)

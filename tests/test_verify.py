@@ -240,9 +240,7 @@ class TestEdits:
             outputs = predictions.outputs.copy()
             outputs[7] = [value, 0.5]
             write(read(folder), replace(predictions, outputs=outputs), results)
-            assert f"1 examples have {words}, the first is {predictions.ids[7]!r}" in [
-                what for _, what in examine(folder).problems
-            ]
+            assert f"1 example has {words}: {predictions.ids[7]!r}" in [what for _, what in examine(folder).problems]
 
 
 class TestPlaces:

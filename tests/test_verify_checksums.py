@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from harness.evidence.records import content_digest, read, write
 from harness.evidence.registered import data_faults, weights_faults
 from harness.evidence.searches import search_faults
 from harness.evidence.verify import verify
+from harness.recipe import Recipe
 
 OLD = Path(__file__).parent / "golden/records_0_1_0"
 BERT = registry.model_cards()["dnabert2"]
@@ -102,7 +104,7 @@ class TestChecksums:
 
 def search(results: Path, **changes) -> Path:
     folder = results / "search" / "QKI-sample" / "kmer" / "ab12"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     trials = [
         {"number": 0, "settings": {"learning_rate": 1e-3}, "value": 0.4, "epochs": 3, "state": "finished"},
         {"number": 1, "settings": {"learning_rate": 1e-4}, "value": 0.3, "epochs": 3, "state": "finished"},
@@ -128,6 +130,7 @@ class TestSearches:
             ({"chosen": 2}, "trial 2 was chosen, which is no finished trial with a value"),
             ({"budget": {"trials": 2}}, "3 trials, more than the budget's 2"),
             ({"trials": None}, "not a readable search"),
+            ({"chosen": None}, "no trial was chosen, though 2 of them finished"),
         ],
     )
     def test_an_odd_search_is_named(self, tmp_path, changes, words):
@@ -141,6 +144,37 @@ class TestSearches:
             (trial / "record.json", "a trial states metrics: the test split is not for trials"),
             (trial / "predictions.csv", "a trial has predictions of the test split"),
         ]
+
+    def recorded(self, results, value=0.3, used=1e-4, **changes):
+        """A search of one trial that has a record, and a run with what it chose."""
+        folder = results / "search" / "QKI-sample" / "kmer" / "ab12"
+        history = [{"epoch": epoch, "validation_log_loss": loss} for epoch, loss in ((1, 0.3), (2, 0.4))]
+        recipe = Recipe(epochs=2, learning_rate=1e-4)
+        trial = scored(metrics={}, recipe=asdict(recipe), history=history)
+        write(trial, None, folder)
+        tried = {"number": 0, "settings": {"learning_rate": 1e-4}, "value": value, "state": "finished", "run": trial.run_id}
+        search(results, objective="log_loss", budget={"trials": 1}, trials=[tried | changes], chosen=0)
+        recipe = asdict(recipe) | {"learning_rate": used}
+        model = scored().model | {"search": {"id": "ab12", "trials": 1}}
+        write(scored(model=model, recipe=recipe, history=history), PREDICTIONS, results)
+        return [
+            problem.what for problem in verify(results).problems if "learning_rate" in problem.what or "trial" in problem.what
+        ]
+
+    def test_trials_and_the_runs_that_were_scored_are_what_their_records_say(self, tmp_path):
+        assert self.recorded(tmp_path) == []
+
+    @pytest.mark.parametrize(
+        ("changes", "words"),
+        [
+            ({"value": 0.2}, "trial 0: its value is stated as 0.2, its record's lowest loss is 0.3"),
+            ({"settings": {"learning_rate": 1e-3}}, "trial 0: learning_rate is stated as 0.001, its record has 0.0001"),
+            ({"run": "seed0-ffffffffff"}, "trial 0 has no record: 'seed0-ffffffffff' is not there"),
+            ({"used": 1e-3}, "recipe.learning_rate is 0.001, but search ab12 chose 0.0001 (trial 0)"),
+        ],
+    )
+    def test_what_contradicts_the_records_of_a_search_is_named_and_nothing_else(self, tmp_path, changes, words):
+        assert self.recorded(tmp_path, **changes) == [words]
 
     def test_a_run_whose_search_is_gone_is_noted(self, tmp_path):
         made = scored()

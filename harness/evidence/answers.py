@@ -14,6 +14,7 @@ from harness.errors import BadData, RunFailed
 from harness.task import CLASSIFICATION
 
 from .cells import Column, Row
+from .folders import PREDICTIONS
 from .intervals import Grouped, members
 from .metrics import OF_KIND
 from .records import Predictions, RunRecord, read_predictions
@@ -92,8 +93,8 @@ def read_test(
     for row, records in runs.items():
         for record in records:
             try:
-                read.append(_read(row, record, read_predictions(where(record)), orders))
-            except (BadData, RunFailed, ValueError) as error:
+                read.append(_read(row, record, where(record), orders))
+            except (BadData, ValueError) as error:
                 left_out.append(f"{names[row]}, seed {record.seed}: {error}")
     if not read:
         return None
@@ -129,10 +130,15 @@ def _seedless(record: RunRecord) -> bool:
     return tune in SEEDLESS and (record.model["checkpoint"] is not None or tune == record.model["recipe"]["tune"])
 
 
-def _read(row: Row, record: RunRecord, predictions: Predictions, orders: dict[tuple[str, ...], np.ndarray]) -> _Read:
+def _read(row: Row, record: RunRecord, folder: Path, orders: dict[tuple[str, ...], np.ndarray]) -> _Read:
+    predictions = read_predictions(folder)
     if predictions.kind != record.kind:
         raise ValueError(f"its predictions are of a {predictions.kind}, its record of a {record.kind}")
-    OF_KIND[record.kind].checked(predictions.outputs, predictions.labels)
+    try:
+        OF_KIND[record.kind].checked(predictions.outputs, predictions.labels)
+    except RunFailed as error:  # its remedy is for training, but this run was written with numbers
+        what, _, _ = str(error).rpartition(": ")
+        raise BadData(f"{folder / PREDICTIONS}: damaged ({what or error}); delete the folder and run again") from error
     ids = predictions.ids
     if ids not in orders:
         orders[ids] = np.argsort(np.asarray(ids), kind="stable")

@@ -66,7 +66,7 @@ class Difference:
 class Rank:
     """A model over ``tasks`` columns where every model compared has a score: its mean rank, 1 for the best, with a 95 % interval.
 
-    ``wins``, ``ties`` and ``losses`` are verdicts against all other models, in all columns shown.
+    ``wins``, ``ties`` and ``losses`` are verdicts against all other models, in all columns shown: the real ones if any are.
     """
 
     mean: float | None
@@ -155,7 +155,7 @@ def compare_all(
     found, faults = dict[str, Comparison](), list[UserError]()
     for kind in able:
         others = [f"{other} (--metric {main_metric(by_kind[other], other)[0]})" for other in by_kind if other not in able]
-        others += [f"{other}, compared on its own" for other in able if other != kind]
+        others += [f"{other} (compared on its own)" for other in able if other != kind]
         notes = [f"not mixed with tasks of another kind: {', '.join(others)}"] if others else []
         try:
             found[kind] = _compared(by_kind[kind], where, models, kind, metrics[kind], notes)
@@ -173,6 +173,8 @@ def _read(folders: Sequence[Path], say: Callable[[str], None] | None) -> tuple[l
     """The records of several folders, and where each one's run lies."""
     records, places = list[RunRecord](), dict[tuple[Path, str], Path]()
     for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"results {folder}: no such folder; give one that `harness run` or `harness sweep` wrote to")
         for record in read_all(folder) if say is None else read_all(folder, say):
             records.append(record)
             places[record.folder, record.created] = folder
@@ -308,6 +310,10 @@ def _nothing(
 ) -> str:
     """Why no pair can be compared."""
     if not pairs:
+        if len(names) > 1:
+            return (
+                "nothing to compare: the models named are one and the same; name two, or only one for its pairs with all others"
+            )
         return f"nothing to compare: the records are of one model, {', '.join(names.values())}; run another one on the same task"
     rows = dict.fromkeys(row for pair in pairs for row in pair)
     where = []
@@ -334,11 +340,12 @@ def _ranks(
         for test in (tests[column] for column in columns)
         if all(row in test.of and np.isfinite(test.of[row].mean) for row in rows)
     ]
+    judged = [one for one in differences if one.column in columns and one.adjusted is not None]
     sign = -1 if METRICS[metric].higher_is_better else 1
     ranked = mean_ranks(rankdata(sign * np.array(scores), axis=1)) if scores else [(None, None)] * len(rows)
     found = {}
     for row, (mean, interval) in zip(rows, ranked, strict=True):
-        of = [one for one in differences if row in one.models]
+        of = [one for one in judged if row in one.models]
         wins, ties = sum(one.better == names[row] for one in of), sum(one.better is None for one in of)
         found[names[row]] = Rank(mean, interval, wins, ties, len(of) - wins - ties, len(scores))
     return dict(sorted(found.items(), key=lambda item: (item[1].mean is None, item[1].mean or 0.0)))

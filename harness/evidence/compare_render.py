@@ -15,7 +15,7 @@ from .compare import Comparison, Difference, Rank
 from .metrics import METRICS
 from .render import UNLIMITED, _line
 from .statistics import MIN_TASKS
-from .verdicts import amount, p_text, unit
+from .verdicts import amount, many, p_text, unit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,8 +33,8 @@ def title(found: Comparison) -> str:
 
 
 def _heading(one: Difference) -> str:
-    blocks = f" in {one.blocks:,} blocks" if one.blocks < one.examples else ""
-    return f"{one.label}: {one.examples:,} test examples{blocks}"
+    blocks = f" in {many(one.blocks, 'block')}" if one.blocks < one.examples else ""
+    return f"{one.label}: {many(one.examples, 'test example')}{blocks}"
 
 
 def _numbers(one: Difference) -> str:

@@ -182,8 +182,8 @@ def _odd_values(predictions: Predictions) -> Iterator[str]:
         checks.append(("probabilities that do not sum to 1", abs(rows.sum(axis=1) - 1) > SUM_TOLERANCE))
     for what, marked in checks:
         if marked.any():
-            first = predictions.ids[int(marked.argmax())]
-            yield f"{int(marked.sum())} examples have {what}, the first is {schema.shortened(first)}"
+            first, count = schema.shortened(predictions.ids[int(marked.argmax())]), int(marked.sum())
+            yield f"1 example has {what}: {first}" if count == 1 else f"{count} examples have {what}, the first is {first}"
             return
 
 

@@ -29,7 +29,7 @@ def tied_with_best(results: Path, counted: Counted, cells: Cells, metric: str) -
     runs = sum(len(found) for rows in columns.values() for found in rows.values())
     if runs > MAX_RUNS:
         return set(), f"models that cannot be told from the best are marked for up to {MAX_RUNS} runs; here, see harness compare"
-    places, p = [], []
+    places, p, left_out = [], [], 0
     for column, rows in columns.items():
         paths = [results / run.folder / PREDICTIONS for found in rows.values() for run in found]
         seeds = [[run.seed for run in found] for found in rows.values()]
@@ -37,7 +37,8 @@ def tied_with_best(results: Path, counted: Counted, cells: Cells, metric: str) -
             "ties", paths, [METHOD, metric, column.kind, seeds], lambda c=column, r=rows: _p(results, c, r, metric)
         )
         places += [(row, column) for row in list(rows)[1:]]
-        p += found
+        p += found["p"]
+        left_out += found["left_out"]
     if all(value is None for value in p):
         return set(), ""
     from .statistics import LEVEL, holm
@@ -45,7 +46,13 @@ def tied_with_best(results: Path, counted: Counted, cells: Cells, metric: str) -
     tied = {place for place, value in zip(places, holm(p), strict=True) if value is not None and value >= LEVEL}
     missing = sum(value is None for value in p)
     how = f"permutation test at {LEVEL}, Holm-adjusted over {len(p) - missing} comparisons with the best; see harness compare"
-    return tied, how + (f", also for {missing} that could not be tested" if missing else "")
+    how += f"; {missing} more could not be tested" if missing else ""
+    how += (
+        f"; without {left_out} run{'s' * (left_out > 1)} whose predictions are missing, damaged or of other examples"
+        if left_out
+        else ""
+    )
+    return tied, how
 
 
 def _contestants(counted: Counted, cells: Cells, metric: str) -> dict[Column, dict[Row, list[RunRecord]]]:
@@ -62,16 +69,18 @@ def _contestants(counted: Counted, cells: Cells, metric: str) -> dict[Column, di
     }
 
 
-def _p(results: Path, column: Column, rows: Mapping[Row, Sequence[RunRecord]], metric: str) -> list[Any]:
-    """The p of each row but the first against the first; None where they cannot be compared."""
+def _p(results: Path, column: Column, rows: Mapping[Row, Sequence[RunRecord]], metric: str) -> dict[str, Any]:
+    """The p of each row but the first against the first, None where they cannot be compared; and how many runs are left out."""
     from .answers import read_test
     from .pairs import compared
     from .statistics import SWAPS
 
     test = read_test(column, rows, {row: row.model for row in rows}, lambda run: results / run.folder, metric)
     best, *others = rows
-    if test is None or best not in test.of:
-        return [None] * len(others)
+    if test is None:
+        return {"p": [None] * len(others), "left_out": sum(map(len, rows.values()))}
+    if best not in test.of:
+        return {"p": [None] * len(others), "left_out": len(test.left_out)}
     pairs, _ = compared(test, [(best, row) for row in others if row in test.of], metric, SWAPS)
     found = {pair.models[1]: pair.p for pair in pairs}
-    return [found.get(row) for row in others]
+    return {"p": [found.get(row) for row in others], "left_out": len(test.left_out)}

@@ -21,6 +21,7 @@ POINTS = ("accuracy", "precision", "recall", "f1", "micro_f1", "auroc", "micro_a
 SIMULATED = "simulated data, which says nothing about the real set"
 ONE_SEED = "one seed: nothing is known of the variance between seeds, so the verdict is about these two runs alone"
 TWO_SEEDS = "two seeds: too few for an interval over seeds, so interval and verdict are about these runs alone"
+INVISIBLE = "invisible"
 NO_SEED = "neither model depends on the seed, so there is no variance between seeds"
 
 
@@ -72,8 +73,8 @@ def _judged(one: Found, adjusted: float | None, comparisons: int, metric: str, n
         notes=tuple(_notes(one, names)),
     )
     records = test.of[pair.models[0]].records
-    things = "variants" if records[0].task["family"] == "variants" else "windows"
-    return replace(made, sentence=_sentence(made, things, comparisons, pair.why))
+    thing = "variant" if records[0].task["family"] == "variants" else "window"
+    return replace(made, sentence=_sentence(made, thing, comparisons, pair.why))
 
 
 def amount(metric: str, value: float, signed: bool = False) -> str:
@@ -90,12 +91,17 @@ def unit(metric: str) -> str:
     return " points" if metric in POINTS else ""
 
 
+def many(number: int, thing: str) -> str:
+    """How many of what, in the singular or plural."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
 def p_text(p: float | None, sign: str = "") -> str:
     """A p value to three places; ``sign`` stands before it where it is not one that is too small to print."""
     return "" if p is None else "< 0.001" if p < 0.001 else f"{sign}{p:.3f}"
 
 
-def _sentence(found: Difference, things: str, comparisons: int, why: str) -> str:
+def _sentence(found: Difference, thing: str, comparisons: int, why: str) -> str:
     first, second = found.names
     metric, interval = found.metric, found.interval
     if why:
@@ -106,15 +112,15 @@ def _sentence(found: Difference, things: str, comparisons: int, why: str) -> str
         said = f"{first} is {word} than {second} by {amount(metric, abs(found.difference))}{unit(metric)}"
         return said + ("" if excludes or interval is None else ", by the permutation test, though the interval reaches 0")
     if found.difference == 0 and interval is not None and interval[0] == interval[1]:
-        return f"{first} and {second} cannot be told apart: they answer alike"
+        return f"{first} and {second} cannot be told apart: their {metric} is the same, whatever examples are drawn"
     if found.p is not None and found.p < LEVEL:
         correction = f"after Holm's correction for {comparisons} comparisons"
         return f"{first} and {second} cannot be told apart {correction} (alone, p {p_text(found.p, sign='= ')})"
-    counted = f"{found.examples:,} {things}" + (f" in {found.blocks:,} blocks" if found.blocks < found.examples else "")
+    counted = many(found.examples, thing) + (f" in {many(found.blocks, 'block')}" if found.blocks < found.examples else "")
     said = f"{first} and {second} cannot be told apart: with {counted} "
     if found.detectable is None:
         return said + "the spread of a difference is not known"
-    said += f"a difference below {amount(metric, found.detectable)}{unit(metric)} is invisible"
+    said += f"a difference below {amount(metric, found.detectable)}{unit(metric)} is {INVISIBLE}"
     return said + (", by the permutation test, though the interval excludes 0" if excludes else "")
 
 
@@ -140,7 +146,7 @@ def _notes(one: Found, names: Mapping[Row, str]) -> Iterator[str]:
             yield f"{name} collapsed to one answer for every example (seed {listed(collapsed)})"
     yield from _searched(models, names)
     if pair.spread is None and not pair.why:
-        yield f"{test.sample.blocks} {test.sample.units}, or draws that lack a class: too few for an interval"
+        yield f"{many(test.sample.blocks, test.sample.units[:-1])}, or draws that lack a class: too few for an interval"
 
 
 def _searched(models: Sequence[Answers], names: Mapping[Row, str]) -> Iterator[str]:
@@ -160,9 +166,13 @@ def notes(
 ) -> Iterator[str]:
     """Sentences on how to read all differences, and on what is not in them."""
     tested = [one for one in differences if one.adjusted is not None]
-    how = f"p: permutation test, Holm-adjusted over all {len(tested)} comparisons shown; below {LEVEL} it decides the verdict"
-    yield f"{how}; [low, high]: 95 % interval of one difference alone, not adjusted"
-    yield f"invisible: a true difference that a single test at {LEVEL:.0%} finds in fewer than four cases of five"
+    if tested:
+        adjusted = f", Holm-adjusted over all {len(tested)} comparisons shown" if len(tested) > 1 else ""
+        yield f"p: permutation test{adjusted}; below {LEVEL} it decides the verdict"
+    if any(one.interval for one in tested):
+        yield "[low, high]: 95 % interval of one difference alone, not adjusted"
+    if any(INVISIBLE in one.sentence for one in tested):
+        yield f"{INVISIBLE}: a true difference that a single test at {LEVEL:.0%} finds in fewer than four cases of five"
     if any(one.mcnemar is not None for one in differences):
         yield "McNemar: exact p of the first seed compared, as if there were no other, not adjusted"
     if swaps == MAX_SWAPS and len(tested) * 2 / LEVEL > MAX_SWAPS:
@@ -170,9 +180,13 @@ def notes(
         yield f"{len(tested)} comparisons: adjusted p are no smaller than {least:.2g}; name models or tasks for a sharper test"
     tasks = max((rank.tasks for rank in ranks.values()), default=0)
     if tasks and tasks < MIN_TASKS and len({one.column for one in differences}) > 1:
-        yield f"mean ranks over {tasks} tasks describe these tasks; no claim about others is made from fewer than {MIN_TASKS}"
+        of = "task describe this task" if tasks == 1 else "tasks describe these tasks"
+        yield f"mean ranks over {tasks} {of}; no claim about others is made from fewer than {MIN_TASKS}"
     elif tasks >= MIN_TASKS:
         yield f"mean rank: over the {tasks} tasks where every model has a score, with a 95 % bootstrap interval over tasks"
+    simulated = {one.column for one in differences if one.column.simulated}
+    if simulated and any(one.column not in simulated for one in differences):
+        yield "mean ranks, wins, ties and losses: of real data alone"
     yield from _some("failed, so not compared", failed)
     yield from _some("left out", left_out)
 

@@ -24,7 +24,7 @@ from .folders import PREDICTIONS, RECORD, record_folders
 from .recompute import TOLERANCE, Examined, examine
 from .records import RunRecord
 from .registered import data_faults, weights_faults
-from .searches import search_faults
+from .searches import choice_faults, search_faults
 
 MIN_FOR_PROCESSES = 64  # records from which several processes, which take a second to start, are faster
 
@@ -101,6 +101,10 @@ def verify(results: Path, *, jobs: int = 1, say: Callable[[int, int], None] = la
             assert one.record is not None
             wrong = look(one.record, counts)
             problems += [Problem(one.folder / RECORD, what) for what in wrong]
+    faulty = {path for path, _ in trials}
+    for one in known:
+        assert one.record is not None
+        problems += [Problem(one.folder / RECORD, what) for what in choice_faults(results, one.record, faulty)]
     problems += [Problem(path, what) for path, what in trials]
     notes += _same_predictions(known)
     notes += _unknown_searches(known, results)

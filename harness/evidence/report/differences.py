@@ -11,7 +11,7 @@ from harness.progress import figure as number
 
 from ..cells import Column, Row
 from ..metrics import METRICS
-from .draw import MUTED, PAPER, Canvas, few_ticks, room, shortened, svg
+from .draw import FONT, MUTED, PAPER, Canvas, few_ticks, room, shortened, svg
 from .figures import LONGEST_LABEL, Figure
 from .gather import Gathered, Group
 
@@ -80,7 +80,8 @@ def _forest(group: Group, column: Column, differences: Sequence[Difference]) -> 
     def draw(canvas: Canvas) -> None:
         axes = canvas.axes(left, 42, 16, 28)
         axes.set(ylim=(len(rows) - 0.4, -0.6), xlabel=f"difference in {metric}")
-        axes.set_title(shortened(f"{label}: against {group.rows[best]}", 60), loc="left")
+        title = shortened(f"{label}: against {group.rows[best]}", int((width - 8) / (FONT * 0.62)))
+        axes.set_title(title, loc="left", x=(4 - left) / PLOT)  # from the figure's edge, where there is most room
         axes.grid(axis="y", visible=False)
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)

@@ -90,10 +90,9 @@ def _of_group(group: Group, several: bool) -> Iterator[tuple[str, str]]:
     if searched and (plain := {label for row, label in group.rows.items() if not row.floor} - searched):
         what = "were chosen by a search on the validation split, those of"
         yield "Searched", f"Settings of {listed(sorted(searched))} {what} {listed(sorted(plain))} were not."
-    codes = Counter(run.code for runs in group.cells.values() for run in runs.counted)
-    if len(codes) > 1:
-        what = "differences between their numbers may be due to the code"
-        yield "Versions of the code", f"The numbers shown come from {len(codes)} versions{where}; {what} (see how each was made)."
+    if mixed := _mixed_code(group):
+        what = "differences between these numbers may be due to the code (see how each was made)"
+        yield "Versions of the code", f"Not all runs of {listed(mixed)} are of one version{where}; {what}."
     devices = Counter(_device(run) for runs in group.cells.values() for run in runs.counted if run.finished)
     if len(devices) > 1:
         yield (
@@ -118,6 +117,15 @@ def _of_all(gathered: Gathered) -> Iterator[tuple[str, str]]:
         first = next(iter(gathered.missing.values()))
         what = f"{len(gathered.missing)} finished runs have no readable predictions, so curves and differences lack them"
         yield "No predictions", f"{what}; the first: {first}"
+
+
+def _mixed_code(group: Group) -> list[str]:
+    """Models whose runs on one task are of several versions of the code, whose digest is of the model's and the task's, too."""
+    codes: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for runs in group.cells.values():
+        for run in runs.counted:
+            codes[run.model["name"], run.task["name"]].add(run.code)
+    return sorted({f"{model} on {task}" for (model, task), found in codes.items() if len(found) > 1})
 
 
 def _has_weights(run: RunRecord) -> bool:

@@ -26,6 +26,7 @@ from .gather import Gathered, Group, gather
 
 TEMPLATES = Path(__file__).parent / "templates"
 PLACES = 4  # of a score, see harness.progress.figure
+NOT_APART = "they cannot be told apart"
 TITLE = "Comparison of genomic foundation models"
 
 
@@ -212,24 +213,33 @@ def _score_table(table: CrossTable) -> ScoreTable:
 def _verdicts(group: Group, found: differences.Pairs) -> list[str]:
     """What the table says first: the best mean rank, and in how many tasks the best can be told from the next."""
     means, shared = group.table.mean_ranks()
+    means = {row: means[row] for row in group.rows if row in means}  # in one order
     label = METRICS[group.table.metric].label
     if len(means) < 2 or not shared:
         return []
     first, second = sorted(means, key=lambda row: means[row])[:2]
     names = group.rows[first], group.rows[second]
+    equal = [group.rows[row] for row in means if means[row] == means[first]]
+    if len(equal) > 1:
+        where = "the one task where every model has a score" if shared == 1 else f"{shared} tasks"
+        return [f"By {label}, {', '.join(equal[:-1])} and {equal[-1]} share the best mean rank in {where} ({means[first]:.2f})."]
     if shared == 1:
-        said = [f"By {label}, {names[0]} is the best in the one task where every model has a score, followed by {names[1]}."]
+        said = [f"By {label}, {names[0]} scores best in the one task where every model has a score, followed by {names[1]}."]
     else:
         ranks = f"({means[first]:.2f}), followed by {names[1]} ({means[second]:.2f})"
         said = [f"By {label}, {names[0]} has the best mean rank in {shared} tasks {ranks}."]
-    both = [item for item in found.differences if set(item.models) == {first, second}]
-    if both:
+    real = any(not column.simulated for column in group.table.columns)  # as of mean ranks
+    tested = [item for item in found.differences if item.adjusted is not None and not (real and item.column.simulated)]
+    both = [item for item in tested if set(item.models) == {first, second}]
+    if len(both) == 1:
+        better = both[0].better
+        said.append(f"In the one task in which these two were tested, {f'{better} is better' if better else NOT_APART}.")
+    elif both:
         apart = Counter(item.better for item in both if item.better)
         counts = [f"{name} is better in {apart[name]}" for name in names if apart[name]]
-        equal = len(both) - sum(apart.values())
-        counts += [f"they cannot be told apart in {equal}"] if equal else []
-        tested = "the one task" if len(both) == 1 else f"the {len(both)} tasks"
-        said.append(f"Of {tested} in which these two were tested, {' and '.join(counts)}.")
+        alike = len(both) - sum(apart.values())
+        counts += [f"{NOT_APART} in {alike}"] if alike else []
+        said.append(f"Of the {len(both)} tasks in which these two were tested, {' and '.join(counts)}.")
     return said
 
 
