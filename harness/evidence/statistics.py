@@ -10,7 +10,8 @@ examples are blocks of one. The same blocks are drawn, or swapped, for both mode
   make together, which is therefore taken off once (two-way clustering: Cameron, Gelbach & Miller 2011; drawing both at once
   counts it three times: Owen 2007). Degrees of freedom are Welch's (1947), but for the exponent of the seeds' share: M' - 1
   for blocks (M' being their effective number, see :mod:`.intervals`) and S - 1 for seeds. Drawing five seeds with replacement
-  and taking percentiles would make an interval too narrow by √(4/5) · 1.96 / 2.78 = 0.63.
+  and taking percentiles would make an interval too narrow by √(4/5) · 1.96 / 2.78 = 0.63. Few seeds that agree by chance still
+  make one too narrow, as others make one too wide; it is over both that 94 to 96 % hold the difference.
 * 95 % interval: the difference ± Student's quantile × the root of that variance.
 * p: permutation test. If the models are exchangeable, so are their predictions for a block; each block's share of the difference
   then has either sign. Of a mean over examples a share is the block's sum; of another metric (auroc, f1 …) it is the block's part
