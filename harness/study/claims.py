@@ -32,7 +32,7 @@ from .plan import Run
 STUDY = ".study"
 BEAT_SECONDS = 10.0  # between two signs of life
 STALE_SECONDS = 180.0  # without one: as long as NFS may show an old time (60 s), with room
-_SAID = {"machine": str, "where": str, "process": int, "begun": str, "epoch": int, "share": float, "deaths": int}
+_SAID = {"machine": str, "where": str, "process": int, "begun": str, "epoch": int, "share": float, "deaths": int, "reached": int}
 _NAME = re.compile(r"(?P<key>.+)\.(?P<turn>\d+)")
 
 
@@ -48,7 +48,8 @@ def state_path(results: Path, run: Run) -> Path:
 
 @dataclass(frozen=True)
 class Holder:
-    """Who has a run, as its claim says: ``deaths`` is how many processes in a row died on it before an epoch ended.
+    """Who has a run, as its claim says: ``deaths`` is how many processes in a row died on it and came no further than epoch
+    ``reached``, the furthest before.
 
     ``epoch`` is the last one that ended, ``share`` how much of all steps is done, ``heard`` the seconds since the last sign of
     life.
@@ -63,6 +64,7 @@ class Holder:
     epoch: int = 0
     share: float = 0.0
     deaths: int = 0
+    reached: int = 0
     heard: float = 0.0
 
     @property
@@ -79,6 +81,7 @@ class Claim:
     key: str
     turn: int
     deaths: int = 0
+    reached: int = 0
     news: dict[str, Any] = field(default_factory=dict)
     _over: threading.Event = field(default_factory=threading.Event)
     _writing: threading.Lock = field(default_factory=threading.Lock)
@@ -93,7 +96,8 @@ class Claim:
         self.news |= news
 
     def __enter__(self) -> Claim:
-        self.news |= {"begun": datetime.now(UTC).isoformat(timespec="seconds"), "deaths": self.deaths}
+        begun = datetime.now(UTC).isoformat(timespec="seconds")
+        self.news |= {"begun": begun, "deaths": self.deaths, "reached": self.reached}
         self._write()
         threading.Thread(target=self._beat, name="harness-claim", daemon=True).start()
         return self
@@ -137,8 +141,11 @@ def take(results: Path, run: Run) -> Claim | None:
             continue
     for holder in held:
         (folder / f"{key}.{holder.turn}").unlink(missing_ok=True)
-    deaths = 0 if last is None or last.epoch else last.deaths + 1
-    return Claim(folder, key, turn, deaths)
+    if last is None:
+        return Claim(folder, key, turn)
+    # A run that always dies in the same place, such as the scoring of the test split, must end some day.
+    deaths = 0 if last.epoch > last.reached else last.deaths + 1
+    return Claim(folder, key, turn, deaths, max(last.epoch, last.reached))
 
 
 def holders(results: Path) -> Iterator[Holder]:
@@ -153,7 +160,7 @@ def holders(results: Path) -> Iterator[Holder]:
         if not (found := _NAME.fullmatch(name)):
             continue
         try:
-            heard = max(now - (folder / name).stat().st_mtime, 0.0)
+            heard = abs(now - (folder / name).stat().st_mtime)  # a time far ahead is that of a clock that was wrong
             said = _said((folder / name).read_text(encoding="utf-8", errors="replace"))
         except OSError:
             continue  # released meanwhile
@@ -165,7 +172,7 @@ def _said(text: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
         return {name: kind(content[name]) for name, kind in _SAID.items() if name in content}
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return {}
 
 
