@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import harness
+from harness.errors import HarnessError
 from harness.files.workspace import host
 from harness.study import claims
 from harness.study.claims import STALE_SECONDS, STUDY, holders, key_of, take
@@ -106,6 +107,13 @@ def test_deaths_without_progress_are_counted_in_whatever_epoch(tmp_path, run):
     held_by(tmp_path, run, turn=5, process=dead_process(), where=host(), deaths=4, epoch=6, reached=5)
     claim = take(tmp_path, run)
     assert (claim.deaths, claim.reached) == (0, 6)
+
+
+def test_a_claim_that_cannot_be_written_is_an_error_in_a_line(tmp_path, run):
+    (tmp_path / STUDY).mkdir()
+    (tmp_path / STUDY / "claims").write_text("")
+    with pytest.raises(HarnessError, match="claims: cannot be written"):
+        take(tmp_path, run)
 
 
 def test_a_claim_says_how_far_others_came(tmp_path, run):

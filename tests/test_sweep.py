@@ -124,6 +124,11 @@ class TestHere:
         assert "at most 64" in failed.error
         assert failed.task["question"] == read_all(tmp_path / "results")[0].task["question"]  # the same column of the table
 
+    def test_a_folder_without_room_is_refused_before_the_first_run(self, tmp_path):
+        (tmp_path / ".study").write_text("")
+        with pytest.raises(UserError, match=r"plans cannot be written \(Not a directory\)"):
+            swept(face.plan("gc", "QKI", device="cpu"), tmp_path)
+
     def test_a_model_that_breaks_while_it_is_built_is_a_record(self, tmp_path, monkeypatch):
         path = Path(plugin(tmp_path, "late", "pass"))
         check = '        if os.environ.get("BREAK"):\n            raise ValueError("not today")\n        return cls()'

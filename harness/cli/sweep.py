@@ -240,7 +240,7 @@ def status(
         lines.append("  " + counted([(f"{name} on {label}", count) for (name, label), count in by_model(found.waiting).items()]))
         left = "not known yet" if found.hours is None else f"about {duration(found.hours * 3600)}"
         lines.append(f"time left {left}")
-    lines += [f"skipped: {complaint}" for complaint in found.complaints]
+    lines += found.complaints
     typer.echo(printable("\n".join(lines)))
 
 

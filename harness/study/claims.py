@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from harness.errors import HarnessError
 from harness.evidence.records import folder_name
 from harness.files.workspace import ended, host
 
@@ -123,7 +124,11 @@ class Claim:
 
 
 def take(results: Path, run: Run) -> Claim | None:
-    """Claim a run; None if another process has it. Take over from one that has died."""
+    """Claim a run; None if another process has it. Take over from one that has died.
+
+    Raises:
+        HarnessError: the claim cannot be written.
+    """
     folder, key = Path(results) / STUDY / "claims", key_of(run)
     held = [holder for holder in holders(results) if holder.key == key]
     last = max(held, key=lambda holder: holder.turn, default=None)
@@ -135,10 +140,14 @@ def take(results: Path, run: Run) -> Claim | None:
             folder.mkdir(parents=True, exist_ok=True)
             os.close(os.open(folder / f"{key}.{turn}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
             break
-        except FileExistsError:
-            return None
+        except FileExistsError as error:
+            if folder.is_dir() or not os.path.lexists(folder):
+                return None
+            raise _unwritable(folder, error) from None
         except FileNotFoundError:  # another process has tidied up meanwhile
             continue
+        except OSError as error:
+            raise _unwritable(folder, error) from None
     for holder in held:
         (folder / f"{key}.{holder.turn}").unlink(missing_ok=True)
     if last is None:
@@ -146,6 +155,11 @@ def take(results: Path, run: Run) -> Claim | None:
     # A run that always dies in the same place, such as the scoring of the test split, must end some day.
     deaths = 0 if last.epoch > last.reached else last.deaths + 1
     return Claim(folder, key, turn, deaths, max(last.epoch, last.reached))
+
+
+def _unwritable(folder: Path, error: OSError) -> HarnessError:
+    reason = error.strerror or error
+    return HarnessError(f"{folder}: cannot be written ({reason}); make room or choose another folder with --results")
 
 
 def holders(results: Path) -> Iterator[Holder]:

@@ -160,7 +160,7 @@ class RayPool:
             if (earlier := self._there(run)) is not None:  # recorded between the look and the claim
                 yield number, earlier
             elif claim.deaths > MAX_DEATHS:
-                yield number, self._failed(run, f"{claim.deaths} processes in a row died on this run {where_died(claim)}")
+                yield number, self._failed(run, f"{claim.deaths} processes in a row died on this run, {where_died(claim)}")
             else:
                 place = next(place for place in range(len(self._tasks) + 1) if all(task.place != place for task in self._tasks))
                 self._tasks.append(_Task(number, run, self._start(run), claim, place))

@@ -82,7 +82,7 @@ class Worker:
                 return self._found(number, earlier)
             self.reporter.start(number)
             if held and held.deaths > MAX_DEATHS:
-                reason = f"{held.deaths} processes in a row died on this run {where_died(held)}: out of memory, perhaps"
+                reason = f"{held.deaths} processes in a row died on this run, {where_died(held)}: out of memory, perhaps"
                 return record_failure(run, self.results, reason, self.reporter)
             if len(runs) > 1:
                 self.reporter.say(f"run {number + 1} of {len(runs)}{_time_left(self._seconds, len(runs) - number)}")
