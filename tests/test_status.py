@@ -72,6 +72,12 @@ def test_damaged_notes_and_records_are_left_out_and_said(tmp_path, runs):
     assert len(found.complaints) == 1
 
 
+def test_trials_of_a_search_are_shown_while_they_run(tmp_path, runs):
+    held_by(tmp_path / "search" / "QKI-sample" / "gc" / "0123456789", runs[0], process=os.getpid(), where=host(), epoch=2)
+    found = status(tmp_path)
+    assert [holder.epoch for holder in found.running] == [2]
+
+
 def test_runs_of_a_model_whose_file_is_gone_are_left_out_and_said(tmp_path, runs, harness):
     note_plan([replace(run, model=str(tmp_path / "gone.py")) for run in runs[:2]], tmp_path)
     found = status(tmp_path)

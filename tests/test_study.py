@@ -139,6 +139,7 @@ def test_a_setting_for_some_models_only_is_left_out_of_the_others(tmp_path):
         ("tasks = ['QKI']\n[[model]]\nname = 'cnn'\nallow_partial = 'yes'", "allow_partial is 'yes'"),
         ("tasks = ['QKI']\n[[model]]\nname = 'cnn'\ncheckpoint = ['a']", "checkpoint is ['a']"),
         ("models = ['cnn']\n[[task]]\nname = 'QKI'\ngenome = ['a']", "genome is ['a']"),
+        ("models = ['cnn']\n[[task]]\nname = ['QKI', 3]", "name is ['QKI', 3]"),
         ("models = ['cnn']\n[[task]]\nname = 'QKI'\nsplit = ['a']", "split is ['a']"),
         ("tasks = ['QKI']\nbudget = 3\nmodels = ['gc']", "budget is 3: expected a table, [budget]"),
     ],
@@ -232,6 +233,9 @@ def test_options_that_would_do_nothing_are_refused(harness, tmp_path, given, wor
         ("trials = '2'", "trials '2'"),
         ("pruner = 'x'", "pruner 'x'"),
         ("epochs = 0", "epochs 0"),
+        ("preset = 3", "preset 3"),
+        ("space = 'nope.toml'", "space nope.toml: cannot be read"),
+        ("space = {learning_rat = [1]}", "learning_rat: is no setting"),
     ],
 )
 def test_a_search_that_cannot_be_is_refused_before_anything_else(tmp_path, search, words):

@@ -13,6 +13,7 @@ from harness.files.fingerprint import digest
 
 from .claims import Holder, holders, key_of
 from .plan import Run
+from .searched import SEARCH
 from .sweep import noted_plans, seconds_left
 
 
@@ -44,7 +45,8 @@ def status(results: Path) -> Status:
         raise UserError(f"results {results}: no such folder; name the one that --results of `harness sweep` names")
     complaints: list[str] = []
     records = read_all(results, complaints.append)
-    held = list(holders(results))
+    folders = (results, *sorted((results / SEARCH).glob("*/*/*/")))  # trials of searches have folders of their own
+    held = [holder for folder in folders for holder in holders(folder)]
     running, abandoned = [one for one in held if not one.dead], [one for one in held if one.dead]
     there = {_key(record) for record in records}
     taken = there | {holder.key for holder in running}

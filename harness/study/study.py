@@ -123,11 +123,12 @@ class Study:
         """The arguments of :func:`.search.search` for each group of tasks and trained models; none without a search.
 
         Raises:
-            UserError: a budget of the search that is out of range, or above that of the study.
+            UserError: a space that cannot be searched, or a budget that is out of range or above that of the study.
         """
         if not self.search:
             return []
         from .searched import Budget
+        from .space import asked_space
 
         epochs = Budget(**{name: value for name, value in self.search.items() if name not in ("space", "preset")}).epochs
         if epochs is not None:
@@ -137,6 +138,8 @@ class Study:
         own: dict[str, Any] = {"epochs": self.max_epochs} if self.max_epochs else {}
         space = self.search.get("space")
         own |= dict(self.search) | ({"space": {"space": space}} if isinstance(space, Mapping) and "space" not in space else {})
+        names = [facts.name for model in self.models for facts in _facts(model["model"])]
+        asked_space(own.get("space"), own.get("preset"), names)  # refuses what cannot be searched
         found = []
         for task in self.tasks:
             for words in map(self._words, self.models):
@@ -243,7 +246,8 @@ def _read(table: dict[str, Any], what: str, names: Sequence[str]) -> dict[str, A
     types |= {"sequence_column": (str, int), "positive": (str, int), "label_column": (str, int, list)}
     for name, value in found.items():
         kind = types.get(name, str)
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        listed = isinstance(value, list) and not all(isinstance(one, str) for one in value) and name != "label_column"
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or listed:
             raise ValueError(f"[[{what}]] {_SPELT.get(name, name)} is {value!r}: expected another type")
     return found
 
