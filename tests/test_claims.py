@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import harness
+from harness.errors import HarnessError
 from harness.files.workspace import host
 from harness.study import claims
 from harness.study.claims import STALE_SECONDS, STUDY, holders, key_of, take
@@ -93,6 +94,40 @@ def test_a_claim_that_is_just_being_written_counts(tmp_path, run):
     assert take(tmp_path, run) is None
 
 
+def test_deaths_without_progress_are_counted_in_whatever_epoch(tmp_path, run):
+    """A run that always dies while it is scored has ended epochs every time."""
+    held_by(tmp_path, run, process=dead_process(), where=host(), deaths=2, epoch=5, reached=5)
+    claim = take(tmp_path, run)
+    assert (claim.deaths, claim.reached) == (3, 5)
+    held_by(tmp_path, run, turn=3, process=dead_process(), where=host(), deaths=3, epoch=4, reached=5)
+    claim = take(tmp_path, run)
+    assert (claim.deaths, claim.reached) == (4, 5)
+    with claim:
+        pass
+    held_by(tmp_path, run, turn=5, process=dead_process(), where=host(), deaths=4, epoch=6, reached=5)
+    claim = take(tmp_path, run)
+    assert (claim.deaths, claim.reached) == (0, 6)
+
+
+def test_a_claim_that_cannot_be_written_is_an_error_in_a_line(tmp_path, run):
+    (tmp_path / STUDY).mkdir()
+    (tmp_path / STUDY / "claims").write_text("")
+    with pytest.raises(HarnessError, match="claims: cannot be written"):
+        take(tmp_path, run)
+
+
+def test_a_claim_says_how_far_others_came(tmp_path, run):
+    held_by(tmp_path, run, process=dead_process(), where=host(), epoch=5)
+    with take(tmp_path, run):
+        (holder,) = holders(tmp_path)
+    assert holder.reached == 5
+
+
+def test_a_claim_from_the_future_is_no_sign_of_life(tmp_path, run):
+    held_by(tmp_path, run, age=-86_400, process=1, where="elsewhere")
+    assert take(tmp_path, run) is not None
+
+
 def test_deaths_are_counted_until_an_epoch_ends(tmp_path, run):
     held_by(tmp_path, run, process=dead_process(), where=host(), deaths=3)
     assert take(tmp_path, run).deaths == 4
@@ -115,7 +150,7 @@ def test_signs_of_life(tmp_path, run, monkeypatch):
     assert not claim.path.exists()
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"process": "x"}', '{"epoch": null}', "\x00"])
+@pytest.mark.parametrize("text", ["[]", "{", '{"process": 1e999}', '{"process": "x"}', '{"epoch": null}', "\x00"])
 def test_a_damaged_claim_stops_nobody_for_ever(tmp_path, run, text):
     path = held_by(tmp_path, run, age=STALE_SECONDS + 1)
     path.write_text(text)

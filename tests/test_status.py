@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 from test_claims import dead_process, held_by
@@ -53,8 +54,6 @@ def test_what_is_shown(tmp_path, runs, harness):
 
 def test_a_plan_that_was_made_anew_replaces_the_old_one(tmp_path, runs):
     """After a change of the code, the same runs have other ids; the old ones are not waited for."""
-    from dataclasses import replace
-
     note_plan([replace(run, code="changed") for run in runs[:3]], tmp_path)
     path = sorted((tmp_path / ".study" / "plans").iterdir(), key=lambda path: "changed" in path.read_text())[-1]
     content = json.loads(path.read_text())
@@ -71,6 +70,22 @@ def test_damaged_notes_and_records_are_left_out_and_said(tmp_path, runs):
     found = status(tmp_path)
     assert found.finished == 0
     assert len(found.complaints) == 1
+
+
+def test_trials_of_a_search_are_shown_while_they_run(tmp_path, runs):
+    held_by(tmp_path / "search" / "QKI-sample" / "gc" / "0123456789", runs[0], process=os.getpid(), where=host(), epoch=2)
+    found = status(tmp_path)
+    assert [holder.epoch for holder in found.running] == [2]
+
+
+def test_runs_of_a_model_whose_file_is_gone_are_left_out_and_said(tmp_path, runs, harness):
+    note_plan([replace(run, model=str(tmp_path / "gone.py")) for run in runs[:2]], tmp_path)
+    found = status(tmp_path)
+    assert found.waiting == list(runs)
+    (complaint,) = found.complaints
+    assert complaint.startswith("skipped: 2 runs that were asked for: ")
+    assert "gone.py" in complaint
+    assert harness("status", str(tmp_path)).stdout.count("skipped: ") == 1
 
 
 def test_a_folder_that_does_not_exist(tmp_path):

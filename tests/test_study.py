@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+import adapters
 from harness.errors import BadData, UserError
 from harness.evidence.records import read_all
 from harness.study.plan import plan
@@ -137,6 +138,10 @@ def test_a_setting_for_some_models_only_is_left_out_of_the_others(tmp_path):
         ("models = ['gc']\n[task]\nname = 'QKI'", "expected [[task]] tables"),
         ("tasks = ['QKI']\n[[model]]\nname = 'cnn'\noptions = 3", "options is 3"),
         ("tasks = ['QKI']\n[[model]]\nname = 'cnn'\nallow_partial = 'yes'", "allow_partial is 'yes'"),
+        ("tasks = ['QKI']\n[[model]]\nname = 'cnn'\ncheckpoint = ['a']", "checkpoint is ['a']"),
+        ("models = ['cnn']\n[[task]]\nname = 'QKI'\ngenome = ['a']", "genome is ['a']"),
+        ("models = ['cnn']\n[[task]]\nname = ['QKI', 3]", "name is ['QKI', 3]"),
+        ("models = ['cnn']\n[[task]]\nname = 'QKI'\nsplit = ['a']", "split is ['a']"),
         ("tasks = ['QKI']\nbudget = 3\nmodels = ['gc']", "budget is 3: expected a table, [budget]"),
     ],
 )
@@ -156,6 +161,10 @@ def test_refused(tmp_path, text, words):
         ("models = ['gc']\ntasks = ['QKI']\nseeds = ['a']", "seed 'a'"),
         ("models = ['cnn']\ntasks = ['QKI']\n[recipe]\nlearning_rat = 1", "learning_rat"),
         ("models = ['cnn']\ntasks = ['QKI']\n[recipe]\nepochs = 0", "epochs 0"),
+        ("models = ['gc', 'cnn']\ntasks = ['QKI']\n[recipe]\nlearning_rat = 1", "learning_rat"),
+        ("models = ['gc', 'kmer']\ntasks = ['QKI']\n[recipe]\nlearning_rate = 1e-3", "learning-rate 0.001: not used by any"),
+        ("models = ['gc']\ntasks = ['QKI']\n[[model]]\nname = 'cnn'\nrecipe = {epoch = 1}", "'epoch'"),
+        ("models = ['cnn']\ntasks = ['QKI']\n[[model]]\nname = 'gc'\nrecipe = {epochs = 1}", "epochs: not used by gc"),
     ],
 )
 def test_mistakes_are_those_of_a_plan(tmp_path, text, words):
@@ -169,6 +178,78 @@ def test_options_beside_a_file_are_refused(harness, tmp_path):
     done = harness("sweep", "study.toml", "--seed", "3")
     assert done.returncode == 2
     assert "seed: stands in study.toml" in done.stderr
+
+
+def test_zero_beside_a_file_is_refused_like_any_value(harness, tmp_path):
+    (tmp_path / "study.toml").write_text("models = ['cnn']\ntasks = ['QKI']\n")
+    done = harness("sweep", "study.toml", "--weight-decay", "0", "--dry-run")
+    assert done.returncode == 2
+    assert "weight-decay: stands in study.toml" in done.stderr
+
+
+@pytest.mark.parametrize("models", [["./own.py"], ["gc,./own.py"], ["gc", "./own.py"]])
+def test_a_model_s_path_is_written_too(tmp_path, monkeypatch, models):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text((Path(adapters.__path__[0]) / "gc.py").read_text().replace('"gc"', '"own"'))
+    asked = Study.asked({"model": models, "task": ["QKI"], "device": "cpu"})
+    asked.write(tmp_path / "study.toml")
+    monkeypatch.chdir("/")
+    again = Study.read(tmp_path / "study.toml")
+    monkeypatch.chdir(tmp_path)
+    assert [run.to_json() for run in again.plan()] == [run.to_json() for run in asked.plan()]
+
+
+def test_a_model_s_own_hours_may_be_fewer_than_the_budget_and_not_more(tmp_path):
+    study = read(
+        tmp_path,
+        "models = ['cnn']\ntasks = ['QKI']\n[budget]\nmax_hours = 2\n"
+        "[[model]]\nname = 'cnn'\nrecipe = {max_hours = 0.5}\n[[model]]\nname = 'cnn'\nrecipe = {max_hours = 9, epochs = 3}\n",
+    )
+    assert sorted(run.recipe["max_hours"] for run in study.plan()) == [0.5, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (("--cpus", "4"), "cpus: only with --on ray"),
+        (("--gpus", "1"), "gpus: only with --on ray"),
+        (("--on", "ray", "--jobs", "3"), "jobs: not with --on ray"),
+        (("--on", "slurm", "--no-wait"), "no-wait: not with --on slurm"),
+        (("--write", "w.toml", "--shard", "1/2"), "shard: not with --write"),
+        (("--write", "w.toml", "--retry", "failed"), "retry: not with --write"),
+        (("--write", "w.toml", "--dry-run"), "dry-run: not with --write"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(harness, tmp_path, given, words):
+    done = harness("sweep", "--model", "gc", "--task", "QKI", *given)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("search", "words"),
+    [
+        ("epochs = 9", "search epochs 9: above max_epochs 2"),
+        ("trials = '2'", "trials '2'"),
+        ("pruner = 'x'", "pruner 'x'"),
+        ("epochs = 0", "epochs 0"),
+        ("preset = 3", "preset 3"),
+        ("space = 'nope.toml'", "space nope.toml: cannot be read"),
+        ("space = {learning_rat = [1]}", "learning_rat: is no setting"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused_before_anything_else(tmp_path, search, words):
+    text = f"models = ['gc', 'cnn']\ntasks = ['QKI']\n[budget]\nmax_epochs = 2\n[search]\n{search}\n"
+    with pytest.raises(UserError) as raised:
+        read(tmp_path, text).searches()
+    assert words in str(raised.value)
+
+
+def test_a_dry_run_shows_searches(harness, tmp_path):
+    (tmp_path / "study.toml").write_text("models = ['gc', 'cnn']\ntasks = ['QKI']\n[search]\ntrials = 3\n")
+    done = harness("sweep", "study.toml", "--dry-run")
+    assert "search of 3 trials: cnn on QKI; then runs with what is chosen" in done.stdout
 
 
 def test_a_search_is_for_models_that_are_trained(tmp_path):

@@ -13,14 +13,14 @@ from conftest import start
 from test_claims import dead_process, held_by
 
 import harness as face
-from harness.errors import HarnessError, UserError
+from harness.errors import DownloadFailed, HarnessError, UserError
 from harness.evidence.records import read_all
 from harness.files.workspace import host
 from harness.progress import Board, Reporter
 from harness.study import sweep as sweeping
 from harness.study import work
 from harness.study.asked import seeds_of
-from harness.study.claims import state_path
+from harness.study.claims import holders, state_path
 from harness.study.plan import Run
 from harness.study.pool import Pool
 from harness.study.run import execute
@@ -124,6 +124,36 @@ class TestHere:
         assert "at most 64" in failed.error
         assert failed.task["question"] == read_all(tmp_path / "results")[0].task["question"]  # the same column of the table
 
+    def test_a_folder_without_room_is_refused_before_the_first_run(self, tmp_path):
+        (tmp_path / ".study").write_text("")
+        with pytest.raises(UserError, match=r"plans cannot be written \(Not a directory\)"):
+            swept(face.plan("gc", "QKI", device="cpu"), tmp_path)
+
+    def test_a_model_that_breaks_while_it_is_built_is_a_record(self, tmp_path, monkeypatch):
+        path = Path(plugin(tmp_path, "late", "pass"))
+        check = '        if os.environ.get("BREAK"):\n            raise ValueError("not today")\n        return cls()'
+        path.write_text(path.read_text().replace("        return cls()", check))
+        runs = face.plan([str(path), "gc"], "QKI", device="cpu")
+        monkeypatch.setenv("BREAK", "1")
+        found = swept(runs, tmp_path / "results")
+        (failed,) = found.failed
+        assert failed.error.startswith("ValueError: not today\n")
+        assert found.finished == 1
+        assert not list(holders(tmp_path / "results"))
+
+    def test_weights_that_cannot_be_fetched_are_a_record(self, tmp_path, monkeypatch):
+        runs = face.plan("gc,kmer", "QKI", device="cpu")
+
+        def fetch(run, *rest, **more):
+            if run.name == "gc":
+                raise DownloadFailed("no network")
+            return execute(run, *rest, **more)
+
+        monkeypatch.setattr(work, "execute", fetch)
+        found = swept(runs, tmp_path)
+        assert [failed.error for failed in found.failed] == ["no network"]
+        assert found.finished == 1
+
     def test_a_run_whose_data_is_gone_is_a_record(self, tmp_path):
         table = tmp_path / "own.csv"
         rows = [
@@ -205,7 +235,7 @@ class TestCommand:
         assert "4 of 4 runs are recorded in results" in done.stderr
         more = harness(*line, "--seed", "0..2")
         assert "6 runs, 4 recorded already" in more.stderr
-        assert more.stderr.count(": accuracy") == 2
+        assert more.stderr.count(": accuracy") == 2  # not the best possible one of a sample
 
     def test_failures_are_named_and_the_exit_code_is_1(self, harness, tmp_path):
         broken = plugin(tmp_path, "broken", 'raise RuntimeError("no such luck")')

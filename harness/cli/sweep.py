@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,14 +65,23 @@ def sweep(
         raise UserError(f"on {on!r}: choose one of {', '.join(ENGINES)}")
     if retry not in ("", "failed"):
         raise UserError(f"retry {retry!r}: only failed runs can be done again; write --retry failed")
-    if slurm and on != "slurm":
-        raise UserError("slurm: only with --on slurm; add it, or leave --slurm out")
+    _check_used(
+        slurm=bool(slurm) and on != "slurm" and "only with --on slurm",
+        cpus=cpus != 1 and on != "ray" and "only with --on ray",
+        gpus=gpus != 0 and on != "ray" and "only with --on ray",
+        jobs=jobs != 1 and on == "ray" and "not with --on ray, which divides the cluster by --cpus and --gpus",
+        no_wait=no_wait and on == "slurm" and "not with --on slurm, which submits and never waits",
+        shard=bool(shard) and write is not None and "not with --write: a study file says no share of its runs",
+        dry_run=dry_run and write is not None and "not with --write, which does no run either",
+        retry=bool(retry) and write is not None and "not with --write, which does no run",
+    )
     from harness.study import sweep as sweeping
     from harness.study.work import Worker, stoppable
 
     from .board import Lines
 
     study = _study(files, given, max_epochs)
+    searches = study.searches()
     if write is not None:
         study.plan()  # refuses what cannot be run
         study.write(write)
@@ -82,9 +92,9 @@ def sweep(
         raise UserError("search: a study with a [search] is done on this machine alone; leave --on and --shard out")
     runs = sweeping.shard(runs, shard) if shard else runs
     if dry_run:
-        _show(runs, results)
+        _show(runs, results, searches)
         return
-    device = None if given["device"] == "auto" else given["device"]
+    device = None if study.device == "auto" else study.device
     worker = Worker(results, device, retry=bool(retry))
     with Lines(quiet) as board, stoppable(board.say):
         if on == "slurm":
@@ -98,10 +108,10 @@ def sweep(
             board.told(sweep, number, jobs)
 
         try:
-            _search(study, results, jobs, board)
+            _search(searches, results, jobs, board)
             found = sweeping.sweep(runs, results, engine, retry=bool(retry), wait=not no_wait, board=board, tell=tell)
         except KeyboardInterrupt:
-            board.say(f"stopped: {_remaining(done)}")
+            board.say(f"stopped: {_remaining(done, runs)}")
             raise typer.Exit(STOPPED) from None
         board.say(_concluded(found))
     raise typer.Exit(1 if found.failed else 0)
@@ -114,18 +124,27 @@ def _study(files: list[str] | None, given: dict[str, Any], max_epochs: int | Non
 
     if not (files and len(files) == 1 and files[0].endswith(".toml")):
         return Study.asked(for_plan(given, files), max_epochs)
-    if named := [name for name, value in given.items() if name != "device" and value not in (None, "", False)]:
+    unsaid = {name for name, value in given.items() if value is None or value is False or value == ""}  # 0 is said
+    if named := [name for name in given if name != "device" and name not in unsaid]:
         raise UserError(f"{named[0].replace('_', '-')}: stands in {files[0]}; change it there, or leave the file out")
     study = Study.read(Path(files[0]))
     study = replace(study, device=given["device"]) if given["device"] != "auto" else study
     return replace(study, max_epochs=max_epochs) if max_epochs is not None else study
 
 
-def _search(study: Study, results: Path, jobs: int, board: Lines) -> None:
+def _check_used(**reasons: str | bool) -> None:
+    """Refuse an option that would do nothing; its reason says why."""
+    for name, reason in reasons.items():
+        if reason:
+            option = name.replace("_", "-")
+            raise UserError(f"{option}: {reason}; leave --{option} out")
+
+
+def _search(searches: Sequence[Mapping[str, Any]], results: Path, jobs: int, board: Lines) -> None:
     """Search what the study wants searched, and run what is chosen."""
     from harness.study.search import search
 
-    for words in study.searches():
+    for words in searches:
         found = search(
             **words, jobs=jobs, results=results, board=board, tell=lambda sweep, number: board.told(sweep, number, jobs)
         )
@@ -154,20 +173,27 @@ def _submit(runs: list[Run], worker: Worker, options: str, jobs: int) -> None:
     typer.echo(f"the jobs' logs: {logs(worker.results)}", err=True)
 
 
-def _show(runs: list[Run], results: Path) -> None:
+def _show(runs: list[Run], results: Path, searches: Sequence[Mapping[str, Any]]) -> None:
+    from harness.study.asked import words_of
     from harness.study.run import recorded
+    from harness.study.searched import Budget
 
+    for words in searches:
+        models, tasks = (words_of(what, words[what]) if words.get(what) else ["own files"] for what in ("model", "task"))
+        what = f"{', '.join(models)} on {', '.join(tasks)}"
+        typer.echo(printable(f"search of {words.get('trials', Budget.trials)} trials: {what}; then runs with what is chosen"))
     for run in runs:
         earlier = recorded(run, results)
         state = "" if earlier is None else " (recorded)" if earlier.finished else " (failed)"
         settings = "".join(f", {name} {value}" for name, value in run.recipe.items())
         typer.echo(printable(f"{run.name} on {run.label} [{run.split}], seed {run.seed}{settings}: {run.id}{state}"))
-    typer.echo(f"{len(runs)} runs", err=True)
+    beside = f", beside those of {len(searches)} searches" if searches else ""
+    typer.echo(f"{len(runs)} runs{beside}", err=True)
 
 
-def _remaining(done: list[Sweep]) -> str:
+def _remaining(done: list[Sweep], runs: Sequence[Run]) -> str:
     if not done:
-        return "nothing was done"
+        return f"the {len(runs)} runs without a search have not begun; the same line goes on"
     return f"{done[0].waiting} of {len(done[0].runs)} runs remain; the same line goes on from the last saved epochs"
 
 
@@ -214,7 +240,7 @@ def status(
         lines.append("  " + counted([(f"{name} on {label}", count) for (name, label), count in by_model(found.waiting).items()]))
         left = "not known yet" if found.hours is None else f"about {duration(found.hours * 3600)}"
         lines.append(f"time left {left}")
-    lines += [f"skipped: {complaint}" for complaint in found.complaints]
+    lines += found.complaints
     typer.echo(printable("\n".join(lines)))
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from harness.errors import HarnessError
 from harness.evidence.records import folder_name
 from harness.files.workspace import ended, host
 
@@ -32,7 +33,7 @@ from .plan import Run
 STUDY = ".study"
 BEAT_SECONDS = 10.0  # between two signs of life
 STALE_SECONDS = 180.0  # without one: as long as NFS may show an old time (60 s), with room
-_SAID = {"machine": str, "where": str, "process": int, "begun": str, "epoch": int, "share": float, "deaths": int}
+_SAID = {"machine": str, "where": str, "process": int, "begun": str, "epoch": int, "share": float, "deaths": int, "reached": int}
 _NAME = re.compile(r"(?P<key>.+)\.(?P<turn>\d+)")
 
 
@@ -48,7 +49,8 @@ def state_path(results: Path, run: Run) -> Path:
 
 @dataclass(frozen=True)
 class Holder:
-    """Who has a run, as its claim says: ``deaths`` is how many processes in a row died on it before an epoch ended.
+    """Who has a run, as its claim says: ``deaths`` is how many processes in a row died on it and came no further than epoch
+    ``reached``, the furthest before.
 
     ``epoch`` is the last one that ended, ``share`` how much of all steps is done, ``heard`` the seconds since the last sign of
     life.
@@ -63,6 +65,7 @@ class Holder:
     epoch: int = 0
     share: float = 0.0
     deaths: int = 0
+    reached: int = 0
     heard: float = 0.0
 
     @property
@@ -79,6 +82,7 @@ class Claim:
     key: str
     turn: int
     deaths: int = 0
+    reached: int = 0
     news: dict[str, Any] = field(default_factory=dict)
     _over: threading.Event = field(default_factory=threading.Event)
     _writing: threading.Lock = field(default_factory=threading.Lock)
@@ -93,7 +97,8 @@ class Claim:
         self.news |= news
 
     def __enter__(self) -> Claim:
-        self.news |= {"begun": datetime.now(UTC).isoformat(timespec="seconds"), "deaths": self.deaths}
+        begun = datetime.now(UTC).isoformat(timespec="seconds")
+        self.news |= {"begun": begun, "deaths": self.deaths, "reached": self.reached}
         self._write()
         threading.Thread(target=self._beat, name="harness-claim", daemon=True).start()
         return self
@@ -119,7 +124,11 @@ class Claim:
 
 
 def take(results: Path, run: Run) -> Claim | None:
-    """Claim a run; None if another process has it. Take over from one that has died."""
+    """Claim a run; None if another process has it. Take over from one that has died.
+
+    Raises:
+        HarnessError: the claim cannot be written.
+    """
     folder, key = Path(results) / STUDY / "claims", key_of(run)
     held = [holder for holder in holders(results) if holder.key == key]
     last = max(held, key=lambda holder: holder.turn, default=None)
@@ -131,14 +140,26 @@ def take(results: Path, run: Run) -> Claim | None:
             folder.mkdir(parents=True, exist_ok=True)
             os.close(os.open(folder / f"{key}.{turn}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
             break
-        except FileExistsError:
-            return None
+        except FileExistsError as error:
+            if folder.is_dir() or not os.path.lexists(folder):
+                return None
+            raise _unwritable(folder, error) from None
         except FileNotFoundError:  # another process has tidied up meanwhile
             continue
+        except OSError as error:
+            raise _unwritable(folder, error) from None
     for holder in held:
         (folder / f"{key}.{holder.turn}").unlink(missing_ok=True)
-    deaths = 0 if last is None or last.epoch else last.deaths + 1
-    return Claim(folder, key, turn, deaths)
+    if last is None:
+        return Claim(folder, key, turn)
+    # A run that always dies in the same place, such as the scoring of the test split, must end some day.
+    deaths = 0 if last.epoch > last.reached else last.deaths + 1
+    return Claim(folder, key, turn, deaths, max(last.epoch, last.reached))
+
+
+def _unwritable(folder: Path, error: OSError) -> HarnessError:
+    reason = error.strerror or error
+    return HarnessError(f"{folder}: cannot be written ({reason}); make room or choose another folder with --results")
 
 
 def holders(results: Path) -> Iterator[Holder]:
@@ -153,7 +174,7 @@ def holders(results: Path) -> Iterator[Holder]:
         if not (found := _NAME.fullmatch(name)):
             continue
         try:
-            heard = max(now - (folder / name).stat().st_mtime, 0.0)
+            heard = abs(now - (folder / name).stat().st_mtime)  # a time far ahead is that of a clock that was wrong
             said = _said((folder / name).read_text(encoding="utf-8", errors="replace"))
         except OSError:
             continue  # released meanwhile
@@ -165,7 +186,7 @@ def _said(text: str) -> dict[str, Any]:
     try:
         content = json.loads(text)
         return {name: kind(content[name]) for name, kind in _SAID.items() if name in content}
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return {}
 
 

@@ -26,7 +26,7 @@ from .plan import Run
 from .pool import THREADS
 from .run import finished, record_failure, recorded
 from .transport import Parcel, pack, unpack
-from .work import MAX_DEATHS, Worker
+from .work import MAX_DEATHS, Worker, where_died
 
 RETRIES = 3  # of a run whose process or node dies
 AHEAD = 2  # runs that are claimed and handed over before there is room for them
@@ -162,7 +162,7 @@ class RayPool:
             if (earlier := self._there(run)) is not None:  # recorded between the look and the claim
                 yield number, earlier
             elif claim.deaths > MAX_DEATHS:
-                yield number, self._failed(run, f"{claim.deaths} processes in a row died on this run, and none ended an epoch")
+                yield number, self._failed(run, f"{claim.deaths} processes in a row died on this run, {where_died(claim)}")
             else:
                 place = next(place for place in range(len(self._tasks) + 1) if all(task.place != place for task in self._tasks))
                 self._tasks.append(_Task(number, run, self._start(run), claim, place))

@@ -155,6 +155,7 @@ class Pool:
         child.process.join()
         code = child.process.exitcode
         if code == AGAIN:
+            self.board.say(f"a worker was told to stop (SIGTERM): the same command goes on (exit code {AGAIN})")
             sys.exit(AGAIN)
         if child.number is not None:
             run = self._runs.pop(child.number)

@@ -71,14 +71,24 @@ def execute(
     from .trial import Trial
 
     begun = time.perf_counter()
-    task, splits = opened or open_task(run)
-    check_unchanged(run, task, splits)
-    leaks = find_leaks(splits)  # before the hours, for nobody would want to lose them
+    try:
+        task, splits = opened or open_task(run)
+        check_unchanged(run, task, splits)
+        leaks = find_leaks(splits)  # before the hours, for nobody would want to lose them
+    except HarnessError:
+        raise
+    except Exception as error:  # of the task's code
+        return record_failure(run, results, _reason(error), reporter)
     compilation.on_compile = reporter.say
     keep = StateFile(state_path(results, run), run.id)
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
-        trial = Trial.prepare(run, task, splits, device or run.device)
+        try:
+            trial = Trial.prepare(run, task, splits, device or run.device)
+        except HarnessError:
+            raise
+        except Exception as error:  # of the model's code
+            return record_failure(run, results, _reason(error), reporter)
         main = trial.accelerator.is_main_process
         reporter = reporter if main else Reporter()
         record, predictions = describe.begun(trial), None
@@ -101,11 +111,8 @@ def execute(
             raise
         except HarnessError as error:
             record |= {"status": records.FAILED, "error": str(error)}
-        except MemoryError as error:
-            reason = f"out of memory ({error or 'the system gave none'}): use a smaller --batch-size, --context or model"
-            record |= {"status": records.FAILED, "error": reason}
         except Exception as error:
-            record |= {"status": records.FAILED, "error": f"{type(error).__name__}: {error}\n{traceback.format_exc()}"}
+            record |= {"status": records.FAILED, "error": _reason(error)}
     record["timing"]["seconds"] = trial.seconds | {"total": time.perf_counter() - begun}
     record["timing"]["peak_memory_bytes"] = hardware.peak_memory(trial.accelerator.device)
     return _written(RunRecord(**record), predictions, results, reporter, run) if main else RunRecord(**record)
@@ -120,6 +127,13 @@ def record_failure(run: Run, results: Path, reason: str, reporter: Reporter | No
         opened = None
     record = RunRecord(**describe.asked(run, opened), status=records.FAILED, error=reason)
     return _written(record, None, results, reporter or Reporter(), run)
+
+
+def _reason(error: Exception) -> str:
+    """What a record says of an error that nobody expected, which is being handled."""
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error or 'the system gave none'}): use a smaller --batch-size, --context or model"
+    return f"{type(error).__name__}: {error}\n{traceback.format_exc()}"
 
 
 def _written(

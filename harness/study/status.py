@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from harness.files.fingerprint import digest
 
 from .claims import Holder, holders, key_of
 from .plan import Run
+from .searched import SEARCH
 from .sweep import noted_plans, seconds_left
 
 
@@ -44,11 +45,12 @@ def status(results: Path) -> Status:
         raise UserError(f"results {results}: no such folder; name the one that --results of `harness sweep` names")
     complaints: list[str] = []
     records = read_all(results, complaints.append)
-    held = list(holders(results))
+    folders = (results, *sorted((results / SEARCH).glob("*/*/*/")))  # trials of searches have folders of their own
+    held = [holder for folder in folders for holder in holders(folder)]
     running, abandoned = [one for one in held if not one.dead], [one for one in held if one.dead]
     there = {_key(record) for record in records}
     taken = there | {holder.key for holder in running}
-    noted = _noted(results)
+    noted = _noted(results, complaints.append)
     waiting = [run for key, run in noted.items() if key not in taken]
     under_way = [noted[holder.key] for holder in running if holder.key in noted and holder.key not in there]
     known = [
@@ -67,19 +69,26 @@ def _key(record: RunRecord) -> str:
     return f"{folder_name(record.task_label)}.{folder_name(record.model['name'])}.{record.run_id}"
 
 
-def _noted(results: Path) -> Mapping[str, Run]:
+def _noted(results: Path, complain: Callable[[str], None]) -> Mapping[str, Run]:
     """The runs that were asked for, by their keys. One that was planned anew since, on other data or code, is left out."""
-    found, asked = dict[str, Run](), dict[str, str]()
+    found, asked, gone = dict[str, Run](), dict[str, str](), Counter[str]()
     for plan in noted_plans(results):
         now = dict[str, str]()
         for run in plan["runs"]:
+            try:
+                key = key_of(run)
+            except UserError as error:  # its model's file was moved or edited since
+                gone[str(error)] += 1
+                continue
             about = digest(
                 [run.model, run.task, run.split, run.seed, run.recipe, run.checkpoint, run.size, run.options, run.part]
             )
-            if asked.get(about, key := key_of(run)) == key:
+            if asked.get(about, key) == key:
                 found.setdefault(key, run)
             now[about] = key
         asked = now | asked
+    for reason, count in gone.items():
+        complain(f"skipped: {count} runs that were asked for: {reason}")
     return found
 
 

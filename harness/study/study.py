@@ -14,7 +14,7 @@ from harness import registry
 from harness.errors import BadData, UserError
 from harness.facts import ModelFacts
 from harness.files.atomic import atomic
-from harness.recipe import TRAINED, used_settings
+from harness.recipe import TRAINED, Recipe, used_settings
 
 from .asked import seeds_of, words_of
 from .plan import Run, plan
@@ -95,8 +95,8 @@ class Study:
             "budget": {name: value for name, value in budget.items() if value is not None},
             "recipe": dict(self.settings),
             "search": dict(self.search),
-            "model": [_spelt(model, folder) for model in self.models if len(model) > 1],
-            "task": [_spelt(task, folder) for task in self.tasks if len(task) > 1 or _paths(task.get("task"))],
+            "model": [_spelt(model, folder) for model in self.models if not _plain_names(model, "model")],
+            "task": [_spelt(task, folder) for task in self.tasks if not _plain_names(task, "task")],
         }
         kept = {name: value for name, value in tables.items() if value not in (None, {}, [], "auto")}
         try:
@@ -111,6 +111,7 @@ class Study:
         Raises:
             UserError: a mistake in what was asked for.
         """
+        self._check_settings()
         runs: list[Run] = []
         for task in self.tasks:
             of_task = [run for model in self.models for run in self._plan(model, task, elsewhere)]
@@ -119,12 +120,26 @@ class Study:
         return list({(run.label, run.name, run.id): run for run in runs}.values())
 
     def searches(self) -> list[dict[str, Any]]:
-        """The arguments of :func:`.search.search` for each group of tasks and trained models; none without a search."""
+        """The arguments of :func:`.search.search` for each group of tasks and trained models; none without a search.
+
+        Raises:
+            UserError: a space that cannot be searched, or a budget that is out of range or above that of the study.
+        """
         if not self.search:
             return []
+        from .searched import Budget
+        from .space import asked_space
+
+        epochs = Budget(**{name: value for name, value in self.search.items() if name not in ("space", "preset")}).epochs
+        if epochs is not None:
+            Recipe().override(epochs=epochs)  # refuses what is out of range
+        if self.max_epochs is not None and epochs is not None and epochs > self.max_epochs:
+            raise UserError(f"search epochs {epochs}: above max_epochs {self.max_epochs}, the budget of all; lower one of them")
         own: dict[str, Any] = {"epochs": self.max_epochs} if self.max_epochs else {}
         space = self.search.get("space")
         own |= dict(self.search) | ({"space": {"space": space}} if isinstance(space, Mapping) and "space" not in space else {})
+        names = [facts.name for model in self.models for facts in _facts(model["model"])]
+        asked_space(own.get("space"), own.get("preset"), names)  # refuses what cannot be searched
         found = []
         for task in self.tasks:
             for words in map(self._words, self.models):
@@ -140,10 +155,10 @@ class Study:
     def _words(self, model: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of plan() for a group of models, but for what is read."""
         own = dict(model)
-        settings = {**self.settings, **own.pop("recipe", {})}
-        if self.max_hours is not None:
-            settings["max_hours"] = self.max_hours
-        settings = self._used(settings, own["model"]) if len(self.models) > 1 else settings
+        settings = {**self._shared(model), **own.pop("recipe", {})}
+        Recipe().override(**settings)
+        if self.max_hours is not None and "max_hours" in settings:  # a model's own may be fewer
+            settings["max_hours"] = min(settings["max_hours"] or self.max_hours, self.max_hours)
         return own | {"seed": list(self.seeds), "recipe": self.preset, "device": self.device} | settings
 
     def _plan(self, model: Mapping[str, Any], task: Mapping[str, Any], elsewhere: bool) -> list[Run]:
@@ -151,10 +166,21 @@ class Study:
             raise UserError(f"max-epochs {self.max_epochs}: must be at least 1")
         return [self._capped(run) for run in plan(**self._words(model), **task, elsewhere=elsewhere)]
 
-    def _used(self, settings: dict[str, Any], model: Any) -> dict[str, Any]:
-        """The settings without those that only other models of the study use."""
-        tunes = {settings.get("tune", facts.recipe.tune) for facts in _facts(model)}
-        return {name: value for name, value in settings.items() if any(name in used_settings(tune) for tune in tunes)}
+    def _check_settings(self) -> None:
+        """Refuse a setting for all models that counts for none: :func:`plan` sees one group at a time."""
+        Recipe().override(**self.settings)
+        if len(self.models) > 1 and (odd := set(self.settings).difference(*map(self._shared, self.models))):
+            name = min(odd)
+            raise UserError(f"{name.replace('_', '-')} {self.settings[name]}: not used by any of the models; leave it out")
+
+    def _shared(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings and the hours for all models, without those that only other models of the study use."""
+        shared = dict(self.settings) | ({} if self.max_hours is None else {"max_hours": self.max_hours})
+        if len(self.models) == 1:
+            return shared
+        tune = {**self.settings, **model.get("recipe", {})}.get("tune")
+        used = {name for facts in _facts(model["model"]) for name in used_settings(tune or facts.recipe.tune)}
+        return {name: value for name, value in shared.items() if name in used}
 
     def _capped(self, run: Run) -> Run:
         recipe = run.published().override(**run.recipe)
@@ -215,10 +241,13 @@ def _read(table: dict[str, Any], what: str, names: Sequence[str]) -> dict[str, A
         raise ValueError("[[model]] lacks name")
     if what == "task" and not {"task", "test"} & found.keys():
         raise ValueError("[[task]] lacks name, or train and test")
-    types = {"option": dict, "recipe": dict, "allow_partial": bool, "sample": bool, "context": int}
+    types: dict[str, Any] = {"option": dict, "recipe": dict, "allow_partial": bool, "sample": bool, "context": int}
+    types |= dict.fromkeys(("model", "task", "train", "validation", "test"), (str, list))
+    types |= {"sequence_column": (str, int), "positive": (str, int), "label_column": (str, int, list)}
     for name, value in found.items():
-        kind = types.get(name, (str, list, int) if name.endswith("column") or name == "positive" else (str, list))
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        kind = types.get(name, str)
+        listed = isinstance(value, list) and not all(isinstance(one, str) for one in value) and name != "label_column"
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool) or listed:
             raise ValueError(f"[[{what}]] {_SPELT.get(name, name)} is {value!r}: expected another type")
     return found
 
@@ -239,8 +268,13 @@ def _located(group: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _names(groups: Sequence[Mapping[str, Any]], what: str) -> list[str]:
     """The names of groups of which no more than that is said."""
-    alone = [group[what] for group in groups if len(group) == 1 and what in group and not _paths(group[what])]
+    alone = [group[what] for group in groups if _plain_names(group, what)]
     return [name for names in alone for name in words_of(what, names)]
+
+
+def _plain_names(group: Mapping[str, Any], what: str) -> bool:
+    """Whether a group is names alone, without paths or anything else that needs a table."""
+    return set(group) == {what} and not _paths(group[what])
 
 
 def _paths(words: Any) -> bool:
@@ -268,7 +302,8 @@ def _spelt(group: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         path = own.absolute()
         return prefix + str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
-    return {_SPELT.get(name, name): relative(value) if name in PATHS else value for name, value in group.items()}
+    words = {name: words_of(name, value) if name in ("model", "task") else value for name, value in group.items()}
+    return {_SPELT.get(name, name): relative(value) if name in PATHS else value for name, value in words.items()}
 
 
 def _plain(value: Any) -> Any:

@@ -151,15 +151,23 @@ def shard(runs: Sequence[Run], text: str) -> list[Run]:
 
 
 def note_plan(runs: Sequence[Run], results: Path) -> Path:
-    """Write down in the results folder what was asked for; the same runs are noted once. Returns the note."""
+    """Write down in the results folder what was asked for; the same runs are noted once. Returns the note.
+
+    Raises:
+        UserError: there is no room, or the folder cannot be written.
+    """
     folder = Path(results) / STUDY / "plans"
     content = [run.to_json() for run in runs]
     path = folder / f"{digest(content)[:16]}.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary:
-        temporary.write_text(
-            json.dumps({"created": datetime.now(UTC).isoformat(timespec="seconds"), "runs": content}), encoding="utf-8"
-        )
+    note = json.dumps({"created": datetime.now(UTC).isoformat(timespec="seconds"), "runs": content})
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic(path) as temporary:
+            temporary.write_text(note, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"results {results}: {folder} cannot be written ({error.strerror or error}); make room or choose another --results"
+        ) from None
     return path
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError
+from harness.errors import DownloadFailed, UserError
 from harness.evidence.leakage import find_leaks
 from harness.evidence.leakage import sentence as leak_sentence
 from harness.evidence.metrics import check_labels
@@ -25,7 +25,7 @@ from .plan import Run, open_task
 from .run import alone, execute, finished, record_failure, recorded
 
 AGAIN = 75  # the exit code of a command that was told to stop and can go on: EX_TEMPFAIL
-MAX_DEATHS = 5  # of processes in a row that died on a run before an epoch had ended
+MAX_DEATHS = 5  # of processes in a row that died on a run and came no further than others before
 POLL_SECONDS = 1.0
 RECORDED = "this very run is recorded already: same data, weights, settings, seed and code (--force runs it again)"
 
@@ -82,7 +82,7 @@ class Worker:
                 return self._found(number, earlier)
             self.reporter.start(number)
             if held and held.deaths > MAX_DEATHS:
-                reason = f"{held.deaths} processes in a row died on this run, and none ended an epoch: out of memory, perhaps"
+                reason = f"{held.deaths} processes in a row died on this run, {where_died(held)}: out of memory, perhaps"
                 return record_failure(run, self.results, reason, self.reporter)
             if len(runs) > 1:
                 self.reporter.say(f"run {number + 1} of {len(runs)}{_time_left(self._seconds, len(runs) - number)}")
@@ -111,7 +111,7 @@ class Worker:
                 reporter.describe(describe.of_task(run, *opened) + (f"\n  {said}" if said else ""))
                 self._described.add(question)
             return execute(run, self.results, device=self.device, force=True, reporter=reporter)
-        except UserError as error:
+        except (UserError, DownloadFailed) as error:
             if self.strict:
                 raise
             return record_failure(run, self.results, str(error), reporter)
@@ -129,6 +129,11 @@ def say_who(runs: Sequence[Run], results: Path, say: Callable[[str], None], told
 def name_of(holder: Holder) -> str:
     """The process that has a run, such as ``process 4711 on node7``."""
     return f"process {holder.process} on {holder.machine}"
+
+
+def where_died(claim: Claim) -> str:
+    """How far the processes came that died on a claimed run."""
+    return f"and came no further than epoch {claim.reached}" if claim.reached else "and none ended an epoch"
 
 
 class _Telling(Reporter):
