@@ -164,6 +164,7 @@ class RayPool:
             elif claim.deaths > MAX_DEATHS:
                 yield number, self._failed(run, f"{claim.deaths} processes in a row died on this run, {where_died(claim)}")
             else:
+                self.worker.introduce(run, self.board.describe)
                 place = next(place for place in range(len(self._tasks) + 1) if all(task.place != place for task in self._tasks))
                 self._tasks.append(_Task(number, run, self._start(run), claim, place))
                 self.board.start(place, run)

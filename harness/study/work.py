@@ -91,6 +91,20 @@ class Worker:
             self._seconds.append(time.perf_counter() - begun)
             return record
 
+    def introduce(self, run: Run, tell: Callable[[str], None]) -> None:
+        """Tell what a run's task is like, once for all runs of it.
+
+        Raises:
+            UserError: it cannot be opened, or a label in it is of another kind of task.
+        """
+        question = (run.label, run.split)
+        if question not in self._described:
+            opened = open_task(run)
+            check_labels(*opened)
+            said = leak_sentence(opened[0], find_leaks(opened[1]))
+            tell(describe.of_task(run, *opened) + (f"\n  {said}" if said else ""))
+            self._described.add(question)
+
     def _there(self, run: Run) -> RunRecord | None:
         if self.force:
             return None
@@ -103,13 +117,7 @@ class Worker:
 
     def _execute(self, run: Run, reporter: Reporter) -> RunRecord:
         try:
-            question = (run.label, run.split)
-            if question not in self._described:
-                opened = open_task(run)
-                check_labels(*opened)
-                said = leak_sentence(opened[0], find_leaks(opened[1]))
-                reporter.describe(describe.of_task(run, *opened) + (f"\n  {said}" if said else ""))
-                self._described.add(question)
+            self.introduce(run, reporter.describe)
             return execute(run, self.results, device=self.device, force=True, reporter=reporter)
         except (UserError, DownloadFailed) as error:
             if self.strict:
