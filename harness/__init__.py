@@ -294,7 +294,7 @@ def compare(
     """
     from harness.evidence.compare import compare as compare_models
 
-    return compare_models(results, [model] if isinstance(model, str) else model, task, metric, **options)
+    return compare_models(results, model.split(",") if isinstance(model, str) else model, task, metric, **options)
 
 
 def report(results: str | Path | Sequence[str | Path] = "results", out: str | Path = "report.html", **options: Any) -> Path:

@@ -140,7 +140,8 @@ class TestFit:
         judged = [news.validation for news in said if isinstance(news, Progress) and news.validation is not None]
         assert judged == [row["validation_log_loss"] for row in history]
         best = 1 + judged.index(min(judged))
-        assert said[-1].strip() == f"stopped early after epoch {best + 2}; epoch {best} was best and is kept"
+        ended = [news for news in said if isinstance(news, str) and "was spent waiting" not in news]  # said on a busy machine
+        assert ended == [f"  stopped early after epoch {best + 2}; epoch {best} was best and is kept"]
 
     def test_bf16_agrees_within_noise(self):
         parts = [motif_examples(count, seed=seed) for seed, count in enumerate((400, 100, 200))]

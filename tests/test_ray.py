@@ -165,6 +165,7 @@ def interrupt(pool: RayPool) -> Callable[[], Iterator[Any]]:
     return results
 
 
+@pytest.mark.slow
 def test_a_node_that_is_killed_costs_no_run_and_changes_no_number(cluster, one_thread, tmp_path):
     mine = plan("gc", str(own_task(tmp_path / "mine")), device="cpu")
     runs = [*mine, *plan("cnn", "QKI", seed=[0, 1], epochs=4, patience=4, device="cpu")]

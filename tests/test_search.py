@@ -218,6 +218,7 @@ def test_the_objective_is_the_loss_of_the_task_s_kind(tmp_path, monkeypatch):
     assert found.tried[0].value == min(entry["validation_mse"] for entry in read_all(found.folder)[0].history)
 
 
+@pytest.mark.slow
 def test_two_processes_do_the_trials_of_one_search(files, tmp_path):
     (found,) = search("cnn", **files, **QUICK, space=SPACE, trials=4, jobs=2)
     assert [trial.state for trial in found.tried].count("running") == 0

@@ -143,6 +143,7 @@ def begun() -> int:
     return sum(path.read_text().count('"stop_above"') for path in Path("killed").glob("search/*/*/*/journal.log"))
 
 
+@pytest.mark.slow
 def test_told_to_stop_interrupted_and_killed(go, undisturbed, files, tmp_path, monkeypatch):
     results = tmp_path / "killed"
     own = [word for part, path in files.items() for word in (f"--{part}", str(path))]

@@ -204,6 +204,7 @@ def test_a_failed_run_is_tried_once_more_by_all_jobs_together(tmp_path):
     assert "the code changed" in str(found.error)
 
 
+@pytest.mark.slow
 def test_a_job_that_is_warned_saves_ends_with_again_and_goes_on_when_it_is_requeued(one_thread, tmp_path, sbatch):
     """As on a cluster: ``squeue`` calls the job running, ``scontrol requeue`` starts it again."""
     results, noted = tmp_path / "results", sbatch / "asked"
@@ -270,6 +271,7 @@ def test_a_job_that_cannot_be_requeued_says_how_to_go_on(sbatch, monkeypatch, ca
     assert "run the same line again" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_local_executor_starts_a_requeued_job_again(tmp_path):
     """submitit's own mechanism, with a real signal to a real job."""
     (run,) = plan("cnn", "QKI", epochs=8, patience=8, device="cpu")

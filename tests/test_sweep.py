@@ -275,6 +275,7 @@ class TestCommand:
     def test_without_a_model(self, harness):
         assert "model: give one with --model" in harness("sweep", "--task", "QKI").stderr
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, AGAIN), (signal.SIGINT, 130)])
     def test_told_to_stop(self, tmp_path, number, code):
         """A model that takes an hour is told to stop; its claim is released, and nobody is left behind."""

@@ -148,6 +148,10 @@ def take(results: Path, run: Run) -> Claim | None:
             continue
         except OSError as error:
             raise _unwritable(folder, error) from None
+    if any(holder.turn > turn for holder in holders(results) if holder.key == key):
+        # While we looked, another process took over, and removed the dead one's claim before we had read it.
+        (folder / f"{key}.{turn}").unlink(missing_ok=True)
+        return None
     for holder in held:
         (folder / f"{key}.{holder.turn}").unlink(missing_ok=True)
     if last is None:
