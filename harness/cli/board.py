@@ -103,7 +103,7 @@ def outcome(record: RunRecord) -> str:
     metric = record.task.get("main_metric") or ""
     value = record.metrics.get(metric)
     score = f"{METRICS[metric].label} {figure(value)}" if metric in METRICS and value is not None else "done"
-    seconds = record.timing.get("seconds", {}).get("total")
+    seconds = record.seconds
     return f"{what}: {score}" + (f", {seconds:.0f} s" if seconds is not None else "")
 
 

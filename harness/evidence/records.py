@@ -147,6 +147,11 @@ class RunRecord:
         return self.status == FINISHED
 
     @property
+    def seconds(self) -> float | None:
+        """What the run took in all; None if that is not known."""
+        return self.timing.get("seconds", {}).get("total")
+
+    @property
     def flags(self) -> list[str]:
         """What a reader of the scores must know, as sentences."""
         words = {REGRESSION: COLLAPSED_NUMBERS, MULTILABEL: COLLAPSED_LABELS}.get(self.kind, COLLAPSED)

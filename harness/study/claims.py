@@ -39,7 +39,12 @@ _NAME = re.compile(r"(?P<key>.+)\.(?P<turn>\d+)")
 
 def key_of(run: Run) -> str:
     """The name of a run's files in the study's folder."""
-    return f"{folder_name(run.label)}.{folder_name(run.name)}.{run.id}"
+    return key(run.label, run.name, run.id)
+
+
+def key(task: str, model: str, run_id: str) -> str:
+    """The same from the names that a record has, too; ``task`` is the task's label."""
+    return f"{folder_name(task)}.{folder_name(model)}.{run_id}"
 
 
 def state_path(results: Path, run: Run) -> Path:
@@ -129,8 +134,8 @@ def take(results: Path, run: Run) -> Claim | None:
     Raises:
         HarnessError: the claim cannot be written.
     """
-    folder, key = Path(results) / STUDY / "claims", key_of(run)
-    held = [holder for holder in holders(results) if holder.key == key]
+    folder, own = Path(results) / STUDY / "claims", key_of(run)
+    held = list(holders(results, own))
     last = max(held, key=lambda holder: holder.turn, default=None)
     if last and not last.dead:
         return None
@@ -138,7 +143,7 @@ def take(results: Path, run: Run) -> Claim | None:
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(folder / f"{key}.{turn}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+            os.close(os.open(folder / f"{own}.{turn}", os.O_CREAT | os.O_EXCL | os.O_WRONLY))
             break
         except FileExistsError as error:
             if folder.is_dir() or not os.path.lexists(folder):
@@ -148,17 +153,17 @@ def take(results: Path, run: Run) -> Claim | None:
             continue
         except OSError as error:
             raise _unwritable(folder, error) from None
-    if any(holder.turn > turn for holder in holders(results) if holder.key == key):
+    if any(holder.turn > turn for holder in holders(results, own)):
         # While we looked, another process took over, and removed the dead one's claim before we had read it.
-        (folder / f"{key}.{turn}").unlink(missing_ok=True)
+        (folder / f"{own}.{turn}").unlink(missing_ok=True)
         return None
     for holder in held:
-        (folder / f"{key}.{holder.turn}").unlink(missing_ok=True)
+        (folder / f"{own}.{holder.turn}").unlink(missing_ok=True)
     if last is None:
-        return Claim(folder, key, turn)
+        return Claim(folder, own, turn)
     # A run that always dies in the same place, such as the scoring of the test split, must end some day.
     deaths = 0 if last.epoch > last.reached else last.deaths + 1
-    return Claim(folder, key, turn, deaths, max(last.epoch, last.reached))
+    return Claim(folder, own, turn, deaths, max(last.epoch, last.reached))
 
 
 def _unwritable(folder: Path, error: OSError) -> HarnessError:
@@ -166,16 +171,16 @@ def _unwritable(folder: Path, error: OSError) -> HarnessError:
     return HarnessError(f"{folder}: cannot be written ({reason}); make room or choose another folder with --results")
 
 
-def holders(results: Path) -> Iterator[Holder]:
-    """What all claims of a results folder say. A claim that is being written says nothing yet but counts."""
+def holders(results: Path, key: str = "") -> Iterator[Holder]:
+    """What the claims of a results folder say, or those of the run with this key. One that is being written says nothing yet."""
     folder = Path(results) / STUDY / "claims"
     try:
-        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+        names = sorted(name for name in os.listdir(folder) if not name.startswith(".") and name.startswith(key))
     except OSError:
         return
     now = _now(folder) if names else 0.0
     for name in names:
-        if not (found := _NAME.fullmatch(name)):
+        if not (found := _NAME.fullmatch(name)) or key not in ("", found["key"]):
             continue
         try:
             heard = abs(now - (folder / name).stat().st_mtime)  # a time far ahead is that of a clock that was wrong

@@ -24,7 +24,7 @@ from harness.progress import Board, Reporter
 from .claims import Claim, key_of, state_path, take
 from .plan import Run
 from .pool import THREADS
-from .run import finished, record_failure, recorded
+from .run import record_failure
 from .transport import Parcel, pack, unpack
 from .work import MAX_DEATHS, Worker, where_died
 
@@ -150,7 +150,7 @@ class RayPool:
 
     def _hand_over(self, number: int, run: Run) -> Iterator[tuple[int, RunRecord | None]]:
         """Claim a run and make a task of it; or what there is to say of it already."""
-        if (earlier := self._there(run)) is not None:
+        if (earlier := self.worker.there(run)) is not None:
             yield number, earlier
             return
         claim = take(self.worker.results, run)
@@ -159,7 +159,7 @@ class RayPool:
             return
         claim.__enter__()
         try:
-            if (earlier := self._there(run)) is not None:  # recorded between the look and the claim
+            if (earlier := self.worker.there(run)) is not None:  # recorded between the look and the claim
                 yield number, earlier
             elif claim.deaths > MAX_DEATHS:
                 yield number, self._failed(run, f"{claim.deaths} processes in a row died on this run, {where_died(claim)}")
@@ -175,11 +175,6 @@ class RayPool:
         finally:
             if all(task.claim is not claim for task in self._tasks):
                 claim.__exit__(None, None, None)
-
-    def _there(self, run: Run) -> RunRecord | None:
-        if self.worker.force:
-            return None
-        return (finished if self.worker.retry else recorded)(run, self.worker.results)
 
     def _start(self, run: Run) -> Any:
         parcel, needs = pack(run), self._needs(run)

@@ -271,7 +271,7 @@ def _outcome(record: RunRecord, objective: str) -> tuple[str, list[float], float
     lowest = list(itertools.accumulate(losses, min))
     pruned = any(event.startswith("pruned after epoch") for event in record.events)
     state = FAILED if not record.finished else PRUNED if pruned else FINISHED
-    return state, lowest, float(record.timing.get("seconds", {}).get("total") or 0.0), record.error
+    return state, lowest, float(record.seconds or 0.0), record.error
 
 
 @contextmanager

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.evidence.records import RunRecord, folder_name, read_all
+from harness.evidence.records import RunRecord, read_all
 from harness.files.fingerprint import digest
 
-from .claims import Holder, holders, key_of
+from .claims import Holder, holders, key, key_of
 from .plan import Run
 from .searched import SEARCH
 from .sweep import noted_plans, seconds_left
@@ -48,25 +48,21 @@ def status(results: Path) -> Status:
     folders = (results, *sorted((results / SEARCH).glob("*/*/*/")))  # trials of searches have folders of their own
     held = [holder for folder in folders for holder in holders(folder)]
     running, abandoned = [one for one in held if not one.dead], [one for one in held if one.dead]
-    there = {_key(record) for record in records}
+    there = {key(record.task_label, record.model["name"], record.run_id) for record in records}
     taken = there | {holder.key for holder in running}
     noted = _noted(results, complaints.append)
-    waiting = [run for key, run in noted.items() if key not in taken]
+    waiting = [run for own, run in noted.items() if own not in taken]
     under_way = [noted[holder.key] for holder in running if holder.key in noted and holder.key not in there]
     known = [
         (record.model["name"], record.task_label, seconds)
         for record in records
-        if record.finished and (seconds := record.timing.get("seconds", {}).get("total")) is not None
+        if record.finished and (seconds := record.seconds) is not None
     ]
     left = seconds_left(known, [(run.name, run.label) for run in (*waiting, *under_way)], max(len(running), 1))
     failed = [record for record in records if not record.finished]
     return Status(
         len(records) - len(failed), failed, running, abandoned, waiting, None if left is None else left / 3600, complaints
     )
-
-
-def _key(record: RunRecord) -> str:
-    return f"{folder_name(record.task_label)}.{folder_name(record.model['name'])}.{record.run_id}"
 
 
 def _noted(results: Path, complain: Callable[[str], None]) -> Mapping[str, Run]:
@@ -76,16 +72,16 @@ def _noted(results: Path, complain: Callable[[str], None]) -> Mapping[str, Run]:
         now = dict[str, str]()
         for run in plan["runs"]:
             try:
-                key = key_of(run)
+                own = key_of(run)
             except UserError as error:  # its model's file was moved or edited since
                 gone[str(error)] += 1
                 continue
             about = digest(
                 [run.model, run.task, run.split, run.seed, run.recipe, run.checkpoint, run.size, run.options, run.part]
             )
-            if asked.get(about, key) == key:
-                found.setdefault(key, run)
-            now[about] = key
+            if asked.get(about, own) == own:
+                found.setdefault(own, run)
+            now[about] = own
         asked = now | asked
     for reason, count in gone.items():
         complain(f"skipped: {count} runs that were asked for: {reason}")

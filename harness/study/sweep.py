@@ -127,7 +127,7 @@ def sweep(
                     left.append(number)
                     continue
                 found.records[number] = record
-                found.done.append((number, float(record.timing.get("seconds", {}).get("total") or 0.0)))
+                found.done.append((number, float(record.seconds or 0.0)))
                 tell(found, number)
             if left and not wait:
                 break

@@ -72,13 +72,13 @@ class Worker:
 
     def _one(self, number: int, runs: Sequence[Run]) -> RunRecord | None:
         run = runs[number]
-        if (earlier := self._there(run)) is not None:
+        if (earlier := self.there(run)) is not None:
             return self._found(number, earlier)
         claim: AbstractContextManager[Claim | None] | None = take(self.results, run) if alone() else nullcontext(None)
         if claim is None:
             return None
         with claim as held:
-            if (earlier := self._there(run)) is not None:  # recorded between the look and the claim
+            if (earlier := self.there(run)) is not None:  # recorded between the look and the claim
                 return self._found(number, earlier)
             self.reporter.start(number)
             if held and held.deaths > MAX_DEATHS:
@@ -105,7 +105,8 @@ class Worker:
             tell(describe.of_task(run, *opened) + (f"\n  {said}" if said else ""))
             self._described.add(question)
 
-    def _there(self, run: Run) -> RunRecord | None:
+    def there(self, run: Run) -> RunRecord | None:
+        """The record that makes a run needless, if there is one."""
         if self.force:
             return None
         return finished(run, self.results) if self.retry else recorded(run, self.results)

@@ -243,7 +243,7 @@ def _facts(run: RunRecord, runs: Any) -> list[tuple[str, str]]:
 
 def _run(run: RunRecord, environments: Sequence[Mapping[str, str]]) -> dict[str, str]:
     """A line on a run: its seed, its main score, costs, when, where, and what its folder is."""
-    seconds, memory = run.timing.get("seconds", {}).get("total"), run.timing.get("peak_memory_bytes")
+    seconds, memory = run.seconds, run.timing.get("peak_memory_bytes")
     score = run.metrics.get(run.task.get("main_metric") or "accuracy")
     return {
         "seed": str(run.seed),
