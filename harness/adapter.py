@@ -123,3 +123,39 @@ class Pretrainable(ABC):
     @abstractmethod
     def pretraining_logits(self, batch: Batch) -> Tensor:
         """Logits (M, V) over the vocabulary at the M positions of a :meth:`collate_pretraining` batch that have a target."""
+
+
+class CausalModel(ABC):
+    """A fourth, optional interface: models trained to predict each token from those before it."""
+
+    @abstractmethod
+    def log_likelihood(self, batch: Batch) -> Tensor:
+        """Log-probabilities (B,) in nats of the windows of a :meth:`Adapter.collate` batch: sums over a window's tokens.
+
+        A token's probability is given those before it. The first token counts only if the model has one that begins every
+        sequence. Padding never counts.
+        """
+
+
+class BaseResolved(ABC):
+    """A fifth, optional interface: models with a state for each token and thus, through the tokens, for each base.
+
+    ``layers`` is the number of blocks.
+    """
+
+    layers: int
+
+    @abstractmethod
+    def token_ranges(self, windows: Sequence[Window]) -> Tensor:
+        """Of each base the tokens that hold it, int64 (B, L, 2): the first one, and one past the last.
+
+        Tokens are columns of :meth:`hidden_states`, special ones included. L is the longest window's length; a base that no
+        token holds, and what lies beyond a window's end, has (0, 0). Overlapping k-mers hold a base k times.
+        """
+
+    @abstractmethod
+    def hidden_states(self, batch: Batch, layer: int | None = None) -> Tensor:
+        """States (B, T, D) of the tokens of a :meth:`Adapter.collate` batch after the block ``layer``, from 1.
+
+        None: the states that :meth:`Adapter.forward` pools, after the last norm. A padded token's state means nothing.
+        """
