@@ -16,7 +16,7 @@ from .candidate import Candidate, Skipped, Violation, finite, same, with_base
 
 
 def base_states(model: Candidate) -> str:
-    """every base has tokens, whose states show a change of the base and do not depend on padding; layers are counted from 1"""
+    """every base has tokens, whose states show a change of it and do not depend on padding, after each layer"""
     adapter = model.adapter
     if not isinstance(adapter, BaseResolved):
         raise Skipped("the model has no states of tokens")

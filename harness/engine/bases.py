@@ -29,21 +29,19 @@ def of_bases(states: Tensor, ranges: Tensor) -> Tensor:
 
 
 class BaseReader(nn.Module):
-    """A model read base by base after a block, by default where it pools; a classifier's place in :mod:`.predict`.
-
-    With ``mean``, a window's embedding is the mean over its bases that have a token.
+    """A model that is read base by base after a block, by default where it pools. Takes a classifier's place in :mod:`.predict`.
 
     Raises:
         UserError: the model has no states of tokens, or no such block.
     """
 
-    def __init__(self, adapter: Adapter, layer: int | None = None, mean: bool = False) -> None:
+    def __init__(self, adapter: Adapter, layer: int | None = None) -> None:
         super().__init__()
         if not isinstance(adapter, BaseResolved):
             raise UserError(f"model {adapter.name!r}: has no states of bases; leave --per-base and --layer out")
         if layer is not None and not 1 <= layer <= adapter.blocks:
             raise UserError(f"layer {layer}: {adapter.name} has {adapter.blocks}, counted from 1")
-        self.adapter, self.layer, self.mean = adapter, layer, mean
+        self.adapter, self.layer = adapter, layer
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         """The adapter's batch of the examples' only windows, with ``token_ranges`` (B, L, 2)."""
@@ -52,9 +50,12 @@ class BaseReader(nn.Module):
         return self.adapter.collate(windows) | {RANGES: self.adapter.token_ranges(windows)}
 
     def forward(self, batch: Batch) -> Tensor:
-        """States (B, L, D), or (B, D) with ``mean``, as float32."""
+        """States of bases (B, L, D) as float32; see :func:`of_bases`."""
         assert isinstance(self.adapter, BaseResolved)
         batch = dict(batch)
         ranges = batch.pop(RANGES)
-        states = of_bases(self.adapter.hidden_states(batch, self.layer).float(), ranges)
-        return states.nanmean(dim=1) if self.mean else states
+        return of_bases(self.adapter.hidden_states(batch, self.layer).float(), ranges)
+
+    def embed(self, batch: Batch) -> Tensor:
+        """Embeddings (B, D) as float32: the mean over a window's bases, those left out that no token holds."""
+        return self(batch).nanmean(dim=1)
