@@ -1,0 +1,1 @@
+"""What is done with a model once it is trained: predictions, scans, annotated variants, embeddings, explanations."""
