@@ -89,7 +89,7 @@ class EmbeddingCache:
                 parts.append((mine, array[rows[at[mine]]]))
         missing = np.flatnonzero(source == NOWHERE)
         if len(missing):
-            rest = [examples[index] for index in missing]
+            rest = [examples[index] for index in missing.tolist()]
             parts.append((missing, compute(rest)))
             self._keep(rest, parts[-1][1])
         result = np.empty((len(examples), parts[0][1].shape[1]), np.float32)
