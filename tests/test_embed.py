@@ -114,6 +114,26 @@ class TestFiles:
         assert ids == ["plus", "minus"]
         np.testing.assert_allclose(rows, face.embed(model("rnafm"), ["ACGGTTTACC", "GGTAAACCGT"]), atol=1e-5)
 
+    def test_what_the_model_does_not_know_is_said(self, harness, tmp_path):
+        (tmp_path / "in.fa").write_text(">a\nACGTNNNN\n>b\nacguACGT\n")
+        said = harness("embed", "in.fa", "--model", "gpn_msa", *TINY, "--out", "e.npz").stderr
+        assert "letters changed on reading: lower case 4, u to t 1" in said
+        assert "gpn_msa reads alignments: sequences alone, as here, are not what it was trained for" in said
+        assert "25.00% of the tokens of the first 2 sequences are unknown to gpn_msa" in said
+
+    def test_the_model_of_a_run(self, harness, tmp_path, fasta):
+        rows = [f"{sequence},{number % 2}" for number, sequence in enumerate(SEQUENCES.values())]
+        (tmp_path / "train.csv").write_text("\n".join(["sequence,label", *rows]) + "\n")
+        assert harness("run", "--model", "cnn", *TINY, "--epochs", "1", "--task", "train.csv").returncode == 0
+        (run,) = (path.parent for path in (tmp_path / "results").rglob("run.json"))
+        done = harness("embed", str(fasta), "--model", "cnn", "--checkpoint", str(run), *TINY[2:], "--out", "e.npz")
+        assert done.returncode == 0, done.stderr
+        _, rows, about = read(tmp_path / "e.npz")
+        assert about["fingerprint"]
+        expected = face.embed(face.load_run(run, device="cpu").adapter, list(SEQUENCES.values()))
+        np.testing.assert_allclose(rows, expected, atol=1e-5)
+        assert not np.allclose(rows, face.embed(model("cnn"), list(SEQUENCES.values())), atol=1e-3)
+
     def test_a_large_npz_says_that_it_is_held_in_memory(self, harness, monkeypatch, fasta):
         monkeypatch.setattr(module, "LARGE", 100)
         done = harness("embed", str(fasta), "--model", "gc", "--out", "e.npz")

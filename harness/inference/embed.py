@@ -30,6 +30,7 @@ from .inputs import Entry, Input
 
 CHUNK = 4096  # sequences that are embedded, and written, together,
 CHUNK_NUMBERS = 1 << 26  # unless the states of their bases are more numbers than this
+SAMPLE = 1024  # sequences whose unknown tokens are counted
 LARGE = 1 << 30  # bytes of an .npz above which its need of memory is said
 FORMAT = 1  # of the metadata
 
@@ -203,16 +204,24 @@ def embed_file(
 
 def _look_through(source: Input, embedder: Embedder, reporter: Reporter) -> int:
     """How many entries there are, all of which the model can read; says what the files have of note."""
-    count = 0
+    count, first, aligned, adapter = 0, list[Window](), False, embedder.adapter
     for entry in source:
         embedder.check(entry)
         count += 1
+        first += entry.windows if count <= SAMPLE else ()
+        aligned = aligned or entry.windows[0].alignment is not None
     if not count:
         raise BadData(f"{', '.join(map(str, source.paths))}: no sequence in it; there is nothing to embed")
     for note in source.notes:
         reporter.say(note)
     if counts := ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in source.changes.items() if number):
         reporter.say(f"letters changed on reading: {counts}")
+    if adapter.card.reads == "alignment" and not aligned:
+        reporter.say(f"{adapter.name} reads alignments: sequences alone, as here, are not what it was trained for")
+    unknown = [adapter.unknown_tokens(adapter.collate(first[start : start + 64])) for start in range(0, len(first), 64)]
+    if number := sum(one for one, _ in unknown):
+        share = number / sum(total for _, total in unknown)
+        reporter.say(f"{share:.2%} of the tokens of the first {min(count, SAMPLE):,} sequences are unknown to {adapter.name}")
     return count
 
 
