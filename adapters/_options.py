@@ -42,7 +42,7 @@ def checked_block(layer: int | None, blocks: int) -> int | None:
         UserError: no such block.
     """
     if layer is not None and not 1 <= layer <= blocks:
-        raise UserError(f"layer {layer}: choose 1 to {blocks}, or leave it out for the states that are pooled")
+        raise UserError(f"layer {layer}: choose 1 to {blocks}, or leave it out for what the model pools")
     return layer
 
 

@@ -163,7 +163,7 @@ class TestRefusals:
             )
         for layer in ("0", "3", "-1"):
             said = refused("--model", "rnafm", *TINY, "--out", "e.npz", "--layer", layer)
-            assert f"layer {layer}: rnafm has 2, counted from 1" in said
+            assert f"layer {layer}: rnafm has 1 to 2; leave it out for what the model pools" in said
 
     def test_where_it_cannot_be_written(self, refused, tmp_path):
         own = ("--model", "gc", "--out")
@@ -194,6 +194,14 @@ class TestRefusals:
         (tmp_path / "empty.fa").write_text("")
         assert "empty.fa" in refused(*own, source=tmp_path / "empty.fa")
         assert "none.fa" in refused(*own, source=tmp_path / "none.fa")
+
+    def test_a_full_disk(self, refused, monkeypatch):
+        def full(*given, **more):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(np, "savez", full)
+        said = refused("--model", "gc", "--out", "e.npz")
+        assert "cannot be written (No space left on device); nothing was kept" in said
 
     def test_what_breaks_on_the_way_leaves_the_old_file(self, harness, tmp_path, fasta, monkeypatch):
         monkeypatch.setattr(module, "CHUNK", 7)
@@ -312,7 +320,7 @@ class TestInPython:
                 face.embed(adapter, ["ACGTACGT", sequence])
         with pytest.raises(BadData, match="sequence 1: window of 600 nt: dnabert1 takes at most 515"):
             face.embed(adapter, ["ACGTACGT", "A" * 600])
-        with pytest.raises(UserError, match="layer 9: dnabert1 has 2"):
+        with pytest.raises(UserError, match="layer 9: dnabert1 has 1 to 2"):
             face.embed(adapter, ["ACGTACGT"], layer=9)
 
     def test_the_model_is_left_as_it_was(self):

@@ -40,7 +40,7 @@ class BaseReader(nn.Module):
         if not isinstance(adapter, BaseResolved):
             raise UserError(f"model {adapter.name!r}: has no states of bases; leave --per-base and --layer out")
         if layer is not None and not 1 <= layer <= adapter.blocks:
-            raise UserError(f"layer {layer}: {adapter.name} has {adapter.blocks}, counted from 1")
+            raise UserError(f"layer {layer}: {adapter.name} has 1 to {adapter.blocks}; leave it out for what the model pools")
         self.adapter, self.layer = adapter, layer
 
     def collate(self, examples: Sequence[Example]) -> Batch:

@@ -26,7 +26,7 @@ from harness.errors import BadData, HarnessError, UserError
 from harness.progress import Reporter
 
 from .embedding_files import Npz, check_out, embedding_file
-from .inputs import Entry, Input
+from .inputs import VARIANTS, Entry, Input
 
 CHUNK = 4096  # sequences that are embedded, and written, together,
 CHUNK_NUMBERS = 1 << 26  # unless the states of their bases are more numbers than this
@@ -186,7 +186,7 @@ def embed_file(
     has_weights = next(adapter.parameters(), None) is not None
     more = [] if layer is None else ["mean over bases", layer]
     cache = EmbeddingCache.of(request, adapter, seed, device_type, precision, *more) if has_weights else None
-    about = _about(request, embedder, seed)
+    about = _about(request, embedder, seed, source.kind)
     said, without = False, 0
     with embedding_file(out, about, per_base) as file:
         for entries in _chunks(source, embedder):
@@ -240,7 +240,7 @@ def _chunks(source: Input, embedder: Embedder) -> Iterator[list[Entry]]:
         yield chunk
 
 
-def _about(request: ModelRequest, embedder: Embedder, seed: int) -> dict[str, Any]:
+def _about(request: ModelRequest, embedder: Embedder, seed: int, kind: str) -> dict[str, Any]:
     """The metadata of a file: all that determines its numbers, and what the rows are."""
     adapter, audit = embedder.adapter, embedder.adapter.audit
     drawn = audit is None or bool(audit.missing)
@@ -256,7 +256,7 @@ def _about(request: ModelRequest, embedder: Embedder, seed: int) -> dict[str, An
         "layer": embedder.layer,
         "layers": adapter.blocks if isinstance(adapter, BaseResolved) else None,
         "per_base": embedder.per_base,
-        "pooling": embedder.pooling,
+        "pooling": embedder.pooling + ("; reference, then alternate minus reference" if kind == VARIANTS else ""),
         "precision": embedder.precision,
         "device": embedder.accelerator.device.type,
     }

@@ -38,7 +38,8 @@ class EmbeddingFile(ABC):
     def add(self, ids: Sequence[str], numbers: np.ndarray | Sequence[np.ndarray]) -> None:
         """Append examples: an array float32 (N, D), or with ``per_base`` one (length, D) for each."""
         self.bytes += sum(part.nbytes for part in numbers)
-        self.append(list(ids), numbers)
+        with _writing(self.temporary):
+            self.append(list(ids), numbers)
 
     @abstractmethod
     def append(self, ids: list[str], numbers: Any) -> None:
@@ -148,7 +149,17 @@ def embedding_file(path: Path, about: Mapping[str, Any], per_base: bool) -> Iter
     with kind.whole_or_not(path) as temporary, ExitStack() as stack:
         file = kind(temporary, json.dumps(about, ensure_ascii=False), per_base, stack)
         yield file
-        file.finish()
+        with _writing(path):
+            file.finish()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error).splitlines()[0]
+        raise UserError(f"out {path.parent}: cannot be written ({reason}); nothing was kept, choose another place") from None
 
 
 def check_out(out: Path, force: bool) -> None:
