@@ -130,7 +130,7 @@ class TestFiles:
         assert done.returncode == 0, done.stderr
         _, rows, about = read(tmp_path / "e.npz")
         assert about["fingerprint"]
-        expected = face.embed(face.load_run(run, device="cpu").adapter, list(SEQUENCES.values()))
+        expected = face.load_run(run, device="cpu").embed(list(SEQUENCES.values()))
         np.testing.assert_allclose(rows, expected, atol=1e-5)
         assert not np.allclose(rows, face.embed(model("cnn"), list(SEQUENCES.values())), atol=1e-3)
 

@@ -163,9 +163,9 @@ def embed_file(
 ) -> int:
     """Embed everything in ``source`` and write ``out``: .parquet, .npz or .zarr, by its ending. Returns how many there were.
 
-    Ids and order are the input's. The metadata say which model, weights, layer and pooling it was. Pooled embeddings are taken
-    from the cache where a probe, or an earlier call, left them. ``seed`` draws random weights. ``layer`` and ``per_base`` are
-    those of :func:`embed`.
+    Ids and order are the input's; bases go 5'→3' on an interval's strand. The metadata say which model, weights, layer and
+    pooling it was. Pooled embeddings are taken from the cache where a probe, or an earlier call, left them. ``seed`` draws random
+    weights. ``layer`` and ``per_base`` are those of :func:`embed`.
 
     Raises:
         UserError: ``out`` cannot be written, the model cannot be built, or it has no states of bases, or no such layer.
@@ -173,10 +173,7 @@ def embed_file(
     """
     reporter = reporter or Reporter()
     check_out(out, force)
-    torch_device = hardware.pick_device(device)
-    if torch_device.type == "cuda" and torch_device.index is not None:
-        torch.cuda.set_device(torch_device)
-    accelerator = Accelerator(cpu=torch_device.type == "cpu")
+    accelerator = hardware.accelerator(device)
     device_type, precision = hardware.resolve(device, precision)
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -11,7 +11,6 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
@@ -113,7 +112,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
             allow_partial=self.allow_partial,
         )
         device_type, self.precision_ = hardware.resolve(self.device, self.recipe_.precision)
-        accelerator = self._accelerator()
+        accelerator = hardware.accelerator(self.device)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             adapter = wanted.build()
@@ -140,7 +139,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         windows = _windows(X)
         for number, window in enumerate(windows):
             self._check(window, number, self.model_.adapter)
-        accelerator = self._accelerator()
+        accelerator = hardware.accelerator(self.device)
         examples = [Example(str(number), (window,), 0) for number, window in enumerate(windows)]
         return predict(self.model_.to(accelerator.device), examples, accelerator, precision=self.precision_)
 
@@ -168,12 +167,6 @@ class Classifier(ClassifierMixin, BaseEstimator):
         if recipe.tune == "zero":
             raise UserError("tune 'zero': fits nothing; choose full, lora or probe")
         return recipe
-
-    def _accelerator(self) -> Accelerator:
-        device = hardware.pick_device(self.device)
-        if device.type == "cuda" and device.index is not None:
-            torch.cuda.set_device(device)
-        return Accelerator(cpu=device.type == "cpu")
 
     def _check(self, window: Window, number: int, adapter: Any) -> None:
         if adapter.max_length is not None and len(window) > adapter.max_length:
