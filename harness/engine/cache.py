@@ -56,7 +56,8 @@ class EmbeddingCache:
         drawn = adapter.audit is None or bool(adapter.audit.missing)
         engine = code_digest(*(Path(__file__).with_name(file) for file in CODE), follow=False)
         code = [engine, code_digest(registry.model_file(request.model))]
-        return cls(digest([adapter.name, request.identity(), seed if drawn else None, device, precision, code, *more]))
+        name = registry.model_facts(request.model).name
+        return cls(digest([name, request.identity(), seed if drawn else None, device, precision, code, *more]))
 
     def get(self, examples: Sequence[Example], compute: Callable[[], np.ndarray]) -> np.ndarray:
         """Embeddings (examples, D) of these examples in this order; ``compute`` is called only if they are not stored yet."""

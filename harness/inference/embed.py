@@ -24,6 +24,7 @@ from harness.engine.predict import PREDICT_BATCH, embed_bases
 from harness.engine.predict import embed as embed_windows
 from harness.errors import BadData, HarnessError, UserError
 from harness.progress import Reporter
+from harness.registry import model_facts
 
 from .embedding_files import Npz, check_out, embedding_file
 from .inputs import VARIANTS, Entry, Input
@@ -245,7 +246,7 @@ def _about(request: ModelRequest, embedder: Embedder, seed: int, kind: str) -> d
     return {
         "format": FORMAT,
         "harness": harness.__version__,
-        "model": adapter.name,
+        "model": model_facts(request.model).name,
         **given,
         "checkpoint": request.checkpoint,
         "fingerprint": request.fingerprint(),
