@@ -75,7 +75,7 @@ class TestParity:
         audit = golden[0].audit
         assert (audit.matched, audit.expected, audit.missing) == (55, 55, ())
         assert audit.unused == ("classifier.weight", "criterion.weight")
-        assert audit.facts == {"vocabulary": 16, "tied_weights": "intact", "places": 1026}
+        assert audit.facts == {"vocabulary": 16, "tied_weights": "intact", "places": 1026, "head": "the embedding"}
 
     def test_fixed_buffers_are_as_published(self, golden):
         fresh = HyenaDNA(HyenaShape()).layers[0].mixer.filter_fn
@@ -148,7 +148,8 @@ class TestLoading:
         """The hub's safetensors keep one of three tied frequencies; the authors' files keep all, under another prefix."""
         save_file(official(tiny, prefix, freqs) | {"lm_head.weight": torch.zeros(16, 32)}, tmp_path / "model.safetensors")
         again = HyenaDNA.from_checkpoint(tmp_path).eval()
-        assert again.audit.unused == ("lm_head.weight",)
+        assert again.audit.unused == ()
+        assert again.audit.facts["head"] == "its own"
         assert torch.equal(embed(again, random_windows(2)), embed(tiny, random_windows(2)))
 
     def test_layers_that_checkpoint_gradients(self, tiny, tmp_path):
