@@ -251,7 +251,7 @@ def _confirmed(
     alleles = np.frombuffer("".join(variant.reference[0] for variant in variants).encode(), np.uint8)
     here = letters[:, first]
     unknown, different = here == ord("N"), (here != alleles) & (here != ord("N"))
-    for index in np.flatnonzero(~single):
+    for index in np.flatnonzero(~single).tolist():
         variant = variants[index]
         start = first + variant.position - variant.change.position
         own = letters[index, max(start, 0) : start + len(variant.reference)].tobytes().decode()

@@ -299,7 +299,7 @@ def _groups(variants: Sequence[Variant]) -> dict[str, dict[str, str]]:
     """For each of GROUPS that the file says something of: a variant's id → its word, where it has one."""
     found: dict[str, dict[str, str]] = {name: {} for name in GROUPS}
     for variant in variants:
-        for name, word in zip(GROUPS, variant.groups, strict=False):
+        for name, word in zip(GROUPS, variant.groups, strict=True):
             if word:
                 found[name][variant.id] = word
     return {name: words for name, words in found.items() if words}
