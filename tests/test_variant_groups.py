@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import harness
 from harness.errors import BadData, UnknownName, UserError
 from harness.evidence.groups import MAX_SCORED, MIN_EXAMPLES, judged_groups
 from harness.evidence.predictions import Predictions, read_predictions
 from harness.evidence.records import read_all
 from harness.evidence.tables import make_table
+from harness.study.audit import open_tasks
 from harness.study.plan import Run, plan
 from harness.study.run import execute
 from harness.task import Reference, task_label
@@ -90,9 +92,7 @@ def test_two_kinds_of_negatives_need_a_choice(genome, tmp_path):
     path = table(tmp_path / "v.tsv", label=lambda number: kinds[number % 6])
     task = from_variants(path)
     assert (task.label, task.negatives_from) == ("v.tsv", ("common", "benign", "own"))
-    with pytest.raises(
-        UserError, match=r"95 benign and 190 common, .*choose --option negatives=common\|benign\|own"
-    ):
+    with pytest.raises(UserError, match=r"95 benign and 190 common, .*choose --option negatives=common\|benign\|own"):
         task.bind(Reference(genome)).load("chromosome")
     found = {}
     for choice in task.negatives_from:
@@ -117,6 +117,9 @@ def test_the_choice_goes_from_the_option_into_run_and_record(genome, tmp_path):
         record = execute(again, tmp_path / "results")
         assert record.task_label == run.label
         assert record.folder.parts[0].startswith("v.tsv-" + record.task["negatives"])
+    (item, _, splits), *_ = open_tasks(f"variants:{path}", genome=genome, context=32, negatives="common")
+    assert (item.label, splits.changes["other_negatives"]) == ("v.tsv[common]@32", 143)
+    assert harness.load_task(f"variants:{path}", negatives="own").label == "v.tsv[own]"
     labels = make_table(tmp_path / "results", metric="auroc").columns.values()
     assert sorted(labels) == ["v.tsv[benign]@32", "v.tsv[common]@32"]
     for task, choice in ((f"variants:{path}", "rare"), ("clinvar", "benign"), ("QKI", "common")):
