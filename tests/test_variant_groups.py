@@ -299,6 +299,7 @@ def test_the_genome_says_which_assembly_is_meant(genome, tmp_path):
     changes = {name: count for name, count in splits.changes.items() if name != "outside_genome"}
     assert changes == {"not_snv": 3, "unlabelled": 2, "other_assembly": len(VARIANTS)}
     assert set(splits.groups) == {"gene"}
+    assert "variants of GRCh38, whose reference alleles the genome has" in splits.notes
 
 
 def test_a_genome_that_says_nothing_of_the_assembly_is_refused(genome, tmp_path):
