@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from made_records import published, record
 
 import harness
 from harness.errors import BadData, UnknownName, UserError
+from harness.evidence.comparison import wide
 from harness.evidence.groups import MAX_SCORED, MIN_EXAMPLES, judged_groups
 from harness.evidence.predictions import Predictions, read_predictions
 from harness.evidence.records import read_all
@@ -65,6 +68,15 @@ def test_labels_show_the_choice_of_negatives():
     assert task_label("clinvar", 128, False, "common") == "clinvar[common]"
     assert task_label("clinvar", 512, False, "common") == "clinvar[common]@512"
     assert task_label("clinvar", 128, True) == "clinvar (sample)"
+
+
+def test_records_that_do_not_say_their_negatives_have_a_column_of_their_own():
+    older = record(task="clinvar", context=128)
+    newer = replace(older, task=older.task | {"negatives": "common"}, run_id="seed0-0000000000")
+    table = wide([older, newer], "accuracy", [published(task="clinvar[common]")])
+    assert list(table.columns.values()) == ["clinvar", "clinvar[common]"]
+    assert newer.folder.parts[0] != older.folder.parts[0]
+    assert [column.task for row, column in table.cells if row.source] == ["clinvar[common]"]
 
 
 @pytest.mark.parametrize(
@@ -247,6 +259,7 @@ def test_records_predictions_and_tables_have_the_groups(genome, tmp_path, harnes
     with pytest.raises(UnknownName, match=r"subset 'x=y': choose one of all, novel, leaking, or consequence=…, or gene=…"):
         make_table(results, subset="x=y")
     small = make_table(results, metric="auroc", subset="gene=G1")
+    assert "undefined: a group needs 20 examples, and 5 of each class, to be scored" in small.notes
     assert all(mark.startswith("undefined") for mark in small.to_frame().marks)
 
 
