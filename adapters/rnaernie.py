@@ -238,7 +238,7 @@ def read_arrays(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".pdparams":
         raise BadData(f"checkpoint {file}: a pickle, which is not run here; where PaddlePaddle is installed: {PADDLE_COMMAND}")
     if file.suffix != ".npz":
-        return read_tensors(file)
+        return read_tensors(file, "bert.", "ernie.", "rnaernie.")
     try:
         _check_arrays(file)
         with np.load(file, allow_pickle=False) as arrays:

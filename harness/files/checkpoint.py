@@ -151,6 +151,11 @@ def _read(file: Path, adapter: Path | None, notes: list[str]) -> dict[str, Tenso
         notes.extend(said)
         if (active := current()) is not None:
             active.merged.add(file)
+    elif any(".base_layer." in name for name in found):
+        raise CheckpointMismatch(
+            f"checkpoint {file}: LoRA parts are in the file: save model.merge_and_unload(), or put its {peft.CONFIG} beside it, "
+            "which says their scale; 0 tensors were loaded"
+        )
     elif adapter is not None:
         raise BadData(
             f"checkpoint {str(adapter)!r}: {peft.CONFIG} of a PEFT adapter (LoRA) lies beside {file.name}, which holds no LoRA "

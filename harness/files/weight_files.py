@@ -139,7 +139,10 @@ def _on_base(folder: Path) -> Found:
     base = peft.base_folder(folder)
     if base.is_dir() and peft.adapter_file(base):
         raise BadData(f"checkpoint {str(folder)!r}: its base model {base} is a PEFT adapter too; {peft.MERGE}")
-    return replace(find_weights(base), adapter=folder)
+    try:
+        return replace(find_weights(base), adapter=folder)
+    except (DataMissing, BadData) as error:
+        raise type(error)(f"{error!s} (the base model of the PEFT adapter {folder})") from None
 
 
 def _has_weights(folder: Path, names: Sequence[str]) -> bool:
