@@ -62,8 +62,11 @@ class ModelRequest:
         card = registry.model_facts(self.model).card
         try:
             found = find_weights(path, *(name for name in card.files if name.endswith((".pth", ".pt", ".ckpt"))))
-        except (DataMissing, BadData):  # a plug-in's own files, or what building it will refuse
-            return digest(sorted(_named(file) for file in path.iterdir() if _may_be_read(file))) if path.is_dir() else None
+        except (DataMissing, BadData):
+            if not path.is_dir():
+                raise
+            # Files whose names only the model knows, or what building it will refuse.
+            return digest(sorted(_named(file) for file in path.iterdir() if _may_be_read(file)))
         read = parts(found.file)
         beside = [file for file in found.file.parent.iterdir() if file not in read and _may_be_read(file)]
         if registry.is_own(self.model) or not path.is_dir():
