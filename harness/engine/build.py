@@ -27,7 +27,7 @@ _UNREAD = (hub.SUMS, "loss.csv", "loss.png", "state.pt")
 _UNREAD_ENDINGS = (".md", ".bad", ".part", ".tmp", ".lock", ".metadata")
 # What may lie beside a weight file and be read with it.
 _BESIDE = re.compile(
-    r"((?!adapter_)\w*config|tokenizer|vocab|merges|special_tokens_map|added_tokens|pretrain|spiece|sentencepiece(\.bpe)?)"
+    r"((?!adapter_)\w*config|tokenizer|vocab|merges|special_tokens_map|added_tokens|pretrain|spiece|spm|sentencepiece(\.bpe)?)"
     r"\.(json|txt|model)"
 )
 _ARRAYS = (".npz", ".pdparams")  # weights that only some models read

@@ -16,6 +16,7 @@ INERT_NAMES = {
     ("collections", "defaultdict"),
     ("collections", "deque"),
     *(("builtins", name) for name in ("dict", "list", "tuple", "int", "float", "str", "bool", "bytes", "set")),
+    *(("__builtin__", name) for name in ("dict", "list", "tuple", "int", "long", "float", "unicode", "bool", "set")),
     ("_codecs", "encode"),  # of the bytes of a NumPy scalar
     ("numpy", "dtype"),
     ("numpy.core.multiarray", "scalar"),

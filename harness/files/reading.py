@@ -141,7 +141,13 @@ def load_as_found(load: Callable[[], T], partial: bool = False) -> tuple[T, tupl
         torch.set_rng_state(random)
         found.change = change
         with partial_weights(allowed):
-            return load()
+            model = load()
+        if left_out := sorted(str(folder) for file, folder in found.adapters.items() if file not in found.tensors):
+            raise CheckpointMismatch(
+                f"checkpoint {left_out[0]!r}: this model reads its files in its own way, which leaves the PEFT adapter out; "
+                "save the whole: model.merge_and_unload().save_pretrained(FOLDER)"
+            )
+        return model
 
     try:
         try:
