@@ -74,8 +74,11 @@ def find_weights(checkpoint: Path, *names: str) -> Found:
         and checkpoint / name not in usual
     ]
     if usual:
-        unread = [f"{usual[0].name} is read, not {_some([path.name for path in others])}"] if others else []
-        return Found(usual[0], checkpoint if config else None, tuple(usual[1:]), tuple(unread))
+        file, *further = usual
+        comparable = [path for path in further if path.name.endswith((*ENDINGS, INDEX)) and file.name.endswith((*ENDINGS, INDEX))]
+        unread = [path.name for path in (*further, *others) if path not in comparable]
+        notes = [f"{file.name} is read, not {_some(unread)}"] if unread else []
+        return Found(file, checkpoint if config else None, tuple(comparable), tuple(notes))
     if len(others) == 1:
         return Found(others[0], notes=(f"{others[0].name} is read, the only weight file in {checkpoint}",))
     if others:
