@@ -244,6 +244,15 @@ def test_an_adapter_beside_weights_is_refused_unless_one_is_meant(adapter, bases
         request("dnabert1", checkpoint=str(adapter)).build()
 
 
+def test_files_beside_the_adapter_that_are_not_read_are_said(adapter, bases):
+    shutil.copy(bases / "whole/config.json", adapter)
+    (adapter / "vocab.txt").write_text("A")
+    torch.save({}, adapter / "adapter_model.bin")
+    first, second, *_ = embedded(adapter)[1].warnings
+    assert first == "adapter_model.safetensors is read, not adapter_model.bin"
+    assert second.startswith("vocab.txt beside the adapter are not read; those beside the base model")
+
+
 class TestBases:
     """Where the base model is found: beside the adapter, as a path, or as a hub id in the weights folder."""
 

@@ -124,6 +124,11 @@ class TestSubFolders:
         with pytest.raises(DataMissing, match=named + "$"):
             built(tmp_path / "a")
 
+    def test_the_hubs_own_cache_is_one_more_level(self, tmp_path, bert):
+        inside = folder(tmp_path / "models--owner--name/snapshots/0123abc", pytorch_model_DOT_bin=bert)
+        (tmp_path / "models--owner--name/refs").mkdir()
+        assert built(tmp_path / "models--owner--name").audit.source == str(inside / "pytorch_model.bin")
+
     def test_weights_of_the_folder_itself_come_first(self, tmp_path, bert):
         found = folder(tmp_path / "a", pytorch_model_DOT_bin=bert)
         folder(tmp_path / "a/checkpoint-500", pytorch_model_DOT_bin={"a": torch.ones(1)})

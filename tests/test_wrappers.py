@@ -195,6 +195,27 @@ def test_layers_beside_the_wrapped_model_stop_the_run_unless_allowed(sources, tm
     assert audit.warnings[2].startswith("left out, as allowed: 2 of the file's tensors (adapter.weight, fc.weight)")
 
 
+def test_a_model_and_its_average_are_not_mistaken_for_one(sources, tmp_path):
+    def twice(tensors):
+        return {**prefixed("model.", tensors), **prefixed("ema.", tensors)}
+
+    with pytest.raises(CheckpointMismatch, match=r"the file holds the model 2 times, as ema\., model\.: save the one"):
+        built("dnabert1", rewritten(sources["dnabert1"], tmp_path / "x", twice))
+
+
+def test_a_head_that_a_model_needs_is_named_and_may_be_random_if_allowed(sources, tmp_path):
+    def bare(tensors):
+        return {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+
+    folder = rewritten(sources["gpn_msa"], tmp_path / "x", bare)
+    with pytest.raises(CheckpointMismatch, match=r"tensors match GPNMSA; not there, or of another shape: lm_head\."):
+        built("gpn_msa", folder)
+    audit = built("gpn_msa", folder, allow_partial=True).audit
+    assert all(name.startswith("lm_head.") for name in audit.missing)
+    assert "'model.', which the file's names lack" in audit.warnings[1]
+    assert audit.warnings[2].startswith(f"partial weights: {len(audit.missing)} of {audit.expected} tensors")
+
+
 def test_what_a_shorter_name_shows_is_told(sources, tmp_path):
     def without_pooler(tensors):
         return {

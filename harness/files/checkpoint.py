@@ -22,7 +22,7 @@ from harness.errors import BadData, CheckpointMismatch, DataMissing
 
 from . import lora, peft
 from .fingerprint import digest
-from .reading import BUFFER, HEAD, common_prefixes, current, load_as_found, partial_allowed, partial_weights, reading
+from .reading import BUFFER, HEAD, common_prefixes, current, is_whole, load_as_found, partial_allowed, partial_weights, reading
 from .sources import sha256
 from .tensors import read_tensors as read_file
 from .weight_files import find_weights, parts
@@ -339,7 +339,8 @@ def _audit(
     if missing and not (partial_allowed() and matched):
         raise CheckpointMismatch(
             f"checkpoint {file}: {matched} of {len(expected)} tensors match {model}; "
-            f"not there, or of another shape{_cause(expected, unused, tensors or {})}: {_some(missing)}"
+            f"not there, or of another shape{_cause(expected, unused, tensors or {})}: {_some(missing)}",
+            whole=is_whole(missing),
         )
     if missing:
         warnings.append(f"partial weights: {len(missing)} of {len(expected)} tensors are not in the file and stay random")
@@ -348,7 +349,7 @@ def _audit(
         what = f"{matched} of {len(expected)} tensors match {model}, but {_some(consequential)} belong to another architecture"
         if not partial_allowed():
             remedy = f"{_remedy(consequential)}, or --allow-partial leaves them out"
-            raise CheckpointMismatch(f"checkpoint {file}: {what}; {remedy}", whole=not missing)
+            raise CheckpointMismatch(f"checkpoint {file}: {what}; {remedy}", whole=is_whole(missing))
         warnings.append(f"left out, as allowed: {len(consequential)} of the file's tensors ({_some(consequential)})")
     if buffers := sorted(name for name in unused if BUFFER.fullmatch(name) and not HEAD.fullmatch(name)):
         warnings.append(f"not used: {len(buffers)} of the file's tensors, which hold no learned values ({_some(buffers)})")
@@ -385,9 +386,11 @@ def _cause(expected: Sequence[str], unused: Collection[str], tensors: Mapping[st
         return " (LoRA parts are in the file: save model.merge_and_unload())"
     if any(name.endswith((".absmax", ".quant_map", ".qweight", ".scales", ".weight_scale")) for name in unused):
         return " (the values are quantised: save them in float32)"
-    for prefix in sorted({name.partition(".")[0] + "." for name in unused}):
-        if 2 * sum(prefix + name in unused for name in expected) > len(expected):
-            return f" (every name begins with {prefix!r} there: save the state_dict of the model inside)"
+    first = sorted({name.partition(".")[0] + "." for name in unused})
+    if copies := [prefix for prefix in first if 2 * sum(prefix + name in unused for name in expected) > len(expected)]:
+        if len(copies) > 1:
+            return f" (the file holds the model {len(copies)} times, as {_some(copies)}: save the one that is meant)"
+        return f" (every name begins with {copies[0]!r} there: save the state_dict of the model inside)"
     for prefix in sorted({name.partition(".")[0] + "." for name in expected}):
         if 2 * sum(name.removeprefix(prefix) in unused for name in expected) > len(expected):
             return f" (the names lack {prefix!r} there: save the whole model, with its head)"

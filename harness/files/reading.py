@@ -129,7 +129,7 @@ def load_as_found(load: Callable[[], T], partial: bool = False) -> tuple[T, tupl
 
     If the names in the file do not match, ``load`` is called again with a prefix less or more (:class:`Change`); the first change
     with which every tensor of the model is in the file counts, and is said. Each call sees torch's generator in the same state.
-    With ``partial``, a model whose tensors are not all there is loaded by the names as they are.
+    With ``partial``, tensors of heads may be absent then, and others too if the names stay as they are.
 
     Raises:
         UserError: the checkpoint is refused; of several refusals, the one that says most.
@@ -163,13 +163,18 @@ def load_as_found(load: Callable[[], T], partial: bool = False) -> tuple[T, tupl
                     if _telling(error) > _telling(refusal):
                         refusal = error
                     continue
-                if not getattr(model.audit, "missing", ()):
+                if is_whole(getattr(model.audit, "missing", ())):
                     return model, (*found.notes, *([str(change)] if change else []))
         if partial:
             return attempt(None, True), tuple(found.notes)
         raise refusal
     finally:
         _reading.reset(token)
+
+
+def is_whole(missing: Collection[str]) -> bool:
+    """Whether a model is all there, by the names that are not: those of heads alone."""
+    return all(HEAD.fullmatch(name) for name in missing)
 
 
 def _telling(error: UserError) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import re
@@ -42,7 +43,7 @@ def find_weights(checkpoint: Path, *names: str) -> Found:
     """The weights that a file or folder holds: in a folder the first of ``names`` and WEIGHT_FILES, or its only weight file.
 
     A folder with an adapter of PEFT alone leads to its base model. A folder without any of these leads to its only sub-folder
-    that has some, as a trainer leaves ``checkpoint-500``.
+    that has some, as a trainer leaves ``checkpoint-500`` and the hub's cache ``snapshots/REVISION``.
 
     Raises:
         DataMissing: there is no such file; the message says what is there instead.
@@ -94,7 +95,7 @@ def find_weights(checkpoint: Path, *names: str) -> Found:
 
 
 def _in_sub_folder(checkpoint: Path, names: Sequence[str], wanted: str) -> Found:
-    inside = [path for path in sorted(checkpoint.glob("*/")) if _has_weights(path, names)]
+    inside = [path for path in sorted((*checkpoint.glob("*/"), *checkpoint.glob("snapshots/*/"))) if _has_weights(path, names)]
     if len(inside) == 1:
         found = find_weights(inside[0], *names)
         return replace(found, notes=(f"{inside[0].name} is read, the only sub-folder of {checkpoint} with weights", *found.notes))
@@ -143,9 +144,25 @@ def _on_base(folder: Path) -> Found:
     if base.is_dir() and peft.adapter_file(base):
         raise BadData(f"checkpoint {str(folder)!r}: its base model {base} is a PEFT adapter too; {peft.MERGE}")
     try:
-        return replace(find_weights(base), adapter=folder)
+        found = find_weights(base)
+        return replace(found, adapter=folder, notes=(*_unread(folder, found.file.parent), *found.notes))
     except (DataMissing, BadData) as error:
         raise type(error)(f"{error!s} (the base model of the PEFT adapter {folder})") from None
+
+
+def _unread(adapter: Path, base: Path) -> list[str]:
+    """What is said of an adapter's files beside its weights: vocabulary and configuration are read from the base's folder."""
+    first, second = (adapter / name for name in peft.WEIGHTS)
+    notes = [f"{first.name} is read, not {second.name}"] if first.is_file() and second.is_file() else []
+    differing = [
+        name
+        for name in ("config.json", "tokenizer.json", "vocab.txt", "vocab.json", "merges.txt")
+        if (adapter / name).is_file()
+        and not ((base / name).is_file() and filecmp.cmp(adapter / name, base / name, shallow=False))
+    ]
+    if differing:
+        notes.append(f"{', '.join(differing)} beside the adapter are not read; those beside the base model ({base}) are")
+    return notes
 
 
 def _has_weights(folder: Path, names: Sequence[str]) -> bool:
