@@ -190,10 +190,10 @@ def request(
     path = None
     if checkpoint is not None:
         path = hub.resolve(facts.name, facts.card, checkpoint)
-        if (base := peft.hub_base(path)) is not None:
-            _fetch_base(facts, base, path)
     elif init is None and official and (facts.card.checkpoint or facts.card.get):
         path = hub.official(facts.name, facts.card)
+    if path is not None and (base := peft.hub_base(path)) is not None:
+        _fetch_base(facts, base, path)
     return ModelRequest(model, path and str(path), size, _typed(facts, options or {}), allow_partial)
 
 
