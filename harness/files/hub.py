@@ -200,6 +200,8 @@ def _fetch(
 
 def _explained(error: DownloadFailed, url: str, where: str, file: str, folder: Path) -> DownloadFailed:
     """A failed download in the user's terms. ``where`` is a repository and its revision."""
+    if not str(error).startswith(url):
+        return error
     reason = str(error).removeprefix(f"{url}: ").rstrip("; ")
     status = re.match(r"HTTP (\d+)\b", reason)
     hub_id, token = where.partition(" ")[0], bool(_authorisation(url))
