@@ -93,6 +93,20 @@ def test_an_adapter_fits_its_encoder_with_and_without_the_head(bases, tmp_path, 
     assert any("the adapter's names" in warning and "'bert.'" in warning for warning in audit.warnings)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_lora_of_a_head_that_the_base_never_had_is_left_out_and_said(bases, tmp_path):
+    BertModel(BertConfig(**SIZES)).save_pretrained(tmp_path / "pooling")
+    targets = ["query", "pooler.dense"]
+    model = BertModel.from_pretrained(bases / "whole")  # whose pooler is random
+    merged = trained(model, tmp_path / "adapter", bases / "whole", target_modules=targets)
+    merged.save_pretrained(tmp_path / "merged")
+    found, audit = embedded(tmp_path / "adapter")
+    torch.testing.assert_close(found, embedded(tmp_path / "merged")[0], rtol=1e-6, atol=1e-6)
+    assert audit.warnings[1] == "LoRA parts of pooler.dense are left out: the base model's file lacks these heads"
+    trained(BertModel.from_pretrained(tmp_path / "pooling"), tmp_path / "other", tmp_path / "pooling", target_modules=targets)
+    assert "LoRA merged into 3 layers" in embedded(tmp_path / "other")[1].warnings[0]
+
+
 class Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ from torch import Tensor
 from harness.errors import CheckpointMismatch
 
 from .peft import MERGE, LoraSettings
+from .reading import HEAD
 
 # peft's names: MODULE.lora_A.weight in an adapter's file, MODULE.lora_A.NAME.weight in a model that was saved with its adapter.
 _PART = re.compile(
@@ -34,26 +35,33 @@ def merge(
     was saved with its adapter in it. Modules that were trained whole (``modules_to_save``, biases) replace those of the base.
 
     Raises:
-        CheckpointMismatch: it is not plain LoRA, or does not fit the base model; nothing is left out.
+        CheckpointMismatch: it is not plain LoRA, or does not fit the base model. Only LoRA of heads that it lacks is left out.
     """
     plain, saved, lora = _sorted_out(tensors, file)
     if not lora:
         raise CheckpointMismatch(f"checkpoint {file}: no LoRA parts in it (lora_A, lora_B); {MERGE}")
-    strip, add = ("", "") if base is None else _between([f"{module}.weight" for module in lora], base, file)
+    strip, add = ("", "") if base is None else _between(lora, base, file)
     own = {_moved(name, strip, add): tensor for name, tensor in (plain | saved).items()}
     merged = dict(base or {}) | own
+    # A head that the base's file lacks was random while the adapter was trained, and no embedding needs it.
+    heads = [module for module in lora if HEAD.fullmatch(f"{module}.") and f"{_moved(module, strip, add)}.weight" not in merged]
+    lora = {module: parts for module, parts in lora.items() if module not in heads}
     used = [settings.of(module) for module in lora]
     for (module, parts), (rank, scale) in zip(lora.items(), used, strict=True):
         _add(merged, _moved(module, strip, add), parts, rank, scale, settings.transposed, file)
+    if not lora:
+        raise CheckpointMismatch(f"checkpoint {file}: LoRA parts of heads alone, which its base model lacks; {MERGE}")
     ranks, scales = zip(*used, strict=True)
     notes = [f"LoRA merged into {len(lora)} layers (rank {_range(ranks)}, scale {_range(scales)})"]
     if base is not None and own:
         names = ", ".join(sorted(own)[:3]) + (", …" if len(own) > 3 else "")
         notes.append(f"{len(own)} tensors of the adapter itself ({names}) are used in place of the base model's")
+    if heads:
+        notes.append(f"LoRA parts of {', '.join(heads[:3])} are left out: the base model's file lacks these heads")
     if strip or add:
         difference = f"lack the base model's {add!r}" if add else f"begin with {strip!r}, unlike the base model's"
         notes.append(f"the adapter's names {difference}")
-    if absent := [name for name in settings.targets if not any(f".{module}".endswith(f".{name}") for module in lora)]:
+    if absent := [name for name in settings.targets if not any(f".{module}".endswith(f".{name}") for module in (*lora, *heads))]:
         notes.append(f"the adapter has no LoRA parts of {', '.join(absent[:4])}, which its configuration names")
     return merged, notes
 
@@ -117,22 +125,27 @@ def _add(
         merged[f"{module}.bias"] = bias + shift * scale
 
 
-def _between(wanted: list[str], base: Mapping[str, Tensor], file: Path) -> tuple[str, str]:
-    """The prefixes to take off the adapter's names and to put before them, so that the base has them all.
+def _between(modules: Iterable[str], base: Mapping[str, Tensor], file: Path) -> tuple[str, str]:
+    """The prefixes to take off the adapter's names and to put before them, so that the base has all but heads.
 
     An adapter of a bare encoder lacks the base prefix of a base that was saved with its head, and the other way round.
     """
+    names = [f"{module}.weight" for module in modules]
+    wanted = [name for name in names if not HEAD.fullmatch(name)] or names
     first = wanted[0]
     longer = [("", name.removesuffix(first)) for name in base if name.endswith(f".{first}")]
     shorter = [(first.removesuffix(name), "") for name in base if first.endswith(f".{name}")]
-    for strip, add in [("", ""), *longer, *shorter]:
-        if all(name.startswith(strip) and _moved(name, strip, add) in base for name in wanted):
-            return strip, add
-    lacking = next((name for name in wanted if name not in base), first)
-    raise CheckpointMismatch(
-        f"checkpoint {file}: LoRA parts of {lacking.removesuffix('.weight')}, which its base model lacks; "
-        "give the base it was trained on"
-    )
+    lacking = {
+        (strip, add): [name for name in wanted if not name.startswith(strip) or _moved(name, strip, add) not in base]
+        for strip, add in [("", ""), *longer, *shorter]
+    }
+    best = min(lacking, key=lambda change: len(lacking[change]))
+    if lacking[best]:
+        raise CheckpointMismatch(
+            f"checkpoint {file}: LoRA parts of {lacking[best][0].removesuffix('.weight')}, which its base model lacks; "
+            "give the base it was trained on"
+        )
+    return best
 
 
 def _moved(name: str, strip: str, add: str) -> str:
