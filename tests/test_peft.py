@@ -284,7 +284,12 @@ class TestBases:
         change(adapter, base_model_name_or_path="owner/base")
         with pytest.raises(DataMissing, match="a PEFT adapter, whose base model owner/base is not here: HARNESS_OFFLINE is set"):
             embedded(adapter)
+        (tmp_path / "trainer").mkdir()
+        shutil.copytree(adapter, tmp_path / "trainer/checkpoint-5")
+        with pytest.raises(DataMissing, match="a PEFT adapter, whose base model owner/base is not here: HARNESS_OFFLINE is set"):
+            embedded(tmp_path / "trainer")
         shutil.copytree(bases / "whole", tmp_path / "weights/owner--base/one")
+        assert torch.equal(embedded(tmp_path / "trainer")[0], expected)
         assert torch.equal(embedded(adapter)[0], expected)
         shutil.copytree(bases / "bare", tmp_path / "weights/owner--base/two")
         with pytest.raises(BadData, match=r"several revisions \(one, two\): write one into adapter_config\.json \(revision\)"):

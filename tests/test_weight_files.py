@@ -63,6 +63,11 @@ def test_a_folder_without_weights_says_what_was_sought(tmp_path):
         weight_file(folder(tmp_path / "loop", optimizer_DOT_pt=b"x", training_args_DOT_bin=b"x", state_DOT_pt=b"x"))
 
 
+def test_weights_in_a_format_that_is_not_read_are_named(tmp_path):
+    with pytest.raises(DataMissing, match=r"there is tf_model\.h5, which is not read: save it as safetensors"):
+        weight_file(folder(tmp_path / "a", tf_model_DOT_h5=b"x"))
+
+
 @pytest.mark.parametrize("name", ["last_DOT_ckpt", "best_DOT_pt", "weights_DOT_pth", "anything_DOT_safetensors", "x_DOT_bin"])
 def test_the_only_weight_file_of_a_folder_is_read_and_said(tmp_path, bert, name):
     found = folder(tmp_path / "a", **{name: bert, "optimizer_DOT_pt": b"x", "rng_state_0_DOT_pth": b"x"})

@@ -15,7 +15,7 @@ from harness.errors import BadData, CheckpointMismatch, DataMissing, DownloadFai
 from harness.files import hub, peft, sources
 from harness.files.code import beside, code_digest, code_modules, watch_reading
 from harness.files.fingerprint import digest, file_digest, remembered
-from harness.files.weight_files import INDEX, Found, find_weights, parts
+from harness.files.weight_files import INDEX, Found, adapter_folder, find_weights, parts
 
 if TYPE_CHECKING:
     from harness.adapter import Adapter
@@ -192,8 +192,8 @@ def request(
         path = hub.resolve(facts.name, facts.card, checkpoint)
     elif init is None and official and (facts.card.checkpoint or facts.card.get):
         path = hub.official(facts.name, facts.card)
-    if path is not None and (base := peft.hub_base(path)) is not None:
-        _fetch_base(facts, base, path)
+    if path is not None and (adapter := adapter_folder(path)) and (base := peft.hub_base(adapter)):
+        _fetch_base(facts, base, adapter)
     return ModelRequest(model, path and str(path), size, _typed(facts, options or {}), allow_partial)
 
 

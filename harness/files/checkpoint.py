@@ -39,6 +39,7 @@ __all__ = [
     "Resolved",
     "audit_from_loading_info",
     "check_fields",
+    "check_finite",
     "check_size",
     "load_as_found",
     "load_tensors",
@@ -128,12 +129,12 @@ def resolve_weights(checkpoint: Path, *bases: str) -> Resolved:
 
 def _read(file: Path, adapter: Path | None, notes: list[str]) -> dict[str, Tensor]:
     """A file's tensors, with the LoRA of ``adapter`` or that which the file itself holds merged."""
-    found = _finite(read_file(file, notes), file)
+    found = check_finite(read_file(file, notes), file)
     part = peft.adapter_file(adapter) if adapter is not None else None
     if adapter is not None and part is not None:
         if lora.holds_lora(found):
             raise CheckpointMismatch(f"checkpoint {file}: the base model of {adapter} holds LoRA parts itself; {peft.MERGE}")
-        delta = _finite(read_file(part, notes), part)
+        delta = check_finite(read_file(part, notes), part)
         found, said = lora.merge(delta, peft.read_settings(adapter), part, found)
         notes.extend([f"{said[0]}; the base model is {file}", *said[1:]])
     elif lora.holds_lora(found) and peft.describes(file):
@@ -154,7 +155,12 @@ def _read(file: Path, adapter: Path | None, notes: list[str]) -> dict[str, Tenso
     return found
 
 
-def _finite(found: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+def check_finite(found: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The tensors of a file, if all of their values are finite; buffers without learned values may hold others.
+
+    Raises:
+        BadData: one is NaN or infinite, as after a diverged training or a conversion to float16.
+    """
     for name, tensor in found.items():
         if tensor.is_floating_point() and not BUFFER.fullmatch(name) and not bool(torch.isfinite(tensor).all()):
             wrong = int((~torch.isfinite(tensor)).sum())

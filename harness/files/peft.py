@@ -121,13 +121,7 @@ def describes(file: Path) -> bool:
 
 
 def hub_base(folder: Path) -> str | None:
-    """The hub id (``owner/name[@revision]``) of the base model of an adapter, if it is one and not on this machine.
-
-    ``folder`` may be the adapter's file, or something else than an adapter, which has none.
-    """
-    folder = folder if folder.is_dir() else folder.parent if folder.name in WEIGHTS else folder
-    if adapter_file(folder) is None or not os.path.isfile(folder / CONFIG):
-        return None
+    """The hub id (``owner/name[@revision]``) of the base model of an adapter, if it is one and not on this machine."""
     config = _read(folder)
     name = config.get("base_model_name_or_path")
     if not isinstance(name, str) or _on_this_machine(folder, name, config.get("revision")):

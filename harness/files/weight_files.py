@@ -17,6 +17,7 @@ from . import peft
 INDEX = ".index.json"  # the end of the name of a file that lists shards
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
+_UNREAD = (".h5", ".msgpack", ".onnx", ".gguf", ".pkl", ".npz", ".pdparams")  # weights in formats that are not read
 # What a training loop leaves beside the weights.
 _TRAINING = re.compile(r"(?:(?:optim|scheduler|scaler|rng_state|random_states|training_args|.*optim_states).*|state\.pt)")
 _SHARD = re.compile(r".*-\d{5}-of-\d{5}\.\w+")
@@ -94,8 +95,22 @@ def find_weights(checkpoint: Path, *names: str) -> Found:
     return _in_sub_folder(checkpoint, names, " or ".join(wanted))
 
 
+def adapter_folder(checkpoint: Path) -> Path | None:
+    """The folder of the PEFT adapter that a checkpoint is: itself, or its only sub-folder with weights."""
+    if checkpoint.is_file():
+        return checkpoint.parent if checkpoint.name in peft.WEIGHTS else None
+    if not _has_weights(checkpoint) and len(inside := _sub_folders(checkpoint)) == 1:
+        (checkpoint,) = inside
+    return checkpoint if peft.adapter_file(checkpoint) and os.path.isfile(checkpoint / peft.CONFIG) else None
+
+
+def _sub_folders(checkpoint: Path, names: Sequence[str] = ()) -> list[Path]:
+    folders = sorted((*checkpoint.glob("*/"), *checkpoint.glob("snapshots/*/")))
+    return [path for path in folders if _has_weights(path, names)]
+
+
 def _in_sub_folder(checkpoint: Path, names: Sequence[str], wanted: str) -> Found:
-    inside = [path for path in sorted((*checkpoint.glob("*/"), *checkpoint.glob("snapshots/*/"))) if _has_weights(path, names)]
+    inside = _sub_folders(checkpoint, names)
     if len(inside) == 1:
         found = find_weights(inside[0], *names)
         return replace(found, notes=(f"{inside[0].name} is read, the only sub-folder of {checkpoint} with weights", *found.notes))
@@ -106,7 +121,9 @@ def _in_sub_folder(checkpoint: Path, names: Sequence[str], wanted: str) -> Found
             f"checkpoint {str(checkpoint)!r}: {len(inside)} sub-folders with weights; give one of them: "
             f"{_some([path.name for path in inside], 6)}{remedy}"
         )
-    raise DataMissing(f"checkpoint {str(checkpoint)!r}: no such file, nor a folder with {wanted}")
+    unread = [name for name in _listed(checkpoint) if name.lower().endswith(_UNREAD)]
+    there = f"; there is {_some(unread)}, which is not read: save it as safetensors" if unread else ""
+    raise DataMissing(f"checkpoint {str(checkpoint)!r}: no such file, nor a folder with {wanted}{there}")
 
 
 def parts(file: Path) -> list[Path]:
@@ -165,7 +182,7 @@ def _unread(adapter: Path, base: Path) -> list[str]:
     return notes
 
 
-def _has_weights(folder: Path, names: Sequence[str]) -> bool:
+def _has_weights(folder: Path, names: Sequence[str] = ()) -> bool:
     return any(
         name in names or (name.lower().endswith((*ENDINGS, INDEX)) and not _TRAINING.match(name)) for name in _listed(folder)
     )
