@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import time
 import types
 from collections import defaultdict
 from pathlib import Path
@@ -271,6 +272,15 @@ class TestContainers:
     def test_two_models_are_refused(self, tmp_path, value, reason):
         with pytest.raises(BadData, match=reason):
             self.read(tmp_path, value)
+
+    def test_dictionaries_that_are_there_many_times_take_no_time(self, tmp_path):
+        value = {"a": 1}
+        for _ in range(4):
+            value = dict.fromkeys(map(str, range(3000)), value)
+        begun = time.monotonic()
+        with pytest.raises(BadData, match="expected a state_dict"):
+            self.read(tmp_path, value)
+        assert time.monotonic() - begun < 5
 
     def test_objects_of_training_libraries_are_left_out_and_never_made(self, tmp_path, monkeypatch):
         module = types.ModuleType("omegaconf")

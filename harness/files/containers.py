@@ -58,7 +58,7 @@ def model_of(state: Any, notes: list[str]) -> dict[str, Any]:
     """
     lightning = isinstance(state, dict) and "pytorch-lightning_version" in state
     if not _is_state(state):
-        found = list(_sets(state, ""))
+        found = list(_sets(state, "", set()))
         if len(found) > 1:  # a head that is kept apart from its model
             found = [one for one in found if not _HEAD.fullmatch(one[0].rpartition(".")[2])] or found
         if not found:
@@ -79,8 +79,11 @@ def model_of(state: Any, notes: list[str]) -> dict[str, Any]:
     return state
 
 
-def _sets(value: Any, path: str, depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The sets of tensors in nested dictionaries, by the keys that lead to them; a loop's own are left out."""
+def _sets(value: Any, path: str, seen: set[int], depth: int = 0) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The sets of tensors in nested dictionaries, by the keys that lead to them; a loop's own are left out.
+
+    A dictionary that is there many times counts once, or a small file could take for ever.
+    """
     if not isinstance(value, dict) or depth == MAX_DEPTH:
         return
     loose = [name for name, item in value.items() if isinstance(item, Tensor) and item.ndim > 1]
@@ -88,13 +91,14 @@ def _sets(value: Any, path: str, depth: int = 0) -> Iterator[tuple[str, dict[str
         yield path, {name: item for name, item in value.items() if isinstance(name, str) and isinstance(item, Tensor)}
         return
     for name, item in value.items():
-        if not isinstance(name, str) or _TRAINING.search(name.lower()):
+        if not isinstance(name, str) or _TRAINING.search(name.lower()) or id(item) in seen:
             continue
+        seen.add(id(item))
         where = f"{path}.{name}" if path else name
         if _is_state(item):
             yield where, item
         else:
-            yield from _sets(item, where, depth + 1)
+            yield from _sets(item, where, seen, depth + 1)
     if loose and any(isinstance(item, dict) for item in value.values()):
         yield ", ".join(map(str, loose[:3])), {}
 

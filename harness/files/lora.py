@@ -52,7 +52,7 @@ def merge(
     if not lora:
         raise CheckpointMismatch(f"checkpoint {file}: LoRA parts of heads alone, which its base model lacks; {MERGE}")
     ranks, scales = zip(*used, strict=True)
-    notes = [f"LoRA merged into {len(lora)} layers (rank {_range(ranks)}, scale {_range(scales)})"]
+    notes = [f"LoRA merged into {len(lora)} layer{'s' * (len(lora) > 1)} (rank {_range(ranks)}, scale {_range(scales)})"]
     if base is not None and own:
         names = ", ".join(sorted(own)[:3]) + (", …" if len(own) > 3 else "")
         notes.append(f"{len(own)} tensors of the adapter itself ({names}) are used in place of the base model's")
