@@ -261,9 +261,9 @@ class TestContainers:
     @pytest.mark.parametrize(
         ("value", "reason"),
         [
-            ({"model": STATE, "model_ema": STATE}, r"several sets of tensors \(model, model_ema\)"),
+            ({"model": STATE, "model_ema": dict(STATE)}, r"several sets of tensors \(model, model_ema\)"),
             (
-                {"generator": {"net": STATE}, "discriminator": {"net": STATE}},
+                {"generator": {"net": STATE}, "discriminator": {"net": dict(STATE)}},
                 r"several sets .*generator\.net, discriminator\.net",
             ),
             ({"model": STATE, "projection": torch.ones(2, 2)}, r"several sets of tensors \(model, projection\)"),
