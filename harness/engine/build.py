@@ -17,6 +17,8 @@ from harness.files.code import beside, code_digest, code_modules, watch_reading
 from harness.files.fingerprint import digest, file_digest, remembered
 from harness.files.weight_files import INDEX, Found, adapter_folder, find_weights, parts
 
+from . import keep
+
 if TYPE_CHECKING:
     from harness.adapter import Adapter
 
@@ -59,6 +61,8 @@ class ModelRequest:
         if self.checkpoint is None:
             return None
         path = Path(self.checkpoint)
+        if keep.is_kept(path):
+            return keep.read(path).fingerprint(path)
         card = registry.model_facts(self.model).card
         try:
             found = find_weights(path, *(name for name in card.files if name.endswith((".pth", ".pt", ".ckpt"))))
@@ -145,6 +149,8 @@ class ModelRequest:
 
         path = None if self.checkpoint is None else Path(self.checkpoint)
         self._check_code()
+        if path is not None and keep.is_kept(path):
+            return keep.backbone(path)
         model = registry.adapter_class(self.model)
         adapter, notes = load_as_found(
             lambda: model.from_checkpoint(path, size=self.size, **self.options), partial=self.allow_partial
@@ -190,6 +196,8 @@ def request(
     path = None
     if checkpoint is not None:
         path = hub.resolve(facts.name, facts.card, checkpoint)
+        if keep.is_kept(path):
+            keep.check(path, facts.name, options or {})
     elif init is None and official and (facts.card.checkpoint or facts.card.get):
         path = hub.official(facts.name, facts.card)
     if path is not None and (adapter := adapter_folder(path)) and (base := peft.hub_base(adapter)):
