@@ -1,1 +1,1 @@
-"""What is done with a model once it is trained: predictions, scans, annotated variants, embeddings, explanations."""
+"""Inference: what is done with a model once it is trained. Predictions, scans, embeddings, explanations, annotated variants."""
