@@ -35,8 +35,8 @@ class Entry(NamedTuple):
     where: str
 
 
-class _Placed(NamedTuple):
-    """An interval before its letters are read."""
+class Placed(NamedTuple):
+    """An interval whose letters are not read yet."""
 
     id: str
     locus: Locus
@@ -76,7 +76,7 @@ class Input:
     def _from_genome(self, path: Path) -> Iterator[Entry]:
         from harness.files.genome import Genome, check_outside
 
-        genome, rest, nucleotides = Genome(path), self._intervals(), 0
+        genome, rest, nucleotides = Genome(path), self.intervals(), 0
         while some := list(islice(rest, TOGETHER)):
             found = genome.sequences([interval.locus for interval in some], self.changes)
             nucleotides += sum(map(len, found))
@@ -84,15 +84,16 @@ class Input:
                 yield Entry(interval.id, (Window(letters, interval.locus),), interval.label, interval.where)
         check_outside(genome, self.changes["outside_genome"], nucleotides)
 
-    def _intervals(self) -> Iterator[_Placed]:
+    def intervals(self, longest: int = bed.LONGEST_INTERVAL) -> Iterator[Placed]:
+        """The intervals of BED files and tables, without their letters; those of BED have at most ``longest`` nucleotides."""
         for path in self.paths:
             if not bed.is_bed(path):
                 for row in readers.stream_intervals(path, self.notes, self.columns):
-                    yield _Placed(row.id, row.locus, row.label, row.where)
+                    yield Placed(row.id, row.locus, row.label, row.where)
                 continue
             unused: dict[str, None] = {}
-            for line in bed.intervals(path, unused):
-                yield _Placed(line.name or bed.name(line.locus), line.locus, None, line.where)
+            for line in bed.intervals(path, unused, longest):
+                yield Placed(line.name or bed.name(line.locus), line.locus, None, line.where)
             unused.pop("name", None)
             if unused:
                 self.notes.append(f"{path.name}: columns not used: {', '.join(unused)}")

@@ -1,0 +1,81 @@
+"""`harness predict`: what a trained model says of new sequences."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .options import Device, LabelColumn, Quiet, SequenceColumn
+
+if TYPE_CHECKING:
+    from harness.inference.predict import Outcome
+
+    from .screen import Screen
+
+
+def predict(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN…", help="Folders of runs, or of a model (results/QKI/cnn): its seeds are averaged."),
+    ],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="FASTA, a table (CSV, TSV, JSON, parquet) or BED.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write: .csv, .tsv, .jsonl or .parquet (default: CSV on the screen).")
+    ] = None,
+    genome: Annotated[Path | None, typer.Option(help="For intervals: FASTA or 2bit.")] = None,
+    sequence_column: SequenceColumn = "",
+    label_column: LabelColumn = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Where the weights are that the run started from, if not where they were.")
+    ] = None,
+    device: Device = "auto",
+    batch_size: Annotated[int | None, typer.Option(help="Windows in a batch (default 64 or more).")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Ask a trained model about new sequences: a row each, with probabilities, and scores where there are labels."""
+    from harness.files.text import head
+    from harness.inference.answers import load_seeds
+    from harness.inference.inputs import EXPECTED, open_input
+    from harness.inference.predict import columns_of
+    from harness.inference.predict import predict as ask
+
+    from .screen import Screen
+
+    head(source, EXPECTED)
+    screen = Screen(quiet)
+    seeds = load_seeds(runs, checkpoint, device, batch_size)
+    for note in dict.fromkeys(note for run in seeds.runs for note in run.notes):
+        screen.say(note)
+    sequences, labels = columns_of(seeds, source, sequence_column, label_column or ())
+    found = open_input([source], genome=genome, sequence_column=sequences, label_columns=labels)
+    try:
+        outcome = ask(seeds, found, out, screen)
+    except BrokenPipeError:  # whoever read the rows has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+    _show(screen, outcome, out)
+
+
+def _show(screen: Screen, outcome: Outcome, out: Path | None) -> None:
+    from harness.progress import figure
+
+    from .screen import PANEL_METRICS
+
+    for note in outcome.notes:
+        screen.say(note)
+    shown = [name for metrics in PANEL_METRICS.values() for name in metrics if name in outcome.scores]
+    lines = [
+        f"  {name:<18}{'undefined' if outcome.scores[name] != outcome.scores[name] else figure(outcome.scores[name])}"
+        for name in dict.fromkeys(shown)
+    ]
+    if lines:
+        lines.insert(0, f"scores of {outcome.scored:,} entries with a label")
+    if out is None:  # standard output is full of rows
+        for line in lines:
+            screen.say(line)
+    else:
+        screen.conclude("\n".join([f"{out}: {outcome.entries:,} rows", *lines]))
