@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from harness.errors import UserError
+
 from .options import Device, LabelColumn, Quiet, SequenceColumn
+
+SCAN = "Scans: --out .bedgraph or .bigwig"
 
 if TYPE_CHECKING:
     from harness.inference.predict import Outcome
@@ -34,6 +38,18 @@ def predict(
     ] = None,
     device: Device = "auto",
     batch_size: Annotated[int | None, typer.Option(help="Windows in a batch (default 64 or more).")] = None,
+    scan: Annotated[
+        str | None, typer.Option(metavar="WINDOW:STEP", help="Slide along sequences or intervals.", rich_help_panel=SCAN)
+    ] = None,
+    peaks: Annotated[
+        Path | None, typer.Option(help="BED file of the positions above the threshold.", rich_help_panel=SCAN)
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Lowest value of a peak (default 0.5 for probabilities).", rich_help_panel=SCAN)
+    ] = None,
+    of_class: Annotated[
+        str, typer.Option("--class", help="Class or label of the track (default: the second of two).", rich_help_panel=SCAN)
+    ] = "",
     quiet: Quiet = False,
 ) -> None:
     """Ask a trained model about new sequences: a row each, with probabilities, and scores where there are labels."""
@@ -42,16 +58,32 @@ def predict(
     from harness.inference.inputs import EXPECTED, open_input
     from harness.inference.predict import columns_of
     from harness.inference.predict import predict as ask
+    from harness.inference.scan import Layout
+    from harness.inference.scan import scan as slide
 
     from .screen import Screen
 
     head(source, EXPECTED)
+    layout = None if scan is None else Layout.of(scan)
+    if layout is None and (peaks is not None or threshold is not None or of_class):
+        raise UserError("peaks, threshold and class are of scans: slide along the sequences with --scan WINDOW:STEP")
+    if layout is not None and out is None:
+        raise UserError("scan: say where to with --out, such as scan.bedgraph or scan.bigwig")
     screen = Screen(quiet)
     seeds = load_seeds(runs, checkpoint, device, batch_size)
     for note in dict.fromkeys(note for run in seeds.runs for note in run.notes):
         screen.say(note)
     sequences, labels = columns_of(seeds, source, sequence_column, label_column or ())
     found = open_input([source], genome=genome, sequence_column=sequences, label_columns=labels)
+    if layout is not None:
+        assert out is not None
+        options = {"of_class": of_class, "peaks": peaks, "threshold": threshold}
+        scanned = slide(seeds, found, layout, out, **options, reporter=screen)
+        for note in scanned.notes:
+            screen.say(note)
+        made = f"{out}: {scanned.windows:,} windows"
+        screen.conclude(made if peaks is None else f"{made}\n{peaks}: {scanned.peaks:,} peaks")
+        return
     try:
         outcome = ask(seeds, found, out, screen)
     except BrokenPipeError:  # whoever read the rows has read enough

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,8 +37,8 @@ def check_out(out: Path, inputs: Sequence[Path], endings: re.Pattern[str], known
         raise UserError(f"{option} {out}: is a folder; give the name of a file in it")
     if not out.parent.is_dir():
         raise UserError(f"{option} {out}: there is no folder {out.parent}; make it, or choose another --{option}")
-    if any(out.exists() and out.samefile(path) for path in inputs):
-        raise UserError(f"{option} {out}: is the file that is read; choose another --{option}")
+    if any(os.path.realpath(out) == os.path.realpath(path) for path in inputs):
+        raise UserError(f"{option} {out}: is another file of this command, too; choose another --{option}")
     check_writable(out.parent, option)
 
 
