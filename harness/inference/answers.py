@@ -144,16 +144,16 @@ class Part:
             self._file.truncate()
             self._write(line)
         self._start = len(line)
-        self.rows = (os.fstat(self._file.fileno()).st_size - self._start) // self.row
+        self.cut((os.fstat(self._file.fileno()).st_size - self._start) // self.row)
 
     def cut(self, rows: int) -> None:
         """Keep so many rows, and what follows them is written next."""
         self._file.truncate(self._start + rows * self.row)
-        self._file.seek(0, os.SEEK_END)
         self.rows = rows
 
     def add(self, rows: np.ndarray) -> None:
         """Append rows (N, width)."""
+        self._file.seek(0, os.SEEK_END)
         self._write(rows.astype("<f8").tobytes())
         self.rows += len(rows)
 
