@@ -138,7 +138,7 @@ def _numbers(shown: Shown) -> Iterator[str]:
             if (examples := examples_on(run, shown.subset)) is not None:
                 found.add((examples, sum(run.leakage.get("counts", {}).values())))
         texts = " or ".join(f"{examples:,} of {total:,}" for examples, total in sorted(found))
-        yield f"{label} {texts or NO_AUDIT}"
+        yield f"{label} {texts or ('none' if '=' in shown.subset else NO_AUDIT)}"
 
 
 # --- published numbers ---------------------------------------------------------------------------------------------------

@@ -114,7 +114,8 @@ class Trial:
         ids = tuple(example.id for example in test)
         blocks = tuple(map(self.splits.block, ids)) if self.splits.block else ()
         labels, kind, classes = labels_of(test), self.task.kind, self.task.classes
-        predictions = Predictions(ids, labels, outputs, classes, blocks, kind=kind)
+        groups = {name: tuple(words.get(one, "") for one in ids) for name, words in self.splits.groups.items()}
+        predictions = Predictions(ids, labels, outputs, classes, blocks, kind=kind, groups=groups)
         has_alignment = self.adapter.card.reads == "alignment" and test[0].windows[0].alignment is not None
         alignment = alignment_sensitivity(test, outputs, ask, kind) if has_alignment else {}
         found, without = limits(outputs, labels, blocks, kind)
