@@ -52,6 +52,7 @@ class Made:
     notes: list[str] = field(default_factory=list)
     stop_after: int | None = None  # calls, after which the user presses Ctrl-C
     label: str = "QKI"
+    classifier: object = None
 
     @property
     def folder(self) -> Path:

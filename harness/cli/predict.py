@@ -26,11 +26,13 @@ def predict(
         list[Path],
         typer.Argument(metavar="RUN…", help="Folders of runs, or of a model (results/QKI/cnn): its seeds are averaged."),
     ],
-    source: Annotated[Path, typer.Argument(metavar="INPUT", help="FASTA, a table (CSV, TSV, JSON, parquet) or BED.")],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="FASTA, a table (CSV, TSV, JSON, parquet), BED or VCF.")],
     out: Annotated[
-        Path | None, typer.Option(help="File to write: .csv, .tsv, .jsonl or .parquet (default: CSV on the screen).")
+        Path | None, typer.Option(help="File to write: .csv, .tsv, .jsonl, .parquet; .vcf of a VCF (default: CSV on the screen).")
     ] = None,
-    genome: Annotated[Path | None, typer.Option(help="For intervals: FASTA or 2bit.")] = None,
+    genome: Annotated[Path | None, typer.Option(help="For intervals and variants: FASTA or 2bit.")] = None,
+    msa: Annotated[Path | None, typer.Option(help="For variants: another alignment than the run's.")] = None,
+    species: Annotated[str, typer.Option(help="For variants: rows of the alignment.")] = "",
     sequence_column: SequenceColumn = "",
     label_column: LabelColumn = None,
     checkpoint: Annotated[
@@ -54,12 +56,14 @@ def predict(
 ) -> None:
     """Ask a trained model about new sequences: a row each, with probabilities, and scores where there are labels."""
     from harness.files.text import head
+    from harness.inference.annotate import annotate
     from harness.inference.answers import load_seeds
     from harness.inference.inputs import EXPECTED, open_input
-    from harness.inference.predict import columns_of
+    from harness.inference.predict import columns_of, reference_of
     from harness.inference.predict import predict as ask
     from harness.inference.scan import Layout
     from harness.inference.scan import scan as slide
+    from harness.inference.variants import is_variants, is_vcf
 
     from .screen import Screen
 
@@ -74,7 +78,10 @@ def predict(
     for note in dict.fromkeys(note for run in seeds.runs for note in run.notes):
         screen.say(note)
     sequences, labels = columns_of(seeds, source, sequence_column, label_column or ())
-    found = open_input([source], genome=genome, sequence_column=sequences, label_columns=labels)
+    if (msa is not None or species) and not is_variants(source):
+        raise UserError(f"msa and species are of variants, and {source} has none; leave them out")
+    reference = reference_of(seeds, genome, msa, species)
+    found = open_input([source], genome=genome, sequence_column=sequences, label_columns=labels, reference=reference)
     if layout is not None:
         assert out is not None
         options = {"of_class": of_class, "peaks": peaks, "threshold": threshold}
@@ -83,6 +90,12 @@ def predict(
             screen.say(note)
         made = f"{out}: {scanned.windows:,} windows"
         screen.conclude(made if peaks is None else f"{made}\n{peaks}: {scanned.peaks:,} peaks")
+        return
+    if out is not None and is_vcf(out):
+        annotated = annotate(seeds, found, out, screen)
+        for note in annotated.notes:
+            screen.say(note)
+        screen.conclude(f"{out}: {annotated.records:,} records, {annotated.scored:,} alternate alleles with a score")
         return
     try:
         outcome = ask(seeds, found, out, screen)

@@ -14,9 +14,9 @@ import numpy as np
 import harness
 from harness.data import Example
 from harness.errors import HarnessError, UserError
-from harness.files.fingerprint import file_digest
 from harness.study.plan import model_code
 
+from .inputs import Input
 from .trained import Trained, load_run, run_folders_of
 
 try:
@@ -194,14 +194,14 @@ def _changed(found: bytes, line: bytes) -> list[str]:
         return ["file"]
 
 
-def about(seeds: Seeds, files: Sequence[Path], **more: Any) -> dict[str, Any]:
+def about(seeds: Seeds, found: Input, **more: Any) -> dict[str, Any]:
     """What answers depend on: for the line of a :class:`Part`."""
     return {
         "version": harness.__version__,
         "models": seeds.identity,
         "device": seeds.first.accelerator.device.type,
-        "input": [file_digest(path) for path in files],
         "batch size": seeds.batch_size,
+        **found.identity,
         **more,
     }
 

@@ -15,12 +15,13 @@ from harness.files import bed, readers
 from harness.files.readers import EXPECTED
 from harness.files.table import Table
 from harness.progress import Reporter
-from harness.task import MULTILABEL, REGRESSION
+from harness.task import MULTILABEL, REGRESSION, Reference
 
 from . import writing
 from .answers import Part, Seeds, about, chunks, fill
 from .inputs import VARIANTS, Entry, Input
 from .labels import Scoring, predicted
+from .variants import is_vcf
 
 SPREAD = "sd_"  # what the column of a standard deviation over seeds begins with
 
@@ -55,7 +56,7 @@ def predict(seeds: Seeds, found: Input, out: Path | None = None, reporter: Repor
     """
     reporter = reporter or Reporter()
     if out is not None:
-        writing.check_table(out, [*found.paths, *([found.genome] if found.genome else [])])
+        writing.check_table(out, found.files)
     check_kind(seeds, found)
     survey = look(seeds, found)
     for line in survey.lines(seeds, found):
@@ -68,7 +69,7 @@ def predict(seeds: Seeds, found: Input, out: Path | None = None, reporter: Repor
                 write(rows.row(entry, row, scoring))
             sys.stdout.flush()
         return _outcome(survey, scoring)
-    facts = about(seeds, [*found.paths, *([found.genome] if found.genome else [])], columns=list(found.columns), what="table")
+    facts = about(seeds, found, what="table")
     with Part(out, facts, seeds.width) as part:
         fill(part, seeds, map(_example, found), survey.entries, reporter.say)
         with writing.table(out, rows.columns) as write:
@@ -84,17 +85,38 @@ def check_kind(seeds: Seeds, found: Input) -> None:
     """Refuse what a model was not trained for.
 
     Raises:
-        UserError: variants for a model of windows, windows for one of variants, or for one of the columns of alignments.
+        UserError: variants for a model of windows, windows for one of variants, or other columns of an alignment than it had.
     """
     run, path = seeds.first.run, found.paths[0]
     if seeds.first.windows_per_example == 2 and found.kind != VARIANTS:
         raise UserError(f"{path}: {run.name} was trained on variants ({run.label}), and these are {found.kind}; give a VCF")
     if seeds.first.windows_per_example == 1 and found.kind == VARIANTS:
         raise UserError(f"{path}: variants, but {run.name} was trained on windows ({run.label}); give sequences or intervals")
-    if seeds.first.kept.species and found.kind != VARIANTS:
+    species, here = seeds.first.kept.species, found.pairs.species if found.pairs else ()
+    if species and found.kind != VARIANTS:
         raise UserError(
             f"{path}: {run.name} was trained on columns of an alignment ({run.label}), which {found.kind} alone do not have"
         )
+    if species != here:
+        raise UserError(
+            f"{path}: {run.name} was trained on {f'{len(species)} species of an alignment' if species else 'no alignment'}, and "
+            f"{len(here)} are given{' or in another order' * (len(species) == len(here))}; see --msa and --species"
+        )
+
+
+def reference_of(seeds: Seeds, genome: Path | None = None, alignment: Path | None = None, species: str = "") -> Reference:
+    """What windows of variants are cut of: the run's own genome and alignment, where no others are given, at its own context."""
+    own = seeds.first.run.reference or {}
+    return Reference(
+        genome or _path(own.get("genome")),
+        alignment or _path(own.get("alignment")),
+        species or own.get("species", ""),
+        context=seeds.first.kept.lengths[1],
+    )
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
 
 
 def columns_of(seeds: Seeds, path: Path, sequence_column: str, label_columns: Sequence[str]) -> tuple[str, Sequence[str]]:
@@ -102,7 +124,7 @@ def columns_of(seeds: Seeds, path: Path, sequence_column: str, label_columns: Se
     reading = seeds.first.run.reading or {}
     asked, labels = reading.get("sequence_column", ""), list(reading.get("label_columns", ()))
     labels = labels or (list(seeds.first.classes) if seeds.first.kind == MULTILABEL else [])
-    if bed.is_bed(path) or not path.is_file() or (not readers.is_parquet(path) and readers.is_fasta(path)):
+    if bed.is_bed(path) or is_vcf(path) or not path.is_file() or (not readers.is_parquet(path) and readers.is_fasta(path)):
         return sequence_column, label_columns
     table = Table(path, EXPECTED)
 

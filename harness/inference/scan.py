@@ -24,7 +24,7 @@ from harness.task import CLASSIFICATION, REGRESSION
 
 from . import tracks
 from .answers import Part, Question, Seeds, about, fill
-from .inputs import INTERVALS, Input, Placed
+from .inputs import INTERVALS, VARIANTS, Input, Placed
 from .predict import check_kind
 from .tracks import Segment, Stretch
 
@@ -110,7 +110,7 @@ def scan(
         BadData: the input cannot be read.
     """
     reporter = reporter or Reporter()
-    read = [*found.paths, *([found.genome] if found.genome else [])]
+    read = found.files
     tracks.check(out, read)
     column = _column(seeds, of_class)
     if peaks is not None:
@@ -120,6 +120,8 @@ def scan(
         if peaks is not None and seeds.first.kind == REGRESSION:
             raise UserError("peaks: the model predicts a number; say from which one on with --threshold")
     check_kind(seeds, found)
+    if found.kind == VARIANTS:
+        raise UserError(f"{found.paths[0]}: variants have no places to slide along; leave --scan out")
     _check_window(seeds, layout)
     places, lengths, notes = _places(found)
     reader = _From(found, places, layout)
@@ -127,7 +129,7 @@ def scan(
     total = sum(map(layout.count, places))
     for note in [f"{total:,} windows of {len(places):,} {found.kind}", *notes, *_ends(layout, places)]:
         reporter.say(note)
-    facts = about(seeds, read, what="scan", layout=[layout.window, layout.step], column=column)
+    facts = about(seeds, found, what="scan", layout=[layout.window, layout.step], column=column)
     with Part(out, facts, seeds.width) as part:
         fill(part, seeds, reader, total, reporter.say)
         skipped = 0
