@@ -80,6 +80,7 @@ def annotate(seeds: Seeds, found: Input, out: Path, reporter: Reporter | None = 
                 if code:
                     skipped[pairs.reasons[int(code) - 1]] += 1
         if skipped.total() == total:
+            part.close(done=True)
             raise nothing_scored(path, skipped)
         records = _write(seeds, path, out, part, pairs.reasons)
     notes = [f"kept without a score: {count:,} {reason.replace('_', ' ')}" for reason, count in sorted(skipped.items())]
