@@ -124,12 +124,13 @@ def test_labels_of_fasta_headers_may_be_0_and_1_and_others_are_said(tmp_path):
 
 def test_a_regression_predicts_a_number(tmp_path):
     path = tmp_path / "x.csv"
-    path.write_text("sequence,te\nACGTACGTAA,41\nGGGGGCCCCC,99\nATATATATAT,0\n")
+    path.write_text("sequence,te\nACGTACGTAA,41\nGGGGGCCCCC,99\nATATATATAT,0\nATATATATAT,low\nATATATATAT,inf\n")
     made = seeds(Made(kind="regression", classes=("te",), reading={"sequence_column": "", "label_columns": ["te"]}))
     sequence, labels = columns_of(made, path, "", ())
     outcome = predict(made, open_input([path], sequence_column=sequence, label_columns=labels), tmp_path / "out.csv")
     found = rows(tmp_path / "out.csv")
-    assert [(row["label"], float(row["prediction"])) for row in found] == [("41", 40.0), ("99", 100.0), ("0", 0.0)]
+    assert [(row["label"], float(row["prediction"])) for row in found[:3]] == [("41", 40.0), ("99", 100.0), ("0", 0.0)]
+    assert outcome.notes == ["2 labels, such as 'low', 'inf', are no numbers; not scored"]
     assert outcome.scores["mae"] == pytest.approx(2 / 3)
     assert list(found[0]) == ["id", "label", "prediction"]
 
@@ -148,10 +149,11 @@ def test_several_labels_are_read_from_columns_called_like_them(tmp_path):
 @pytest.mark.parametrize(("lost", "left"), [(3, 23), (0, 24)])
 def test_a_stopped_run_goes_on_and_ends_with_the_same_bytes(tmp_path, many, lost, left):
     predict(seeds(Made(), Made(seed=1)), open_input([many]), tmp_path / "undisturbed.csv")
-    stopped = Made(stop_after=3)
+    stopped, heard = Made(stop_after=3), Heard()
     with pytest.raises(KeyboardInterrupt):
-        predict(seeds(stopped, Made(seed=1)), open_input([many]), tmp_path / "x.csv")
+        predict(seeds(stopped, Made(seed=1)), open_input([many]), tmp_path / "x.csv", heard)
     assert stopped.asked == [8, 8, 8]
+    assert heard.lines[-1] == "stopped after 24 of 50 answers; the same command goes on there"
     assert not (tmp_path / "x.csv").exists()
     part = tmp_path / f"x.csv{PART}"
     with part.open("r+b") as file:

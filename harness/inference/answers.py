@@ -206,8 +206,8 @@ def about(seeds: Seeds, found: Input, **more: Any) -> dict[str, Any]:
     }
 
 
-def fill(part: Part, seeds: Seeds, questions: Iterable[Question], total: int | None, say: Callable[[str], None]) -> int:
-    """Put all questions of which the part has no answer, and return how many there are in all.
+def fill(part: Part, seeds: Seeds, questions: Iterable[Question], total: int, say: Callable[[str], None]) -> None:
+    """Put all ``total`` questions of which the part has no answer.
 
     Resumed at the beginning of a chunk, so that the batches, and with them the last bits, are those of a run that was not
     stopped.
@@ -216,17 +216,17 @@ def fill(part: Part, seeds: Seeds, questions: Iterable[Question], total: int | N
         say(f"{part.path}: was begun with another {' and '.join(part.stale)}; begun anew")
     elif part.rows:
         say(f"{part.path}: goes on after {part.rows:,} answers of a run that was stopped")
-    said, begun, first, old = time.monotonic(), time.monotonic(), 0, part.rows
-    for chunk in chunks(questions):
-        if first + len(chunk) <= part.rows:
+    said, begun, first, done = time.monotonic(), time.monotonic(), 0, 0
+    try:
+        for chunk in chunks(questions):
+            if first + len(chunk) > part.rows:
+                part.cut(first)
+                part.add(seeds.rows(chunk))
+                done += len(chunk)
             first += len(chunk)
-            continue
-        if part.rows > first:
-            old = first
-            part.cut(first)
-        part.add(seeds.rows(chunk))
-        first = part.rows
-        if (now := time.monotonic()) - said > SECONDS:
-            said, speed = now, (first - min(old, first)) / (now - begun)
-            say(f"{first:,}{f' of {total:,}' if total else ''} answered, {speed:,.0f} a second")
-    return first
+            if (now := time.monotonic()) - said > SECONDS:
+                said = now
+                say(f"{first:,} of {total:,} answered, {done / (now - begun):,.0f} a second")
+    except KeyboardInterrupt:
+        say(f"stopped after {part.rows:,} of {total:,} answers; the same command goes on there")
+        raise

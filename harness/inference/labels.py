@@ -8,7 +8,6 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 
-from harness.errors import BadData
 from harness.evidence.metrics import scores
 from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION
 
@@ -32,11 +31,10 @@ class Scoring:
         """How many labels were understood."""
         return len(self._outputs) // len(self.classes)
 
-    def add(self, word: str | tuple[str, ...], outputs: Sequence[float], where: str) -> None:
+    def add(self, word: str | tuple[str, ...], outputs: Sequence[float]) -> None:
         """Take up an example's label and what the model answered (K)."""
-        label = self._number(word, where) if self.kind == REGRESSION else self._class(word)
-        if self.kind == MULTILABEL:
-            label = self._bits(word)
+        read = {CLASSIFICATION: self._class, REGRESSION: _number, MULTILABEL: self._bits}[self.kind]
+        label = read(word)
         if label is None:
             self.strange[word if isinstance(word, str) else ";".join(word)] += 1
             return
@@ -62,16 +60,6 @@ class Scoring:
             self.as_bits, found = self.as_bits + 1, int(word)
         return None if found is None else [found]
 
-    @staticmethod
-    def _number(word: str | tuple[str, ...], where: str) -> list[float]:
-        try:
-            value = float(word)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            value = math.nan
-        if not math.isfinite(value):
-            raise BadData(f"{where}: label {str(word)[:40]!r} is no number, which the model predicts; correct or delete it")
-        return [value]
-
     def _bits(self, word: str | tuple[str, ...]) -> list[int] | None:
         items = list(word) if isinstance(word, tuple) else _items(word)
         if len(items) == len(self.classes) and set(items) <= set(BITS):
@@ -79,6 +67,14 @@ class Scoring:
         if set(items) <= set(self.classes):
             return [int(name in items) for name in self.classes]
         return None
+
+
+def _number(word: str | tuple[str, ...]) -> list[float] | None:
+    try:
+        value = float(word)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return [value] if math.isfinite(value) else None
 
 
 def _items(word: str) -> list[str]:

@@ -228,7 +228,7 @@ class _Rows:
         if self.labelled:
             row.append(";".join(entry.label) if isinstance(entry.label, tuple) else entry.label)
         if entry.label is not None:
-            scoring.add(entry.label, outputs, entry.where)
+            scoring.add(entry.label, outputs)
         row += answer[1:]
         if self.kind != REGRESSION:
             row.append(predicted(self.kind, self.classes, outputs))
@@ -259,7 +259,6 @@ def _outcome(survey: Survey, scoring: Scoring) -> Outcome:
         notes.append(f"labels 0 and 1 are read as {scoring.classes[0]!r} and {scoring.classes[1]!r}")
     if strange := scoring.strange:
         words = ", ".join(repr(word[:40]) for word, _ in strange.most_common(3))
-        notes.append(
-            f"{strange.total():,} labels, such as {words}, are none of the run's ({', '.join(scoring.classes)[:100]}); not scored"
-        )
+        wanted = "no numbers" if scoring.kind == REGRESSION else f"none of the run's ({', '.join(scoring.classes)[:100]})"
+        notes.append(f"{strange.total():,} labels, such as {words}, are {wanted}; not scored")
     return Outcome(survey.entries, scoring.count, scoring.scores(), notes)
