@@ -239,7 +239,7 @@ class HyenaDNA(Adapter, CausalModel):
     ``ConvLMHeadModel``). The hub's files hold the head once more; where it differs from the embedding there, it is used.
     """
 
-    lm_head: nn.Linear | None
+    lm_head: nn.Module | None
 
     name: ClassVar[str] = "hyenadna"
     card = ModelCard(
@@ -369,9 +369,9 @@ class HyenaDNA(Adapter, CausalModel):
                 f"window above {self.places} nt: with long=cut it has no likelihood as a whole; use a shorter --context"
             )
         tokens, lengths = batch["tokens"].long(), batch["lengths"]
-        states = self.encode(tokens)[:, :-1].float()
+        states = self.encode(tokens)[:, :-1].to(self.embed.weight.dtype)
         with torch.autocast(states.device.type, enabled=False):
-            weight = self.embed.weight if self.lm_head is None else self.lm_head.weight
-            logs = F.linear(states, weight.float()).log_softmax(dim=-1).gather(2, tokens[:, 1:, None])[..., 0]
+            logits = F.linear(states, self.embed.weight) if self.lm_head is None else self.lm_head(states)
+            logs = logits.float().log_softmax(dim=-1).gather(2, tokens[:, 1:, None])[..., 0]
         logs = logs * within(lengths - 1, logs.shape[1])
         return logs.sum(dim=1, dtype=torch.float32 if logs.device.type == "mps" else torch.float64)

@@ -41,7 +41,7 @@ class Variant(NamedTuple):
     alternate: str
     label: int
     negatives: str = ""
-    groups: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ("",) * len(GROUPS)
     assembly: str = ""
 
     @property

@@ -50,7 +50,7 @@ class _Line(NamedTuple):
     reference: str
     alternate: str
     labels: dict[str, str]
-    groups: tuple[str, ...] = ()
+    groups: tuple[str, ...]
     assembly: str = ""
 
 

@@ -279,6 +279,8 @@ def _splits(
     near = 0 if rule == CHROMOSOME else near_others(variants, split, reference.context)
     train, validation, test = (windows.take(part) for part in split)
     notes = list(alignment.notes) if alignment is not None else []
+    if changes["other_assembly"]:
+        notes.append(f"variants of {variants[0].assembly}, whose reference alleles the genome has")
     if near:
         notes.append(f"{near:,} test windows overlap with one of another part, at the borders of blocks")
     # A test split has four or five chromosomes, too few to resample: intervals resample stretches of them.
@@ -299,7 +301,7 @@ def _groups(variants: Sequence[Variant]) -> dict[str, dict[str, str]]:
     """For each of GROUPS that the file says something of: a variant's id → its word, where it has one."""
     found: dict[str, dict[str, str]] = {name: {} for name in GROUPS}
     for variant in variants:
-        for name, word in zip(GROUPS, variant.groups, strict=False):
+        for name, word in zip(GROUPS, variant.groups, strict=True):
             if word:
                 found[name][variant.id] = word
     return {name: words for name, words in found.items() if words}

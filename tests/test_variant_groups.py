@@ -5,16 +5,21 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from made_records import published, record
 
+import harness
 from harness.errors import BadData, UnknownName, UserError
+from harness.evidence.comparison import wide
 from harness.evidence.groups import MAX_SCORED, MIN_EXAMPLES, judged_groups
 from harness.evidence.predictions import Predictions, read_predictions
 from harness.evidence.records import read_all
 from harness.evidence.tables import make_table
+from harness.study.audit import open_tasks
 from harness.study.plan import Run, plan
 from harness.study.run import execute
 from harness.task import Reference, task_label
@@ -65,6 +70,15 @@ def test_labels_show_the_choice_of_negatives():
     assert task_label("clinvar", 128, True) == "clinvar (sample)"
 
 
+def test_records_that_do_not_say_their_negatives_have_a_column_of_their_own():
+    older = record(task="clinvar", context=128)
+    newer = replace(older, task=older.task | {"negatives": "common"}, run_id="seed0-0000000000")
+    table = wide([older, newer], "accuracy", [published(task="clinvar[common]")])
+    assert list(table.columns.values()) == ["clinvar", "clinvar[common]"]
+    assert newer.folder.parts[0] != older.folder.parts[0]
+    assert [column.task for row, column in table.cells if row.source] == ["clinvar[common]"]
+
+
 @pytest.mark.parametrize(
     ("words", "negatives", "label"),
     [
@@ -90,9 +104,7 @@ def test_two_kinds_of_negatives_need_a_choice(genome, tmp_path):
     path = table(tmp_path / "v.tsv", label=lambda number: kinds[number % 6])
     task = from_variants(path)
     assert (task.label, task.negatives_from) == ("v.tsv", ("common", "benign", "own"))
-    with pytest.raises(
-        UserError, match=r"95 benign and 190 common, .*choose --option negatives=common\|benign\|own"
-    ):
+    with pytest.raises(UserError, match=r"95 benign and 190 common, .*choose --option negatives=common\|benign\|own"):
         task.bind(Reference(genome)).load("chromosome")
     found = {}
     for choice in task.negatives_from:
@@ -117,6 +129,9 @@ def test_the_choice_goes_from_the_option_into_run_and_record(genome, tmp_path):
         record = execute(again, tmp_path / "results")
         assert record.task_label == run.label
         assert record.folder.parts[0].startswith("v.tsv-" + record.task["negatives"])
+    (item, _, splits), *_ = open_tasks(f"variants:{path}", genome=genome, context=32, negatives="common")
+    assert (item.label, splits.changes["other_negatives"]) == ("v.tsv[common]@32", 143)
+    assert harness.load_task(f"variants:{path}", negatives="own").label == "v.tsv[own]"
     labels = make_table(tmp_path / "results", metric="auroc").columns.values()
     assert sorted(labels) == ["v.tsv[benign]@32", "v.tsv[common]@32"]
     for task, choice in ((f"variants:{path}", "rare"), ("clinvar", "benign"), ("QKI", "common")):
@@ -244,6 +259,7 @@ def test_records_predictions_and_tables_have_the_groups(genome, tmp_path, harnes
     with pytest.raises(UnknownName, match=r"subset 'x=y': choose one of all, novel, leaking, or consequence=…, or gene=…"):
         make_table(results, subset="x=y")
     small = make_table(results, metric="auroc", subset="gene=G1")
+    assert "undefined: a group needs 20 examples, and 5 of each class, to be scored" in small.notes
     assert all(mark.startswith("undefined") for mark in small.to_frame().marks)
 
 
@@ -296,6 +312,7 @@ def test_the_genome_says_which_assembly_is_meant(genome, tmp_path):
     changes = {name: count for name, count in splits.changes.items() if name != "outside_genome"}
     assert changes == {"not_snv": 3, "unlabelled": 2, "other_assembly": len(VARIANTS)}
     assert set(splits.groups) == {"gene"}
+    assert "variants of GRCh38, whose reference alleles the genome has" in splits.notes
 
 
 def test_a_genome_that_says_nothing_of_the_assembly_is_refused(genome, tmp_path):

@@ -63,9 +63,8 @@ class ZeroShot(nn.Module):
 
     * A masked model fills in the changed base (Brandes et al. 2023; Benegas et al. 2025). Where a variant changes several
       letters, inserts or deletes some, p is the pseudo-likelihood of the changed stretch: each of its bases is masked in turn,
-      in both windows, and their log-probabilities are added (Salazar et al. 2020, as Brandes et al. 2023 do for indels). The
-      stretch is as long as the longer allele in both windows, so that both sums have as many terms. N has no probability and
-      counts as 0 there.
+      in both windows, and their log-probabilities are added, as Brandes et al. 2023 do over whole proteins. The stretch is as
+      long as the longer allele in both windows, so that both sums have as many terms. N has no probability and counts as 0.
     * A causal model gives both windows their log-likelihoods, of which the difference is taken (Nguyen et al. 2024, Evo), on
       both strands, and averaged. They are computed in float32 whatever the precision, since thousands of terms nearly cancel.
 

@@ -10,12 +10,11 @@ import numpy as np
 from harness.task import CLASSIFICATION
 
 from .leakage import judged_on
+from .subsets import MIN_EXAMPLES, MIN_OF_A_CLASS
 
 if TYPE_CHECKING:
     from .predictions import Predictions
 
-MIN_EXAMPLES = 20  # of a group, below which a score says nothing
-MIN_OF_A_CLASS = 5
 MAX_SCORED = 20  # groups of a kind, the largest first: a gene each would fill the record
 
 

@@ -18,6 +18,7 @@ from .records import RunRecord
 NOVEL, LEAKING = schema.SUBSETS
 ALL = "all"
 SUBSETS = (ALL, NOVEL, LEAKING)
+MIN_EXAMPLES, MIN_OF_A_CLASS = 20, 5  # of a group, below which a score says nothing
 MAX_LISTED = 10  # groups that a message names
 MAX_LEAKING = 0.05  # share of a test split beyond which its column is marked
 

@@ -279,9 +279,7 @@ def task_of(run: Run) -> Task:
 def _task_of(run: Run) -> tuple[Task, Reference | None, Reading | None]:
     given = run.reference or {}
     reference = (
-        as_reference(
-            *(given[name] for name in ("genome", "alignment", "species", "context", "source")), given.get("negatives", "")
-        )
+        as_reference(*(given.get(name, "") for name in ("genome", "alignment", "species", "context", "source", "negatives")))
         if given
         else None
     )
