@@ -177,7 +177,7 @@ def test_variants_as_a_table(tmp_path, vcf, genome):
     for source, count in ((path, 1), (vcf, 6)):
         found = opened(source, genome)
         assert found.kind == VARIANTS
-        outcome = predict(seeds(Made(windows_per_example=2)), found, tmp_path / "out.csv")
+        outcome = predict(seeds(Made(windows_per_example=2)), found, tmp_path / "out.csv", force=True)
         with (tmp_path / "out.csv").open() as file:
             rows = list(csv.DictReader(file))
         assert len(rows) == outcome.entries == count

@@ -240,6 +240,17 @@ def test_the_input_itself_is_never_overwritten(tmp_path):
         predict(seeds(), open_input([tmp_path / "x.csv"]), tmp_path / "x.csv")
 
 
+def test_a_file_that_exists_is_replaced_only_if_asked(tmp_path, fasta):
+    made = Made()
+    (tmp_path / "x.csv").write_text("precious")
+    with pytest.raises(UserError, match=r"x\.csv: exists; choose another name, or --force to replace it"):
+        predict(seeds(made), open_input([fasta]), tmp_path / "x.csv")
+    assert made.asked == []
+    assert (tmp_path / "x.csv").read_text() == "precious"
+    predict(seeds(made), open_input([fasta]), tmp_path / "x.csv", force=True)
+    assert len(rows(tmp_path / "x.csv")) == 4
+
+
 def test_a_full_disk_is_one_line_and_leaves_no_half_file(tmp_path, many, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -258,7 +269,7 @@ def test_memory_does_not_grow_with_the_number_of_sequences(tmp_path, monkeypatch
         path = tmp_path / f"{count}.fa"
         path.write_text("".join(f">w{number}\n{SEQUENCES[number % 4] * 10}\n" for number in range(count)))
         tracemalloc.start()
-        predict(seeds(Made(lengths=(100, 100))), open_input([path]), tmp_path / "x.csv")
+        predict(seeds(Made(lengths=(100, 100))), open_input([path]), tmp_path / f"{count}.csv")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < peaks[0] + 1_000_000

@@ -109,6 +109,7 @@ def test_windows_of_n_alone_are_skipped_and_counted(tmp_path):
     assert done.notes == ["6 windows of N alone were skipped"]
     assert "the last window of 1 is flush with the end, less than a step after the one before" in heard.lines
     assert "1 are shorter than a window, and are one window each" in heard.lines
+    assert "windows of 8 nt, but those of training had 10" in heard.lines
 
 
 def test_intervals_of_a_genome_on_both_strands_in_sorted_order(tmp_path, genome):

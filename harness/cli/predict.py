@@ -52,6 +52,7 @@ def predict(
     of_class: Annotated[
         str, typer.Option("--class", help="Class or label of the track (default: the second of two).", rich_help_panel=SCAN)
     ] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Ask a trained model about new sequences: a row each, with probabilities, and scores where there are labels."""
@@ -84,7 +85,7 @@ def predict(
     found = open_input([source], genome=genome, sequence_column=sequences, label_columns=labels, reference=reference)
     if layout is not None:
         assert out is not None
-        options = {"of_class": of_class, "peaks": peaks, "threshold": threshold}
+        options = {"of_class": of_class, "peaks": peaks, "threshold": threshold, "force": force}
         scanned = slide(seeds, found, layout, out, **options, reporter=screen)
         for note in scanned.notes:
             screen.say(note)
@@ -92,13 +93,13 @@ def predict(
         screen.conclude(made if peaks is None else f"{made}\n{peaks}: {scanned.peaks:,} peaks")
         return
     if out is not None and is_vcf(out):
-        annotated = annotate(seeds, found, out, screen)
+        annotated = annotate(seeds, found, out, screen, force=force)
         for note in annotated.notes:
             screen.say(note)
         screen.conclude(f"{out}: {annotated.records:,} records, {annotated.scored:,} alternate alleles with a score")
         return
     try:
-        outcome = ask(seeds, found, out, screen)
+        outcome = ask(seeds, found, out, screen, force=force)
     except BrokenPipeError:  # whoever read the rows has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None

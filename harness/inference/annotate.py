@@ -42,13 +42,13 @@ class Annotated:
     notes: list[str]
 
 
-def annotate(seeds: Seeds, found: Input, out: Path, reporter: Reporter | None = None) -> Annotated:
+def annotate(seeds: Seeds, found: Input, out: Path, reporter: Reporter | None = None, *, force: bool = False) -> Annotated:
     """Copy a VCF, with fields of INFO for each alternate allele; every record stays, and its other fields as they are.
 
     HARNESS_P is the probability of the second class, of several seeds their mean, and HARNESS_SD its standard deviation over
     the seeds; of a zero-shot run, HARNESS_LLR is log p(alternate) - log p(reference) in nats. An allele that cannot be scored has
     ``.`` there, and HARNESS_SKIPPED says why. ``out`` ends in .vcf, or in .vcf.gz, which is written as bgzip, for tabix. It
-    appears whole at the end; a stopped run goes on.
+    appears whole at the end; a stopped run goes on. A file that exists is replaced only if ``force``.
 
     Raises:
         UserError: the model was not trained on variants, or ``out`` cannot be written.
@@ -58,7 +58,7 @@ def annotate(seeds: Seeds, found: Input, out: Path, reporter: Reporter | None = 
     path, pairs, total = found.paths[0], found.pairs, 0
     if found.paths[1:] or not is_vcf(path):
         raise UserError(f"out {out}: only a VCF is annotated; of {path} write a table: --out variants.csv")
-    writing.check_out(out, found.files, _OUT, ".vcf or .vcf.gz")
+    writing.check_out(out, found.files, _OUT, ".vcf or .vcf.gz", force)
     check_kind(seeds, found)
     assert pairs is not None
     codes = {reason: number for number, reason in enumerate(pairs.reasons, start=1)}
@@ -74,11 +74,7 @@ def annotate(seeds: Seeds, found: Input, out: Path, reporter: Reporter | None = 
 
     with Part(out, about(seeds, found, what="vcf"), seeds.width) as part:
         fill(part, seeds, questions(), total, reporter.say)
-        skipped: Counter[str] = Counter()
-        for first in range(0, total, 4096):
-            for code in part.read(first, min(4096, total - first))[:, 0].tolist():
-                if code:
-                    skipped[pairs.reasons[int(code) - 1]] += 1
+        skipped = Counter({pairs.reasons[code - 1]: count for code, count in part.reasons().items()})
         if skipped.total() == total:
             part.close(done=True)
             raise nothing_scored(path, skipped)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -169,6 +170,14 @@ class Part:
         """Rows (count, width) from number ``first`` on."""
         self._file.seek(self._start + first * self.row)
         return np.frombuffer(self._file.read(count * self.row), "<f8").reshape(count, -1)
+
+    def reasons(self) -> Counter[int]:
+        """How many questions were not asked, by the reason."""
+        found: Counter[int] = Counter()
+        for first in range(0, self.rows, CHUNK):
+            codes = self.read(first, min(CHUNK, self.rows - first))[:, 0]
+            found.update(codes[codes > 0].astype(int).tolist())
+        return found
 
     def close(self, done: bool) -> None:
         """Stop writing; what was written is deleted if it is ``done``."""

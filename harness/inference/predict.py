@@ -39,7 +39,9 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
 
-def predict(seeds: Seeds, found: Input, out: Path | None = None, reporter: Reporter | None = None) -> Outcome:
+def predict(
+    seeds: Seeds, found: Input, out: Path | None = None, reporter: Reporter | None = None, *, force: bool = False
+) -> Outcome:
     """Write a row for each entry of an input: its id, its label if any entry has one, the outputs, and what they say.
 
     Outputs are ``probability_CLASS`` for each class or label, or the number ``prediction`` of a regression; of several seeds they
@@ -47,8 +49,8 @@ def predict(seeds: Seeds, found: Input, out: Path | None = None, reporter: Repor
     highest probability, or 0 and 1 for each label.
 
     The input is read through first, so that whatever is wrong with it is said before anything is predicted. ``out`` ends as
-    :data:`.writing.ENDINGS` say, and appears whole at the end; a stopped run goes on (see :func:`.answers.fill`). None
-    writes CSV to standard output, as it comes.
+    :data:`.writing.ENDINGS` say, and appears whole at the end; a stopped run goes on (see :func:`.answers.fill`). A file that
+    exists is replaced only if ``force``. None writes CSV to standard output, as it comes.
 
     Raises:
         UserError: the model cannot take the input, or ``out`` cannot be written.
@@ -56,7 +58,7 @@ def predict(seeds: Seeds, found: Input, out: Path | None = None, reporter: Repor
     """
     reporter = reporter or Reporter()
     if out is not None:
-        writing.check_table(out, found.files)
+        writing.check_table(out, found.files, force)
     check_kind(seeds, found)
     survey = look(seeds, found)
     for line in survey.lines(seeds, found):

@@ -95,6 +95,7 @@ def scan(
     of_class: str = "",
     peaks: Path | None = None,
     threshold: float | None = None,
+    force: bool = False,
     reporter: Reporter | None = None,
 ) -> Scanned:
     """Slide along the sequences of an input, or along intervals of its genome, and write a bedGraph or a bigWig.
@@ -102,7 +103,8 @@ def scan(
     A track holds the outputs of one class: the second of two, else ``of_class``; or the number of a regression. Tracks are in
     alphabetical order of their names. Letters of intervals are those of their strand; windows are laid out from the lower
     coordinate on either strand, and intervals of one strand that overlap are joined. ``peaks`` is a BED file: stretches of
-    positions with at least ``threshold`` (default THRESHOLD), whose score is 1000 times the highest value. Stopped runs go on.
+    positions with at least ``threshold`` (default THRESHOLD), whose score is 1000 times the highest value. A stopped scan is
+    resumed, and files that exist are replaced only if ``force``.
 
     Raises:
         UserError: the model cannot take such windows, intervals of both strands overlap, two sequences have one name, or a file
@@ -111,10 +113,10 @@ def scan(
     """
     reporter = reporter or Reporter()
     read = found.files
-    tracks.check(out, read)
+    tracks.check(out, read, force)
     column = _column(seeds, of_class)
     if peaks is not None:
-        tracks.check_peaks(peaks, [*read, out])
+        tracks.check_peaks(peaks, [*read, out], force)
     if threshold is None:
         threshold = THRESHOLD
         if peaks is not None and seeds.first.kind == REGRESSION:
@@ -127,14 +129,12 @@ def scan(
     reader = _From(found, places, layout)
     _check_shortest(seeds, layout, places, reader)
     total = sum(map(layout.count, places))
-    for note in [f"{total:,} windows of {len(places):,} {found.kind}", *notes, *_ends(layout, places)]:
+    for note in [f"{total:,} windows of {len(places):,} {found.kind}", *notes, *_lengths(seeds, layout, places)]:
         reporter.say(note)
-    facts = about(seeds, found, what="scan", layout=[layout.window, layout.step], column=column)
+    facts = about(seeds, found, what="scan", layout=[layout.window, layout.step])
     with Part(out, facts, seeds.width) as part:
         fill(part, seeds, reader, total, reporter.say)
-        skipped = 0
-        for first in range(0, total, tracks.ROWS):
-            skipped += int((part.read(first, min(tracks.ROWS, total - first))[:, 0] == WITHOUT_LETTERS).sum())
+        skipped = part.reasons()[WITHOUT_LETTERS]
         first_rows = np.cumsum([0, *map(layout.count, places)])
         order = sorted(range(len(places)), key=lambda number: (places[number].name, places[number].start))
 
@@ -181,11 +181,15 @@ def _check_shortest(seeds: Seeds, layout: Layout, places: Sequence[Stretch], rea
             raise UserError(f"{shortest.where if size < layout.window else 'scan'}: {error}") from None
 
 
-def _ends(layout: Layout, places: Sequence[Stretch]) -> list[str]:
-    """Sentences on what does not fit the layout."""
+def _lengths(seeds: Seeds, layout: Layout, places: Sequence[Stretch]) -> list[str]:
+    """Sentences on windows unlike those of training, and on what does not fit the layout."""
+    low, high = seeds.first.kept.lengths
     short = sum(place.end - place.start < layout.window for place in places)
     flush = sum(map(layout.flush, places))
     notes = [f"the last window of {flush:,} is flush with the end, less than a step after the one before"] if flush else []
+    if not low <= layout.window <= high:
+        trained = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        notes.insert(0, f"windows of {layout.window:,} nt, but those of training had {trained}")
     return [*notes, *([f"{short:,} are shorter than a window, and are one window each"] if short else [])]
 
 

@@ -43,24 +43,24 @@ class Segment(NamedTuple):
     strand: str
 
 
-def check(out: Path, inputs: Sequence[Path]) -> None:
+def check(out: Path, inputs: Sequence[Path], force: bool) -> None:
     """Refuse a track that cannot be written.
 
     Raises:
         UserError: it cannot, has another ending, or the package for bigWig files is not installed.
     """
-    writing.check_out(out, inputs, _TRACK, ENDINGS)
+    writing.check_out(out, inputs, _TRACK, ENDINGS, force)
     if _BIG_WIG.search(out.name):
         _writer()
 
 
-def check_peaks(peaks: Path, others: Sequence[Path]) -> None:
+def check_peaks(peaks: Path, others: Sequence[Path], force: bool) -> None:
     """Refuse a BED file that cannot be written.
 
     Raises:
         UserError: it cannot, or has another ending.
     """
-    writing.check_out(peaks, others, _BED, ".bed or .bed.gz", "peaks")
+    writing.check_out(peaks, others, _BED, ".bed or .bed.gz", force, "peaks")
 
 
 def segments(place: Stretch, starts: np.ndarray, window: int, values: Callable[[int, int], np.ndarray]) -> Iterator[Segment]:

@@ -25,8 +25,8 @@ Write = Callable[[Sequence[Any]], None]  # takes the values of a row
 _TABLE = re.compile(r"\.(csv|tsv|jsonl|ndjson)(\.gz)?$|\.(parquet|pq)$", re.IGNORECASE)
 
 
-def check_out(out: Path, inputs: Sequence[Path], endings: re.Pattern[str], known: str, option: str = "out") -> None:
-    """Refuse a file that cannot be written, has another ending, or is one of those that are read.
+def check_out(out: Path, inputs: Sequence[Path], endings: re.Pattern[str], known: str, force: bool, option: str = "out") -> None:
+    """Refuse a file that cannot be written, has another ending, is one of those that are read, or exists, unless ``force``.
 
     Raises:
         UserError: it is so.
@@ -39,16 +39,18 @@ def check_out(out: Path, inputs: Sequence[Path], endings: re.Pattern[str], known
         raise UserError(f"{option} {out}: there is no folder {out.parent}; make it, or choose another --{option}")
     if any(os.path.realpath(out) == os.path.realpath(path) for path in inputs):
         raise UserError(f"{option} {out}: is another file of this command, too; choose another --{option}")
+    if out.exists() and not force:
+        raise UserError(f"{option} {out}: exists; choose another name, or --force to replace it")
     check_writable(out.parent, option)
 
 
-def check_table(out: Path, inputs: Sequence[Path]) -> None:
+def check_table(out: Path, inputs: Sequence[Path], force: bool) -> None:
     """:func:`check_out` of a table, and that the package which writes it is here.
 
     Raises:
         UserError: it cannot be written.
     """
-    check_out(out, inputs, _TABLE, ENDINGS)
+    check_out(out, inputs, _TABLE, ENDINGS, force)
     if _is_parquet(out):
         optional("pyarrow", "a parquet file")
 
