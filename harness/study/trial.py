@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 
 from harness.adapter import Adapter
 from harness.data import Example
@@ -27,7 +25,6 @@ from harness.errors import HarnessError, UserError
 from harness.evidence.metrics import check_labels, collapsed, left_out, limits, scores
 from harness.evidence.records import Predictions
 from harness.evidence.sensitivity import alignment_sensitivity
-from harness.files.fingerprint import digest
 from harness.kernels import compilation
 from harness.progress import Reporter
 from harness.recipe import Recipe
@@ -72,7 +69,7 @@ class Trial:
             UserError: it cannot.
         """
         begun = time.perf_counter()
-        accelerator = _accelerator(hardware.pick_device(device))
+        accelerator = hardware.accelerator(device)
         adapter = run.model_request().build()
         recipe = run.published().override(**run.recipe)
         _check(run, adapter, recipe, task, splits)
@@ -159,18 +156,9 @@ class Trial:
         return f"pruned after epoch {epoch}: its validation loss of {lowest:.4f} is above {limits[epoch - 1]:.4f}"
 
     def _cache(self) -> EmbeddingCache:
-        """Where this model's embeddings are kept: whatever else than the windows determines them is in the key."""
-        run, audit = self.run, self.adapter.audit
-        drawn = audit is None or bool(audit.missing)  # some weights are random
-        origin = [run.name, run.origin, run.seed if drawn else None]
-        return EmbeddingCache(digest([origin, run.device, run.precision, run.code]))
-
-
-def _accelerator(device: torch.device) -> Accelerator:
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)
-    # A model may hold weights that fine-tuning does not reach (an unused pooler): several processes must not wait for them.
-    return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+        """Where this model's embeddings are kept, for other runs and for `harness embed` alike."""
+        run = self.run
+        return EmbeddingCache.of(run.model_request(), self.adapter, run.seed, run.device, run.precision)
 
 
 def _check(run: Run, adapter: Adapter, recipe: Recipe, task: Task, splits: Splits) -> None:
