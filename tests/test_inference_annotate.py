@@ -7,6 +7,7 @@ import gzip
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -14,12 +15,16 @@ from conftest import ROOT
 from made_trained import Made, gc, seeds
 
 from harness.errors import BadData, UserError
+from harness.files.alignments import build_store
 from harness.inference import answers, variants
 from harness.inference.annotate import annotate
 from harness.inference.answers import PART
 from harness.inference.inputs import VARIANTS, open_input
 from harness.inference.predict import predict, reference_of
+from harness.registry import variant_pairs
 from harness.task import Reference
+from harness.tasks._variant_alleles import Variant
+from harness.tasks._variant_windows import cut_windows
 
 LETTERS = "".join(np.random.default_rng(5).choice(list("ACGT"), 400))
 CONTEXT = 20
@@ -218,6 +223,33 @@ def test_the_runs_own_genome_and_context_are_the_default(tmp_path):
     made = seeds(Made(windows_per_example=2, reference=own, lengths=(64, 64)))
     assert reference_of(made) == Reference(tmp_path / "own.fa", context=64)
     assert reference_of(made, tmp_path / "other.fa") == Reference(tmp_path / "other.fa", context=64)
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+def test_windows_are_those_that_training_cuts(tmp_path, genome, aligned):
+    alignment = None
+    if aligned:
+        fastas = []
+        for name, letters in (("1", LETTERS), ("2", LETTERS[::-1])):
+            rows = [letters, letters.translate(str.maketrans("A", "-")), letters.translate(str.maketrans("C", "T"))]
+            fastas.append(tmp_path / f"{name}.fa")
+            fastas[-1].write_text(
+                "".join(f">{who}\n{row}\n" for who, row in zip((f"human chr{name}:0-400", "mouse", "rat"), rows, strict=True))
+            )
+        alignment = build_store(fastas, tmp_path / "store")
+    reference, changes = Reference(genome, alignment, context=CONTEXT), Counter()
+    alleles = [("1", position, at(position), other(at(position))) for position in range(5, 390, 7)]
+    alleles += [("1", position, at(position, 3), at(position)) for position in range(30, 300, 11)]
+    alleles += [("1", position, at(position), at(position) + "GATC") for position in range(31, 300, 13)]
+    made = variant_pairs(genome, reference).made(alleles)
+    _, cut, _, _ = cut_windows(genome, [Variant(*allele, 0) for allele in alleles], reference, changes)
+    assert len(made) == len(cut)
+    for mine, example in zip(made, cut, strict=True):
+        assert mine.id == example.id
+        for one, two in zip(mine.windows, example.windows, strict=True):
+            assert (one.sequence, one.locus) == (two.sequence, two.locus)
+            assert (one.alignment is not None) == aligned
+            assert one.alignment is None or (one.alignment == two.alignment).all()
 
 
 # --- the command ---------------------------------------------------------------------------------------------------------
