@@ -150,7 +150,7 @@ def test_a_bigwig_reads_back(tmp_path, genome):
 
 def test_a_bigwig_without_its_package_says_what_to_install(tmp_path, genome, monkeypatch):
     monkeypatch.setitem(sys.modules, "pybigtools", None)
-    with pytest.raises(UserError, match="needs the package pybigtools: pip install 'gfm-harness\[bigwig\]'"):
+    with pytest.raises(UserError, match=r"needs the package pybigtools: pip install 'gfm-harness\[bigwig\]'"):
         scan(seeds(), open_input([genome]), Layout(12, 5), tmp_path / "x.bigWig")
 
 
