@@ -38,6 +38,8 @@ class Splits:
     block depend on each other, and intervals go by blocks. None where examples are independent. ``notes`` are
     sentences about how the files were read (the labels' grammar, columns that are not used), to be shown with the counts.
     ``species`` names the rows of the windows' alignments after the target, in order; empty without alignments.
+    ``planted`` maps an example's id to the positions, 0-based and ascending, of the motif letters that the project drew into
+    its window; None for data that nobody drew.
     """
 
     train: Sequence[Example]
@@ -49,6 +51,7 @@ class Splits:
     block: Callable[[str], str] | None = None
     notes: Sequence[str] = ()
     species: tuple[str, ...] = ()
+    planted: Callable[[str], Sequence[int]] | None = None
 
     @property
     def parts(self) -> dict[str, Sequence[Example]]:
