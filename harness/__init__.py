@@ -7,6 +7,7 @@ For notebooks, the same words as on the command line::
     records = [harness.execute(run) for run in runs]
     splits = harness.load_task("QKI").load("thesis")
     model = harness.load_model("dnabert2", checkpoint="folder")
+    trained = harness.load_run("results/QKI/cnn/seed0-…")   # what a run trained: trained.predict(["ACGT…"])
     frame = harness.records("results")
     table = harness.table("accuracy", results="results")
     audit = harness.audit("QKI", split="published")
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from harness.evidence.records import RunRecord
     from harness.evidence.tables import Table
     from harness.evidence.verify import Verification
+    from harness.inference.trained import Trained
     from harness.study.plan import Run
     from harness.study.search import Search
     from harness.task import Task
@@ -48,6 +50,7 @@ __all__ = [
     "compare",
     "execute",
     "load_model",
+    "load_run",
     "load_task",
     "plan",
     "records",
@@ -181,6 +184,16 @@ def load_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return wanted.build().eval()
+
+
+def load_run(folder: str | Path, *, checkpoint: str | Path | None = None, device: str = "auto") -> Trained:
+    """What a run trained, with its head: ``load_run(folder).predict(["ACGT…"])`` are probabilities (N, classes).
+
+    See :func:`harness.inference.trained.load_run`.
+    """
+    from harness.inference.trained import load_run as load
+
+    return load(folder, checkpoint=checkpoint, device=device)
 
 
 def records(results: str | Path = "results") -> pd.DataFrame:

@@ -26,6 +26,7 @@ from .records import RunRecord, content_digest, folder_name, read
 # Other processors and versions of NumPy, SciPy and scikit-learn round otherwise, in the last digits of a sum.
 TOLERANCE = 1e-9  # relative
 NEARLY_ZERO = 1e-12
+OTHER_FILE = "it is not the file that was written with the record: its sha256 is another one"
 LARGEST_STRENGTH = "is the largest tried"  # words of an event of a probe
 
 
@@ -134,7 +135,11 @@ def _checksums(done: Examined, record: RunRecord, content: Mapping[str, Any]) ->
     if stated.get("record") != content_digest(dict(content)):
         done.problem("it was edited after it was written: its checksum is that of another content")
     if record.finished and done.predictions and stated.get("predictions") != done.predictions:
-        done.problem("it is not the file that was written with the record: its sha256 is another one", PREDICTIONS)
+        done.problem(OTHER_FILE, PREDICTIONS)
+    for name in stated.keys() - {"record", "predictions"}:
+        kept = done.folder / Path(name).name
+        if kept.is_file() and sha256(kept) != stated[name]:  # who needs the room may delete weights
+            done.problem(OTHER_FILE, name)
 
 
 # --- what belongs together -----------------------------------------------------------------------------------------------

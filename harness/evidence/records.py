@@ -29,6 +29,7 @@ from .folders import (
     RESERVED,
     file_size,
     id_of,
+    kept_files,
     put,
     record_folders,
     remove,
@@ -77,7 +78,8 @@ class RunRecord:
     parameters (of the search) and subsets (``novel`` and ``leaking`` → examples, metrics, intervals; None where undefined).
     ``history``: one entry per epoch. ``collapsed``: all test examples were given the same answer.
     ``code``: digest of the code that can change a number. ``error``: why the run failed. ``created``: time in UTC.
-    ``checksums``, made when the record is written: sha256 of ``predictions`` (the file) and of the ``record`` (its other fields).
+    ``checksums``, made when the record is written: sha256 of ``predictions`` (the file), of the ``record`` (its other fields),
+    and of each file that was kept beside them, by its name.
     They show what was edited since, by accident or on the quiet. They are no signature: who edits can make them anew.
     ``unknown``: fields that a newer version wrote, as they are; they stand beside the others in the file.
 
@@ -200,8 +202,12 @@ def folder_name(name: str) -> str:
     return f"{short}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def write(record: RunRecord, predictions: Predictions | None, results_dir: Path) -> Path:
+def write(
+    record: RunRecord, predictions: Predictions | None, results_dir: Path, keep: Callable[[Path], object] = lambda folder: None
+) -> Path:
     """Write a run's folder whole or not at all, and return it. A failed run has no predictions.
+
+    ``keep`` puts into the folder what else is to lie there, such as the weights that were trained.
 
     An earlier folder of the same run id is kept until the new one is in place. What killed processes left is removed.
 
@@ -215,10 +221,12 @@ def write(record: RunRecord, predictions: Predictions | None, results_dir: Path)
         temporary.mkdir(parents=True)
         if predictions is not None:
             _write_predictions(predictions, temporary / PREDICTIONS)
+        keep(temporary)
         content = asdict(record)
         content = {**content.pop("unknown"), **content, "checksums": {}}
         if predictions is not None:
             content["checksums"]["predictions"] = sha256(temporary / PREDICTIONS)
+        content["checksums"] |= {path.name: sha256(path) for path in kept_files(temporary)}
         content["checksums"]["record"] = content_digest(content)
         with open(temporary / RECORD, "w", encoding="utf-8") as file:
             json.dump(content, file, indent=1, ensure_ascii=False, allow_nan=False)

@@ -33,6 +33,7 @@ NUMERIC = (
     "engine/build.py",
     "engine/classifier.py",
     "engine/fit.py",
+    "engine/keep.py",
     "engine/kinds.py",
     "engine/predict.py",
     "engine/probe.py",
@@ -64,6 +65,8 @@ class Run:
     published settings of its own. ``part`` is what is scored: ``test``, or ``validation`` alone in a trial of a search.
     ``stop_above`` ends a trial's training after an epoch if its lowest validation loss so far is above the epoch's number.
     ``search`` says which search found the settings, and what it cost; None for a run that is not the outcome of one.
+    ``keep``: all weights that it trains are kept, however large. ``reuse_head``: the head, too, starts from the run that
+    ``checkpoint`` names.
     """
 
     model: str
@@ -91,6 +94,8 @@ class Run:
     part: str = "test"
     stop_above: list[float] = field(default_factory=list)
     search: dict[str, Any] | None = None
+    keep: bool = False
+    reuse_head: bool = False
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -105,6 +110,7 @@ class Run:
         recipe = self.published().override(**self.recipe).used() | {"precision": self.precision}
         key = [self.name, self.origin, self.label, self.split, self.data, recipe, self.seed, self.code, self.device]
         key += [self.part, self.stop_above] if self.part != "test" else []
+        key += ["head"] if self.reuse_head else []
         return f"seed{self.seed}-{digest(key)[:10]}"
 
     def published(self) -> Recipe:
@@ -159,6 +165,8 @@ def plan(
     device: str = "auto",
     elsewhere: bool = False,
     recipe: str | None = None,
+    keep: bool = False,
+    reuse_head: bool = False,
     **settings: Any,
 ) -> list[Run]:
     """Every model on every task with every seed, checked before anything starts; task by task.
@@ -226,6 +234,8 @@ def plan(
                 own_name=name,
                 reading=reading and asdict(reading),
                 family=found.family,
+                keep=keep,
+                reuse_head=reuse_head,
             )
             runs += [replace(sealed(one, found), seed=number) for number in seeds]
     return runs
@@ -308,6 +318,11 @@ def _content(task: Task, words: Sequence[str], rule: str, reference: Reference |
 def _code(model: str, task: Task) -> str:
     """sha256 of the code that can change a number of this run: the engine's, and what model and task are made of."""
     return digest([_numeric_code(), code_digest(registry.model_file(model)), _task_code(task)])
+
+
+def model_code(model: str) -> str:
+    """sha256 of the code that a trained model's answers depend on: the engine's and the model's."""
+    return digest([_numeric_code(), code_digest(registry.model_file(model))])
 
 
 @cache
