@@ -25,10 +25,19 @@ def audited(run: RunRecord) -> bool:
 
 
 def scores_on(run: RunRecord, subset: str) -> Scores:
-    """A run's metrics and intervals on a subset of its test examples; empty where the run was not audited."""
-    part = vars(run) if subset == ALL else run.leakage.get("subsets", {}).get(subset) or {}
-    limits = {name: found for name, found in (part.get("intervals") or {}).items() if found and None not in found}
-    return part.get("metrics") or {}, limits
+    """A run's metrics and intervals on a subset of its test examples; empty where the run was not audited.
+
+    On ALL, with those that lie beside the record.
+    """
+    if subset != ALL:
+        parts = [run.leakage.get("subsets", {}).get(subset) or {}]
+    else:
+        parts = [vars(run), run.beside] if run.beside else [vars(run)]
+    metrics, limits = dict[str, float | None](), dict[str, Sequence[float]]()
+    for part in parts:
+        metrics |= part.get("metrics") or {}
+        limits |= {name: found for name, found in (part.get("intervals") or {}).items() if found and None not in found}
+    return metrics, limits
 
 
 def examples_on(run: RunRecord, subset: str) -> int | None:
