@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import harness
 from harness.errors import BadData, CheckpointMismatch, DataMissing, UserError
 from harness.files.fingerprint import digest, file_digest
+from harness.recipe import TRAINED as BY_GRADIENT
 from harness.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -122,17 +123,28 @@ def moved(folder: Path, run: dict[str, Any]) -> None:
 
 def _chosen(classifier: Classifier | ZeroShot, recipe: Recipe, everything: bool) -> tuple[dict[str, Tensor], str]:
     state = classifier.state_dict()
-    trained = {name for name, parameter in classifier.named_parameters() if parameter.requires_grad}
-    if recipe.tune == "probe":
-        trained = {name for name in trained if not name.startswith("adapter.")}
-    some = {name: tensor for name, tensor in state.items() if name in trained or name.startswith("kind.")}
     audit, small = classifier.adapter.audit, size(state) <= SMALL
     drawn = audit is None or bool(audit.missing)
     if recipe.tune == "full" and not (small or everything):
         return {}, NOTHING
-    if recipe.tune == "full" or (drawn and small):
+    if recipe.tune == "full" or (drawn and small and recipe.tune != "zero"):
         return state, ALL
-    return some, TRAINED
+    trained = _trained(classifier, recipe)
+    return {name: state[name] for name in trained}, TRAINED
+
+
+def _trained(classifier: Classifier | ZeroShot, recipe: Recipe) -> list[str]:
+    """The names in the classifier's state of what such a recipe trains, heads and what is learned of the labels included.
+
+    They are found by the memory that state and parameters share: a model may call its parameters otherwise in its state.
+    """
+    of_adapter = classifier.adapter.parameters() if recipe.tune in BY_GRADIENT else ()
+    memory = {item.untyped_storage().data_ptr() for item in of_adapter if item.requires_grad}
+    state = classifier.state_dict()
+    own = {name for name in state if not name.startswith("adapter.")}
+    shared = {name for name, tensor in state.items() if tensor.untyped_storage().data_ptr() in memory} - own
+    assert {state[name].untyped_storage().data_ptr() for name in shared} >= memory, "a trained weight is not in the state"
+    return sorted(own | shared)
 
 
 def size(tensors: Mapping[str, Tensor]) -> int:
@@ -207,8 +219,7 @@ def _filled(folder: Path, kept: Kept, adapter: Adapter) -> Classifier | ZeroShot
     classifier = Classifier(adapter, len(kept.classes), recipe, kept.windows, kept.kind)
     tensors, state = _tensors(path), classifier.state_dict()
     odd = [name for name, tensor in tensors.items() if name not in state or state[name].shape != tensor.shape]
-    whole = kept.kept == ALL
-    missing = [name for name in state if name not in tensors and (whole or not name.startswith("adapter."))]
+    missing = [name for name in (state if kept.kept == ALL else _trained(classifier, recipe)) if name not in tensors]
     if odd or missing:
         what = f"{len(odd)} of its tensors do not fit, {len(missing)} are missing, such as {(odd or missing)[0]}"
         raise CheckpointMismatch(f"{path}: is not what this run trained ({what}); run again")
