@@ -13,7 +13,7 @@ import typer
 from harness.errors import HarnessError
 from harness.progress import printable
 
-from . import adapters, audit, compare, data, look, pretrain, report, run, search, sweep, tables, verify, weights
+from . import adapters, audit, compare, data, explain, look, pretrain, report, run, search, sweep, tables, verify, weights
 from .options import Once
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command("search", cls=Once)(search.search)
 app.command("audit", cls=Once)(audit.audit)
 app.command("table", cls=Once)(tables.table)
 app.command("verify", cls=Once)(verify.verify)
+app.command("explain", cls=Once)(explain.explain)
 app.command("report", cls=Once)(report.report)
 app.command("compare", cls=Once)(compare.compare)
 app.command("pretrain", cls=Once)(pretrain.pretrain)

@@ -69,7 +69,7 @@ def write_attribution(
 
 
 def read_attribution(folder: Path, run_id: str) -> dict[str, Any]:
-    """The ``metrics`` and ``intervals`` of a run's attribution.json; empty where there is none.
+    """The ``metrics``, ``intervals`` and ``parameters`` of a run's attribution.json; empty where there is none.
 
     Raises:
         BadData: it is damaged, of another version, or of another run.
@@ -93,7 +93,7 @@ def read_attribution(folder: Path, run_id: str) -> dict[str, Any]:
         if isinstance(error, BadData):
             raise
         raise BadData(f"{path}: cannot be read ({str(error)[:100]}); run `harness explain` again") from None
-    return {"metrics": metrics, "intervals": intervals}
+    return {"metrics": metrics, "intervals": intervals, "parameters": content.get("parameters")}
 
 
 def _share(value: Any) -> float:
