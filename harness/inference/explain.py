@@ -61,6 +61,7 @@ def explain(
     settings: Settings,
     *,
     force: bool = False,
+    opened: tuple[Task, Splits] | None = None,
     reporter: Reporter | None = None,
 ) -> tuple[Explained, Path]:
     """Explain a run's answers to the windows of ``source``, by default of its own test split, and write a folder of files.
@@ -68,7 +69,7 @@ def explain(
     ``out`` is by default ``explained/<task>/<model>/<run id>``. What it holds is written whole or not at all; ``force`` replaces
     an earlier explanation. For its test split, windows of the class that is explained are taken. Of a simulated sample, they are
     those with planted letters, and attribution_auroc (see :mod:`.planted`) is written beside the run's record, unless another
-    class, method or choice of windows is asked for than usual.
+    class, method or choice of windows is asked for than usual. ``opened`` are the run's task and examples, if at hand.
 
     Raises:
         UserError: the run is on variants, a package is not installed, nothing is left to explain, or ``out`` exists.
@@ -79,9 +80,8 @@ def explain(
     _check(trained, source, out, settings, force)
     known = read_motifs(settings.motifs) if settings.motifs is not None else []
     score = Score(trained.kind, index_of(trained, settings.of_class))
-    opened: tuple[Task, Splits] | None = None
     if source is None:
-        opened = _opened(trained)
+        opened = opened or _opened(trained)
         windows = _of_test_split(trained, opened[1], score)
     else:
         windows = [Named(entry.id, entry.windows[0]) for entry in source]

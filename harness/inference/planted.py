@@ -2,8 +2,8 @@
 
 A simulated sample knows the positions of its planted motifs (:attr:`harness.task.Splits.planted`). The AUROC of a window is
 the chance that a planted position has a larger |attribution| than another one, ties counted half; the metric is the mean over
-windows. Attributions that know nothing have 0.5. A good model need not have 1: where a window has several copies of a motif, it can do
-without some, and planted letters that disagree with the motif count as planted.
+windows. Attributions that know nothing have 0.5. A good model need not have 1: where a window has several copies of a motif, it
+can do without some, and planted letters that disagree with the motif count as planted.
 """
 
 from __future__ import annotations
