@@ -103,7 +103,7 @@ def compare(motifs: Sequence[Motif], known: Sequence[Motif], both_strands: bool 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         p, _, offsets, overlaps, strands = _tomtom([one.pwm.T for one in motifs], [one.pwm.T for one in known], both_strands)
-    notes = [f"{len(known)} known motifs: fewer than 25 make Tomtom's p-values depend on which these are"] if caught else []
+    notes = [f"known motifs: {len(known)}, fewer than 25, so that Tomtom's p-values depend on which these are"] if caught else []
     p = np.clip(p, 0, 1)
     q = false_discovery_control(p.ravel()).reshape(p.shape)
     matches = []
