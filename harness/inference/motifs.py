@@ -24,6 +24,7 @@ ALIKE = 1e-3  # Tomtom's p of two seqlets below which they belong together
 MIN_SITES = 10  # seqlets of a motif
 MIN_BITS = 0.3  # information of a motif's first and last column
 MAX_LENGTH = 25  # of a seqlet
+FEW_KNOWN = 25  # columns of fewer known motifs are a poor background
 MAX_MATCHES = 5  # known motifs that are listed for each of the model's
 
 
@@ -100,10 +101,11 @@ def compare(motifs: Sequence[Motif], known: Sequence[Motif], both_strands: bool 
 
     if not motifs or not known:
         return [], []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of few targets, which is said below
         p, _, offsets, overlaps, strands = _tomtom([one.pwm.T for one in motifs], [one.pwm.T for one in known], both_strands)
-    notes = [f"known motifs: {len(known)}, fewer than 25, so that Tomtom's p-values depend on which these are"] if caught else []
+    few = f"known motifs: {len(known)}, fewer than {FEW_KNOWN}, so that Tomtom's p-values depend on which these are"
+    notes = [few] if len(known) < FEW_KNOWN else []
     p = np.clip(p, 0, 1)
     q = false_discovery_control(p.ravel()).reshape(p.shape)
     matches = []
