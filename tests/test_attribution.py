@@ -20,13 +20,16 @@ from harness.data import Example, Window, letter_table, letters
 from harness.engine.classifier import Classifier
 from harness.engine.predict import predict
 from harness.errors import RunFailed, UserError
+from harness.inference import gradients as steep
 from harness.inference.attribution import Attribution, Score, mutagenesis
 from harness.inference.gradients import gradients
 from harness.recipe import Recipe
+from harness.registry import adapter_class
 from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION
 
 WEIGHTS = np.array([0.5, -1.0, 2.0, 0.25, 0.0])  # of A, C, G, T and N
 CPU = torch.device("cpu")
+ZOO = ("caduceus", "dnabert1", "dnabert2", "genemask", "gpn_msa", "hyenadna", "msamamba", "rnaernie", "rnafm")
 
 
 def linear(examples):
@@ -100,6 +103,16 @@ class TestMutagenesis:
         mutant = Window(window.sequence[:3] + "G" + window.sequence[4:])
         pair = score.of_outputs(predict(classifier, [Example("", (one,), 0) for one in (window, mutant)], accelerator))
         assert found.changes[0, 3, 2] == pytest.approx(pair[1] - pair[0], abs=1e-5)
+
+    @pytest.mark.parametrize("name", ZOO)
+    def test_goes_through_letters_whatever_the_tokens(self, name):
+        adapter, (window,), accelerator = adapter_class(name), random_windows(1, 20), Accelerator(cpu=True)
+        torch.manual_seed(0)
+        classifier = Classifier(adapter.from_checkpoint(None, size="tiny"), 2, adapter.recipe).eval()
+        found = mutagenesis(lambda examples: predict(classifier, examples, accelerator), [window], Score(CLASSIFICATION, 1))
+        assert found.changes is not None
+        assert (np.take_along_axis(found.changes[0], found.codes[0][:, None].astype(int), axis=1) == 0).all()
+        assert (np.abs(found.changes[0]).max(axis=1) > 0).all(), "every letter is read"
 
     def test_of_a_model_without_numbers_is_an_error(self):
         with pytest.raises(RunFailed, match="window 1: the model's answer to it, or to a mutant of it, is not a number"):
@@ -184,6 +197,26 @@ class TestGradients:
         classifier = Classifier(adapter.from_checkpoint(None), 2, adapter.recipe)
         with pytest.raises(UserError, match=f"{adapter.name} has no embedding layer .* use --method mutagenesis"):
             gradients(classifier, random_windows(1), Score(CLASSIFICATION, 1), CPU)
+
+    @pytest.mark.parametrize("name", ZOO)
+    def test_of_each_model_add_up_to_the_departure_from_the_baseline_or_are_refused(self, name):
+        adapter, score, (window,) = adapter_class(name), Score(CLASSIFICATION, 1), random_windows(1, 24)
+        torch.manual_seed(0)
+        classifier = Classifier(adapter.from_checkpoint(None, size="tiny"), 2, adapter.recipe).eval()
+        try:
+            found = gradients(classifier, [window], score, CPU)
+        except UserError as error:
+            assert "use --method mutagenesis" in str(error)  # noqa: PT017
+            return
+        layer = steep._embedding_layer(classifier, window, CPU, "float32")
+        with torch.no_grad():
+            states, logits = steep._states(classifier, layer, window, CPU, "float32")
+            holds = steep._held(classifier.adapter.token_ranges([window])[0].numpy(), states.shape[-2]) > 0
+            with steep._embedded(layer, steep._baseline(states, holds)):
+                bare = steep._logits(classifier, [window], CPU, "float32")
+        departure = float(score.of_logits(logits) - score.of_logits(bare))
+        assert found.actual.sum() == pytest.approx(departure, abs=1e-3 * max(1, abs(departure)))
+        assert found.scores[0] == pytest.approx(float(score.of_logits(logits)), abs=1e-5)
 
     def test_of_a_model_that_embeds_twice_are_refused(self):
         with pytest.raises(UserError, match="pairs embeds its tokens more than once"):

@@ -15,7 +15,8 @@ from harness.errors import BadData, HarnessError
 from harness.files.atomic import atomic
 from harness.files.fingerprint import plain
 
-ATTRIBUTION = "attribution.json"
+from .folders import ATTRIBUTION
+
 METRIC = "attribution_auroc"
 FORMAT = 1
 MAX_BYTES = 1 << 22

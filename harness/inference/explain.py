@@ -110,12 +110,13 @@ def explain(
         if settings.control:
             control = train_control(trained, *opened, reporter)
             explained.control = _summary(aurocs(attribute(control, chosen), positions))
-        _write_metrics(trained, explained, settings, force, reporter)
     elif settings.control:
         reporter.say("control: only simulated samples know where motifs were planted; left out")
     asked = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()}
     about = {"run": str(trained.folder), "run_id": trained.record.run_id, "model": trained.run.name, "task": trained.run.label}
     write(explained, out, about | {"settings": asked, "known_motifs": len(known)}, settings.logos)
+    if explained.metrics:
+        _write_metrics(trained, explained, settings, force, reporter)
     return explained, out
 
 
