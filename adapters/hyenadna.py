@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.adapter import Adapter, Batch
+from harness.adapter import Adapter, BaseResolved, Batch
 from harness.card import ModelCard
 from harness.data import Window
 from harness.errors import BadData, UserError
@@ -32,10 +32,10 @@ from harness.files.checkpoint import (
 from harness.recipe import Recipe
 
 from ..kernels.causal_conv1d import causal_conv1d
-from ._batches import mean_over, within
+from ._batches import even_ranges, mean_over, within
 from ._characters import FIELDS, VOCABULARY, check_vocabulary, collate
 from ._config import Settings, check_settings, check_sizes, count_layers, stated
-from ._options import checked, of_size
+from ._options import checked, checked_block, of_size
 
 POOLINGS = ("mean", "last")
 LONG_WINDOWS = ("refuse", "cut")
@@ -221,7 +221,7 @@ class Block(nn.Module):
         return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x)), approximate="tanh"))
 
 
-class HyenaDNA(Adapter):
+class HyenaDNA(Adapter, BaseResolved):
     """Embedding: the mean of the last hidden states over the window.
 
     This is ``pooling=mean``, upstream's head for Genomic Benchmarks. ``last`` is the state of the last position, the only one
@@ -263,7 +263,7 @@ class HyenaDNA(Adapter):
     def __init__(self, shape: HyenaShape, pooling: str = "mean", long: str = "refuse") -> None:
         super().__init__()
         self.pooling, self.long = checked("pooling", pooling, POOLINGS), checked("long", long, LONG_WINDOWS)
-        self.embedding_dim, self.places = shape.width, shape.places
+        self.embedding_dim, self.places, self.blocks = shape.width, shape.places, shape.blocks
         self.max_length = shape.places if long == "refuse" else None
         self.embed = nn.Embedding(VOCABULARY, shape.width)
         self.dropout = nn.Dropout(shape.dropout)
@@ -334,9 +334,18 @@ class HyenaDNA(Adapter):
             return states[torch.arange(len(states), device=states.device), lengths - 1]
         return mean_over(states, within(lengths, states.shape[1]))
 
-    def encode(self, tokens: Tensor) -> Tensor:
-        """Last hidden states (B, L, D) of token ids (B, L)."""
+    def token_ranges(self, windows: Sequence[Window]) -> Tensor:
+        ranges = even_ranges(windows)
+        ranges[:, self.places :] = 0  # with long=cut
+        return ranges
+
+    def hidden_states(self, batch: Batch, layer: int | None = None) -> Tensor:
+        """A base's state has read the bases up to it, none after it."""
+        return self.encode(batch["tokens"].long(), layer)
+
+    def encode(self, tokens: Tensor, layer: int | None = None) -> Tensor:
+        """Hidden states (B, L, D), by default the last, of token ids (B, L)."""
         x = self.dropout(self.embed(tokens))
-        for layer in self.layers:
-            x = layer(x)
-        return self.ln_f(x)
+        for block in self.layers[: checked_block(layer, self.blocks)]:
+            x = block(x)
+        return self.ln_f(x) if layer in (None, self.blocks) else x

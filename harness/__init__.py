@@ -7,6 +7,8 @@ For notebooks, the same words as on the command line::
     records = [harness.execute(run) for run in runs]
     splits = harness.load_task("QKI").load("thesis")
     model = harness.load_model("dnabert2", checkpoint="folder")
+    vectors = harness.embed(model, ["ACGT…", "TTGA…"])      # per_base=True: one for each base
+    estimator = harness.Classifier("dnabert2", tune="probe").fit(sequences, labels)   # of scikit-learn's kind
     trained = harness.load_run("results/QKI/cnn/seed0-…")   # what a run trained: trained.predict(["ACGT…"])
     frame = harness.records("results")
     table = harness.table("accuracy", results="results")
@@ -34,11 +36,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.adapter import Adapter
+    from harness.data import Window
     from harness.evidence.audit import Audit
     from harness.evidence.compare import Comparison
     from harness.evidence.records import RunRecord
     from harness.evidence.tables import Table
     from harness.evidence.verify import Verification
+    from harness.inference.sklearn import Classifier
     from harness.inference.trained import Trained
     from harness.study.plan import Run
     from harness.study.search import Search
@@ -46,8 +50,10 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "Classifier",
     "audit",
     "compare",
+    "embed",
     "execute",
     "load_model",
     "load_run",
@@ -184,6 +190,18 @@ def load_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return wanted.build().eval()
+
+
+def embed(
+    model: Adapter, sequences: Sequence[str | Window], *, per_base: bool = False, layer: int | None = None, batch_size: int = 64
+) -> Any:
+    """Embeddings of sequences as a model of :func:`load_model` pools them, or ``per_base``, after any ``layer``; as numpy arrays.
+
+    See :func:`harness.inference.embed.embed`.
+    """
+    from harness.inference.embed import embed as embed_sequences
+
+    return embed_sequences(model, sequences, per_base=per_base, layer=layer, batch_size=batch_size)
 
 
 def load_run(folder: str | Path, *, checkpoint: str | Path | None = None, device: str = "auto") -> Trained:
@@ -325,3 +343,12 @@ def verify(results: str | Path = "results", *, jobs: int = 1) -> Verification:
     from harness.evidence.verify import verify as verify_records
 
     return verify_records(Path(results), jobs=jobs)
+
+
+def __getattr__(name: str) -> Any:
+    """``harness.Classifier``, a class that scikit-learn and torch come with, imported on use."""
+    if name == "Classifier":
+        from harness.inference.sklearn import Classifier
+
+        return Classifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

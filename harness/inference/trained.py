@@ -85,6 +85,12 @@ class Trained:
         """
         return self.outputs([self.example(item, str(number)) for number, item in enumerate(sequences)], batch_size)
 
+    def embed(self, sequences: Sequence[str | Window], *, per_base: bool = False, layer: int | None = None) -> Any:
+        """What the trained model makes of sequences, without its head; see :func:`harness.inference.embed.embed`."""
+        from .embed import embed
+
+        return embed(self.adapter, sequences, per_base=per_base, layer=layer)
+
     def example(self, item: str | Window | tuple[str | Window, ...], name: str) -> Example:
         """A sequence, or a pair of them, as an example without a label."""
         from harness.data import Example

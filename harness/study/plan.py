@@ -29,6 +29,7 @@ from .asked import VARIANTS, absolute, as_reading, as_reference, available, name
 
 # What fits, asks and scores. Their changes are every run's; those of a model or a task are its own runs' (see _code).
 NUMERIC = (
+    "engine/bases.py",
     "engine/batches.py",
     "engine/build.py",
     "engine/classifier.py",

@@ -27,7 +27,6 @@ from harness.errors import HarnessError, UserError
 from harness.evidence.metrics import check_labels, collapsed, left_out, limits, scores
 from harness.evidence.records import Predictions
 from harness.evidence.sensitivity import alignment_sensitivity
-from harness.files.fingerprint import digest
 from harness.kernels import compilation
 from harness.progress import Reporter
 from harness.recipe import Recipe
@@ -158,11 +157,9 @@ class Trial:
         return f"pruned after epoch {epoch}: its validation loss of {lowest:.4f} is above {limits[epoch - 1]:.4f}"
 
     def _cache(self) -> EmbeddingCache:
-        """Where this model's embeddings are kept: whatever else than the windows determines them is in the key."""
-        run, audit = self.run, self.adapter.audit
-        drawn = audit is None or bool(audit.missing)  # some weights are random
-        origin = [run.name, run.origin, run.seed if drawn else None]
-        return EmbeddingCache(digest([origin, run.device, run.precision, run.code]))
+        """Where this model's embeddings are kept, for other runs and for `harness embed` alike."""
+        run = self.run
+        return EmbeddingCache.of(run.model_request(), self.adapter, run.seed, run.device, run.precision)
 
 
 def _accelerator(device: torch.device) -> Accelerator:
