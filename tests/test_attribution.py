@@ -169,14 +169,17 @@ class Pairs(Adapter, BaseResolved):
 
 
 class TestGradients:
-    def test_of_a_linear_model_are_the_departure_of_each_token_from_the_mean_shared_by_its_letters(self):
+    def test_of_a_linear_model_are_the_departure_of_each_token_from_shuffled_ones_shared_by_its_letters(self):
         torch.manual_seed(0)
         classifier = Classifier(Pairs(), 2, Pairs.recipe)
         (window,) = random_windows(1, 8)
         found = gradients(classifier, [window], Score(CLASSIFICATION, 1), CPU)
         weight = (classifier.head[-1].weight[1] - classifier.head[-1].weight[0]).detach()
         states = classifier.adapter.embed(classifier.adapter.collate([window])["tokens"])[0, 1:].detach()
-        expected = ((states - states.mean(dim=0)) @ weight).repeat_interleave(2) / 2
+        shuffled = steep._baselines(torch.nn.functional.pad(states, (0, 0, 1, 0))[None], np.array([False] + [True] * 4))
+        assert [sorted(row[1:, 0].tolist()) for row in shuffled] == [sorted(states[:, 0].tolist())] * steep.SHUFFLES
+        assert (shuffled[:, 0] == 0).all(), "the special token stays in its place"
+        expected = ((states - shuffled[:, 1:].mean(dim=0)) @ weight).repeat_interleave(2) / 2
         np.testing.assert_allclose(found.actual[0], expected, atol=1e-5)
         assert found.changes is None
         own = found.codes[0][:, None] == np.arange(4)
@@ -199,7 +202,7 @@ class TestGradients:
             gradients(classifier, random_windows(1), Score(CLASSIFICATION, 1), CPU)
 
     @pytest.mark.parametrize("name", ZOO)
-    def test_of_each_model_add_up_to_the_departure_from_the_baseline_or_are_refused(self, name):
+    def test_of_each_model_add_up_to_the_departure_from_the_baselines_or_are_refused(self, name):
         adapter, score, (window,) = adapter_class(name), Score(CLASSIFICATION, 1), random_windows(1, 24)
         torch.manual_seed(0)
         classifier = Classifier(adapter.from_checkpoint(None, size="tiny"), 2, adapter.recipe).eval()
@@ -212,9 +215,9 @@ class TestGradients:
         with torch.no_grad():
             states, logits = steep._states(classifier, layer, window, CPU, "float32")
             holds = steep._held(classifier.adapter.token_ranges([window])[0].numpy(), states.shape[-2]) > 0
-            with steep._embedded(layer, steep._baseline(states, holds)):
-                bare = steep._logits(classifier, [window], CPU, "float32")
-        departure = float(score.of_logits(logits) - score.of_logits(bare))
+            with steep._embedded(layer, steep._baselines(states, holds)):
+                bare = steep._logits(classifier, [window] * steep.SHUFFLES, CPU, "float32")
+        departure = float(score.of_logits(logits) - score.of_logits(bare).mean())
         assert found.actual.sum() == pytest.approx(departure, abs=1e-3 * max(1, abs(departure)))
         assert found.scores[0] == pytest.approx(float(score.of_logits(logits)), abs=1e-5)
 

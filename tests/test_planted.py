@@ -134,7 +134,7 @@ def test_only_the_usual_question_is_recorded_and_other_settings_replace_it_when_
     (folder / "attribution.json").unlink(missing_ok=True)
     assert asked("top", top=3) is None
     assert asked("other", of_class="no") is None
-    assert any("not recorded" in line for line in say)
+    assert any("not recorded; tables show" in line for line in say)
     assert asked("usual") == 6
     assert asked("more", windows=7) == 6
     assert any("is kept; --force replaces it" in line for line in say)

@@ -237,7 +237,9 @@ def _write_metrics(trained: Trained, explained: Explained, settings: Settings, f
     """Write attribution.json beside the record, unless the question was another than usual, or it is there already."""
     usual = settings.method == MUTAGENESIS and not settings.top and explained.name == trained.classes[-1]
     if not usual:
-        reporter.say(f"{METRIC}: tables show that of mutagenesis, of the usual class and of evenly spaced windows; not recorded")
+        reporter.say(
+            f"{METRIC}: not recorded; tables show it by mutagenesis, of the usual class and of evenly spaced windows alone"
+        )
         return
     parameters = {
         "method": settings.method,

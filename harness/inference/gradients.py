@@ -24,8 +24,8 @@ from harness.errors import RunFailed, UserError
 
 from .attribution import Attribution, Score, codes_of, explaining
 
-STEPS = 32  # points at which gradients are taken, by Gauss and Legendre's rule
-STEPS_AT_ONCE = 16
+SHUFFLES, STEPS = 4, 8  # baselines of a window, and points on the way from each, by Gauss and Legendre's rule
+AT_ONCE = 16  # points
 _OTHER = str.maketrans("ACGTN", "CGTAA")
 
 
@@ -37,10 +37,11 @@ def gradients(
     precision: str = "float32",
     step: Callable[[int], None] = lambda done: None,
 ) -> Attribution:
-    """Integrated gradients of the score, through the embedding layer, from a window's mean embedding to its own embeddings.
+    """Integrated gradients of the score, through the embedding layer, from shuffled embeddings to a window's own.
 
-    The baseline is the mean of the embeddings of the tokens that hold the window's bases; special tokens keep their own, and of
-    an alignment, all rows but the target's. A token's attribution is shared out equally to the bases that it holds.
+    The mean over SHUFFLES baselines, in each of which the tokens that hold the window's bases are in a random order, the same in
+    every call; special tokens stay in their places, and so do the other rows of an alignment. A token's attribution is shared
+    out equally to the bases that it holds. ``hypothetical`` is 0 but for the window's own letters.
 
     Raises:
         UserError: Captum is not installed, the model has no embedding layer or more than one, or its tokens have no bases.
@@ -68,10 +69,11 @@ def gradients(
             scores[row] = float(score.of_logits(logits, unit)[0]) + shift
             ranges = adapter.token_ranges([window])[0].cpu().numpy()  # (L, 2)
             held = _held(ranges, states.shape[-2])
-            found = integrated(answer).attribute(
-                states.requires_grad_(), _baseline(states, held > 0), n_steps=STEPS, internal_batch_size=STEPS_AT_ONCE
-            )
-            per_token = found.detach().double().sum(dim=-1).flatten(0, -2)[0].cpu().numpy()  # the target row's
+            baselines = _baselines(states, held > 0)
+            inputs = states.expand_as(baselines).clone().requires_grad_()
+            found = integrated(answer).attribute(inputs, baselines, n_steps=STEPS, internal_batch_size=AT_ONCE)
+            per_token = found.detach().double().mean(dim=0).sum(dim=-1).flatten()[: len(held)]  # of an alignment, the target's
+            per_token = per_token.cpu().numpy()
             bases = _shared_out(per_token / np.maximum(held, 1), ranges)
             if not np.isfinite(bases).all():
                 raise RunFailed(f"window {row + 1}: a gradient of the model's answer to it is not a number")
@@ -185,9 +187,13 @@ def _shared_out(per_base: np.ndarray, ranges: np.ndarray) -> np.ndarray:
     return sums[ranges[:, 1]] - sums[ranges[:, 0]]
 
 
-def _baseline(states: Tensor, holds: np.ndarray) -> Tensor:
-    """States whose target row has, for tokens that hold bases, the mean of these."""
-    baseline, chosen = states.detach().clone(), torch.from_numpy(holds).to(states.device)
-    target = baseline.flatten(0, -3)[0]  # a view of the first row
-    target[chosen] = target[chosen].mean(dim=0)
-    return baseline
+def _baselines(states: Tensor, holds: np.ndarray) -> Tensor:
+    """States (SHUFFLES, …, T, D) whose target row has the tokens that hold bases in another order each."""
+    rng, places = np.random.default_rng(0), np.flatnonzero(holds)
+    order = np.tile(np.arange(len(holds)), (SHUFFLES, 1))
+    for row in order:
+        row[places] = rng.permutation(places)
+    baselines = states.detach().repeat(SHUFFLES, *[1] * (states.ndim - 1))
+    rows = baselines.flatten(1, -3)[:, 0] if states.ndim > 3 else baselines  # (SHUFFLES, T, D), a view
+    rows.copy_(rows.clone()[torch.arange(SHUFFLES)[:, None], torch.from_numpy(order)])
+    return baselines

@@ -96,14 +96,12 @@ def aggregate(found: Attribution, called: Sequence[Seqlet]) -> list[Motif]:
 
 
 def compare(motifs: Sequence[Motif], known: Sequence[Motif], both_strands: bool = True) -> tuple[list[Match], list[str]]:
-    """The MAX_MATCHES most similar known motifs of each, most similar first; and what Tomtom warns of, as sentences."""
+    """The MAX_MATCHES most similar known motifs of each, most similar first; and what is to be known of them, as sentences."""
     from scipy.stats import false_discovery_control
 
     if not motifs or not known:
         return [], []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of few targets, which is said below
-        p, _, offsets, overlaps, strands = _tomtom([one.pwm.T for one in motifs], [one.pwm.T for one in known], both_strands)
+    p, _, offsets, overlaps, strands = _tomtom([one.pwm.T for one in motifs], [one.pwm.T for one in known], both_strands)
     few = f"known motifs: {len(known)}, fewer than {FEW_KNOWN}, so that Tomtom's p-values depend on which these are"
     notes = [few] if len(known) < FEW_KNOWN else []
     p = np.clip(p, 0, 1)
@@ -121,7 +119,9 @@ def compare(motifs: Sequence[Motif], known: Sequence[Motif], both_strands: bool 
 def _tomtom(queries: Sequence[np.ndarray], targets: Sequence[np.ndarray], both_strands: bool) -> Any:
     tomtom = explaining("memelite").tomtom
     given = ([np.ascontiguousarray(one, np.float64) for one in group] for group in (queries, targets))
-    return tomtom(*given, reverse_complement=both_strands)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of few targets, which compare() says
+        return tomtom(*given, reverse_complement=both_strands)
 
 
 def _accepted(found: Attribution, chosen: Sequence[Seqlet]) -> np.ndarray:
