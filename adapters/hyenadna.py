@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.adapter import Adapter, BaseResolved, Batch
+from harness.adapter import Adapter, BaseResolved, Batch, CausalModel
 from harness.card import ModelCard
 from harness.data import Window
 from harness.errors import BadData, UserError
@@ -39,6 +39,7 @@ from ._options import checked, checked_block, of_size
 
 POOLINGS = ("mean", "last")
 LONG_WINDOWS = ("refuse", "cut")
+HEAD = "lm_head.weight"
 MAX_PLACES = 1_000_002  # of the longest published model
 # Published weights by the places that their filters have; the default checkpoint has 1,026.
 LONGER = {
@@ -51,8 +52,9 @@ LONGER = {
 # The official files' names → ours. They begin with `hyena.backbone.` in the hub's files, `model.backbone.` in the authors', and
 # have `.layer` if gradients were checkpointed. All sines of a filter share one frequency vector; safetensors files hold it once.
 OFFICIAL_NAMES = (
-    (r"^(?:\w+\.)*?backbone\.", ""),
+    (r"^(?:(?:hyena|model)\.)?backbone\.", ""),
     (r"\.(mixer|mlp)\.layer\.", r".\1."),
+    (r"^(?:\w+\.)*?lm_head\.", "lm_head."),
     (r"^embeddings\.word_embeddings\.", "embed."),
     (r"\.filter_fn\.(?:pos_emb|modulation|implicit_filter\.\d+)\.(z|t|deltas|freq)$", r".filter_fn.\1"),
 )
@@ -221,7 +223,7 @@ class Block(nn.Module):
         return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x)), approximate="tanh"))
 
 
-class HyenaDNA(Adapter, BaseResolved):
+class HyenaDNA(Adapter, BaseResolved, CausalModel):
     """Embedding: the mean of the last hidden states over the window.
 
     This is ``pooling=mean``, upstream's head for Genomic Benchmarks. ``last`` is the state of the last position, the only one
@@ -232,7 +234,12 @@ class HyenaDNA(Adapter, BaseResolved):
     The filters have as many ``places`` as they were trained with; the option of this name is for random initialisation. A
     longer window is refused, or with ``long=cut`` ends where the filters do, as in the authors' fine-tuning. Letters that are
     not read count as unknown tokens, whose share a run reports.
+
+    The next token is predicted with the embedding, to which the authors tie the language-model head (``tie_weights`` of their
+    ``ConvLMHeadModel``). The hub's files hold the head once more; where it differs from the embedding there, it is used.
     """
+
+    lm_head: nn.Module | None
 
     name: ClassVar[str] = "hyenadna"
     card = ModelCard(
@@ -269,6 +276,7 @@ class HyenaDNA(Adapter, BaseResolved):
         self.dropout = nn.Dropout(shape.dropout)
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.blocks))
         self.ln_f = nn.LayerNorm(shape.width, shape.epsilon)
+        self.lm_head = None
         self._initialise()
 
     def _initialise(self) -> None:
@@ -300,8 +308,14 @@ class HyenaDNA(Adapter, BaseResolved):
         if places not in (0, shape.places):
             raise UserError(f"option places={places}: {file} has filters of {shape.places} places; leave the option out")
         model = cls(shape, pooling, long)
+        head = tensors.get(HEAD)
+        if head is not None and "embed.weight" in tensors and torch.equal(head, tensors["embed.weight"]):
+            del tensors[HEAD]
+        elif head is not None:  # without drawing random numbers, on which a classifier's first weights depend
+            model.lm_head = nn.utils.skip_init(nn.Linear, shape.width, VOCABULARY, bias=False).requires_grad_(False)
         audit = load_tensors(model, tensors, file)
-        model.audit = replace(audit, facts={"vocabulary": VOCABULARY, "tied_weights": "intact", "places": model.places})
+        facts = {"vocabulary": VOCABULARY, "tied_weights": "intact", "places": model.places}
+        model.audit = replace(audit, facts=facts | {"head": "the embedding" if model.lm_head is None else "its own"})
         return model
 
     def collate(self, windows: Sequence[Window]) -> Batch:
@@ -349,3 +363,24 @@ class HyenaDNA(Adapter, BaseResolved):
         for block in self.layers[: checked_block(layer, self.blocks)]:
             x = block(x)
         return self.ln_f(x) if layer in (None, self.blocks) else x
+
+    def log_likelihood(self, batch: Batch) -> Tensor:
+        """See :meth:`CausalModel.log_likelihood`; (B,) as float64 where the device has it.
+
+        The authors train without a token before the first letter, which therefore has no probability. The others are taken from
+        a softmax over the whole vocabulary of 16, as in their loss.
+
+        Raises:
+            BadData: a window was cut by ``long=cut``.
+        """
+        if "unread" in batch and batch["unread"].any():
+            raise BadData(
+                f"window above {self.places} nt: with long=cut it has no likelihood as a whole; use a shorter --context"
+            )
+        tokens, lengths = batch["tokens"].long(), batch["lengths"]
+        states = self.encode(tokens)[:, :-1].to(self.embed.weight.dtype)
+        with torch.autocast(states.device.type, enabled=False):
+            logits = F.linear(states, self.embed.weight) if self.lm_head is None else self.lm_head(states)
+            logs = logits.float().log_softmax(dim=-1).gather(2, tokens[:, 1:, None])[..., 0]
+        logs = logs * within(lengths - 1, logs.shape[1])
+        return logs.sum(dim=1, dtype=torch.float32 if logs.device.type == "mps" else torch.float64)

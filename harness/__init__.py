@@ -141,10 +141,11 @@ def load_task(
     label_column: str | int | Sequence[str | int] = (),
     positive: str | int = "",
     kind: str = "",
+    negatives: str = "",
 ) -> Task:
     """A task by its name, or made of files; ``.load(rule)`` gives its splits, ``.sample`` its simulated stand-in.
 
-    The arguments are those of :func:`harness.study.plan.plan`.
+    The arguments are those of :func:`harness.study.plan.plan`; ``negatives`` is its ``option={"negatives": …}``.
 
     Raises:
         UserError: no such task, or a family of several.
@@ -154,7 +155,7 @@ def load_task(
 
     parts = {"train": train, "validation": validation, "test": test}
     words, reading = as_reading(name, parts, sequence_column, label_column, positive, kind)
-    found = [task for task, _ in named_tasks(words, as_reference(genome, msa, species, context), None, reading)]
+    found = [task for task, _ in named_tasks(words, as_reference(genome, msa, species, context, "", negatives), None, reading)]
     if len(found) != 1:
         raise UserError(f"task {name!r}: names {len(found)} tasks, such as {found[0].name}; load them one by one")
     return found[0]

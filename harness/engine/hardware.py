@@ -61,11 +61,13 @@ def accelerator(name: str) -> Accelerator:
     """
     import torch
     from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
 
     device = pick_device(name)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
-    return Accelerator(cpu=device.type == "cpu")
+    # A model may hold weights that fine-tuning does not reach (an unused pooler): several processes must not wait for them.
+    return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 
 
 def has_native_bf16(device: torch.device) -> bool:

@@ -95,7 +95,7 @@ def examine(folder: Path) -> Examined:
     if not record.finished:
         if there:
             done.problem("a failed run has predictions", PREDICTIONS)
-        if stated := [name for name in ("metrics", "intervals", "leakage", "alignment") if getattr(record, name)]:
+        if stated := [name for name in ("metrics", "intervals", "leakage", "groups", "alignment") if getattr(record, name)]:
             done.problem(f"a failed run states {', '.join(stated)}")
         return done
     if not there:
@@ -211,6 +211,7 @@ def _digest(values: Sequence[Any]) -> str:
 def _scores(done: Examined, record: RunRecord, predictions: Predictions, content: Mapping[str, Any]) -> None:
     import sklearn
 
+    from .groups import judged_groups
     from .metrics import collapsed, left_out, limits, scores
 
     outputs, labels, kind = predictions.outputs, predictions.labels, predictions.kind
@@ -230,6 +231,8 @@ def _scores(done: Examined, record: RunRecord, predictions: Predictions, content
                 done.compare("collapsed", record.collapsed, collapsed(outputs, labels, kind))
             if record.leakage and predictions.leaks:
                 _leakage(done, record, predictions)
+            if record.groups or predictions.groups:
+                done.compare("groups", record.groups, plain(judged_groups(predictions)))
             if record.alignment:
                 _alignment(done, record, predictions, older)
     except (HarnessError, ValueError) as error:

@@ -62,9 +62,10 @@ class RunRecord:
     numbers, NaN and infinity become None.
 
     ``task``: name, kind (one of :data:`harness.task.KINDS`; a record without it is a classification), context (window length
-    in nucleotides, None where windows come as they are), family, split, default_split, main_metric, simulated, classes, files
-    (name → sha256), counts (split → class → examples; of a multi-label task those with the label, of a regression all), changes
-    (how many letters normalisation changed), best_accuracy (of the Bayes rule, for simulated data).
+    in nucleotides, None where windows come as they are), negatives (what the negative class was taken from, if that is a
+    choice), family, split, default_split, main_metric, simulated, classes, files (name → sha256), counts (split → class →
+    examples; of a multi-label task those with the label, of a regression all), changes (how many letters normalisation changed),
+    best_accuracy (of the Bayes rule, for simulated data).
     ``model``: name, card, recipe (the published settings), size, options, audit, allow_partial, notes, unknown_tokens (share of
     the training split's), parameters (trainable, total), and checkpoint: None, or the weight file's name, sha256 and source
     (its path as given), and fingerprint, the sha256 over all files that the model was built from.
@@ -77,6 +78,7 @@ class RunRecord:
     ``alignment``: how much the predictions change without the alignment (see :mod:`.sensitivity`), if there is one.
     ``leakage``: what test examples have of the training data, if that was looked for: counts (each of LEAKS → examples),
     parameters (of the search) and subsets (``novel`` and ``leaking`` → examples, metrics, intervals; None where undefined).
+    ``groups``: scores by what the task's files say of its examples (see :mod:`.groups`), where they say something.
     ``history``: one entry per epoch. ``collapsed``: all test examples were given the same answer.
     ``code``: digest of the code that can change a number. ``error``: why the run failed. ``created``: time in UTC.
     ``checksums``, made when the record is written: sha256 of ``predictions`` (the file), of the ``record`` (its other fields),
@@ -106,6 +108,7 @@ class RunRecord:
     without_interval: dict[str, str] = field(default_factory=dict)
     alignment: dict[str, Any] = field(default_factory=dict)
     leakage: dict[str, Any] = field(default_factory=dict)
+    groups: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     collapsed: bool = False
     events: list[str] = field(default_factory=list)
@@ -176,8 +179,9 @@ class RunRecord:
 
     @property
     def task_label(self) -> str:
-        """The task's name in tables and folders, e.g. ``clinvar@512 (sample)``."""
-        return task_label(self.task["name"], self.task.get("context"), self.task["simulated"])
+        """The task's name in tables and folders, e.g. ``clinvar[common]@512``."""
+        task = self.task
+        return task_label(task["name"], task.get("context"), task["simulated"], task.get("negatives", ""))
 
 
 _FIELDS = {item.name: item for item in fields(RunRecord) if item.name not in ("unknown", "beside")}

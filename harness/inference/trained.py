@@ -143,8 +143,6 @@ def load_run(folder: str | Path, *, checkpoint: str | Path | None = None, device
         BadData: the folder was written by another version, or is damaged.
         CheckpointMismatch: the weights are others than those that the run had.
     """
-    from accelerate import Accelerator
-
     folder = Path(folder)
     kept = keep.read(folder)
     try:
@@ -154,12 +152,11 @@ def load_run(folder: str | Path, *, checkpoint: str | Path | None = None, device
     record = records.read(folder)
     if (record.task_label, record.model["name"], record.seed) != (run.label, run.name, run.seed):
         raise BadData(f"{folder}: {keep.PLAN} is of another run than the record; delete the folder and run again")
-    there = hardware.pick_device(device)
     kept, classifier = keep.build(folder, None if checkpoint is None else str(checkpoint))
-    accelerator = Accelerator(cpu=there.type == "cpu")
+    accelerator, here = hardware.accelerator(device), hardware.pick_device(device)
     trained = Trained(folder, run, kept, record, classifier.to(accelerator.device), accelerator)
-    if there.type != run.device:
-        trained.notes.append(f"trained on {run.device}, asked on {there.type}: probabilities may differ in their last digits")
+    if here.type != run.device:
+        trained.notes.append(f"trained on {run.device}, asked on {here.type}: probabilities may differ in their last digits")
     if kept.code != model_code(run.model):
         trained.notes.append(f"the code of {run.name} or of the engine has changed since the run: its answers may have, too")
     return trained

@@ -184,8 +184,9 @@ def plan(
     """
     models_asked = dict.fromkeys(known for word in words_of("model", model) for known in registry.model_names(word))
     option = dict(option or {})
-    theirs = any("source" in registry.model_facts(known).options for known in models_asked)
-    reference = as_reference(genome, msa, species, context, "" if theirs else option.pop("source", ""))
+    theirs = {name for known in models_asked for name in registry.model_facts(known).options}
+    source, negatives = ("" if name in theirs else option.pop(name, "") for name in ("source", "negatives"))
+    reference = as_reference(genome, msa, species, context, source, negatives)
     parts = {"train": train, "validation": validation, "test": test}
     tasks_asked, reading = as_reading(task, parts, sequence_column, label_column, positive, kind)
     asked = [available(found, words, split, sample) for found, words in named_tasks(tasks_asked, reference, name, reading)]
@@ -279,7 +280,9 @@ def task_of(run: Run) -> Task:
 def _task_of(run: Run) -> tuple[Task, Reference | None, Reading | None]:
     given = run.reference or {}
     reference = (
-        as_reference(*(given[name] for name in ("genome", "alignment", "species", "context", "source"))) if given else None
+        as_reference(*(given.get(name, "") for name in ("genome", "alignment", "species", "context", "source", "negatives")))
+        if given
+        else None
     )
     reading = reading_of(run.reading)
     (task,) = (item for item, _ in named_tasks(run.task, reference, run.own_name, reading))

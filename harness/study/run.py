@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from harness.engine import hardware, keep
 from harness.errors import HarnessError, UserError
 from harness.evidence import records
+from harness.evidence.groups import judged_groups
 from harness.evidence.leakage import find_leaks, judged
 from harness.evidence.records import RunRecord
 from harness.evidence.sensitivity import insensitive
@@ -109,6 +110,7 @@ def execute(
                     record[name] = getattr(scored, name)
                 record["events"] += scored.events
                 record["leakage"] = judged(predictions, leaks)
+                record["groups"] = judged_groups(predictions)
                 predictions = replace(predictions, leaks=tuple((leak, source) for leak, source in leaks["leaks"]))
                 record["events"] += [UNUSED_ALIGNMENT] if insensitive(scored.alignment) else []
         except UserError:

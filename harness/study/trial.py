@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 
 from harness.adapter import Adapter
 from harness.data import Example
@@ -71,7 +69,7 @@ class Trial:
             UserError: it cannot.
         """
         begun = time.perf_counter()
-        accelerator = _accelerator(hardware.pick_device(device))
+        accelerator = hardware.accelerator(device)
         adapter = run.model_request().build()
         recipe = run.published().override(**run.recipe)
         _check(run, adapter, recipe, task, splits)
@@ -113,7 +111,8 @@ class Trial:
         ids = tuple(example.id for example in test)
         blocks = tuple(map(self.splits.block, ids)) if self.splits.block else ()
         labels, kind, classes = labels_of(test), self.task.kind, self.task.classes
-        predictions = Predictions(ids, labels, outputs, classes, blocks, kind=kind)
+        groups = {name: tuple(words.get(one, "") for one in ids) for name, words in self.splits.groups.items()}
+        predictions = Predictions(ids, labels, outputs, classes, blocks, kind=kind, groups=groups)
         has_alignment = self.adapter.card.reads == "alignment" and test[0].windows[0].alignment is not None
         alignment = alignment_sensitivity(test, outputs, ask, kind) if has_alignment else {}
         found, without = limits(outputs, labels, blocks, kind)
@@ -160,13 +159,6 @@ class Trial:
         """Where this model's embeddings are kept, for other runs and for `harness embed` alike."""
         run = self.run
         return EmbeddingCache.of(run.model_request(), self.adapter, run.seed, run.device, run.precision)
-
-
-def _accelerator(device: torch.device) -> Accelerator:
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)
-    # A model may hold weights that fine-tuning does not reach (an unused pooler): several processes must not wait for them.
-    return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 
 
 def _check(run: Run, adapter: Adapter, recipe: Recipe, task: Task, splits: Splits) -> None:
