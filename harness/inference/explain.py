@@ -13,6 +13,7 @@ import numpy as np
 from harness.errors import BadData, UserError
 from harness.evidence.attribution import METRIC, mean_and_interval, read_attribution, write_attribution
 from harness.evidence.records import data_digest, folder_name
+from harness.files.atomic import check_writable
 from harness.progress import Reporter
 from harness.task import CLASSIFICATION, MULTILABEL, Splits, Task
 
@@ -95,7 +96,8 @@ def explain(
     what = {CLASSIFICATION: "class", MULTILABEL: "label"}.get(trained.kind, "number")
     reporter.say(
         f"explains the {what} {trained.classes[score.index]!r} by {settings.method}: {len(chosen):,} of {len(windows):,} windows"
-        + (f", those with the highest score (of {settings.top:,})" if settings.top else "")
+        + (", those with the highest score" if settings.top else "")
+        + (", evenly spaced; --windows 0 explains all" if len(chosen) < len(windows) and not settings.top else "")
     )
     attribute = _attribute(trained, settings.method, score, reporter)
     explained = Explained(trained.classes[score.index], chosen, attribute(trained.classifier, chosen))
@@ -144,6 +146,7 @@ def _check(trained: Trained, source: Input | None, out: Path, settings: Settings
             raise UserError(
                 f"out {out}: was not written by harness explain (it has no {FACTS}); choose another folder with --out"
             )
+    check_writable(out, "out")
     for module in (PACKAGES[settings.method], "tangermeme.seqlet", "memelite", *(["logomaker"] if settings.logos else [])):
         explaining(module)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -37,7 +38,9 @@ def draw(heights: np.ndarray, folder: Path, name: str, *, title: str, ylabel: st
         figure = Figure(figsize=(width, HEIGHT), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
-        logomaker.Logo(frame, ax=axes, color_scheme="classic", shade_below=0.3, fade_below=0.3, show_spines=False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Attempting to set identical")  # of letters without any height
+            logomaker.Logo(frame, ax=axes, color_scheme="classic", shade_below=0.3, fade_below=0.3, show_spines=False)
         axes.axhline(0, color="black", linewidth=0.5)
         axes.spines["left"].set_visible(True)
         axes.set(title=title, ylabel=ylabel)
