@@ -195,7 +195,7 @@ def request(
     size = _random_size(init, checkpoint)
     path = None
     if checkpoint is not None:
-        path = hub.resolve(facts.name, facts.card, checkpoint)
+        path = keep.run_of(hub.resolve(facts.name, facts.card, checkpoint))
         if keep.is_kept(path):
             keep.check(path, facts.name, options or {})
     elif init is None and official and (facts.card.checkpoint or facts.card.get):
