@@ -39,6 +39,8 @@ class Splits:
     sentences about how the files were read (the labels' grammar, columns that are not used), to be shown with the counts.
     ``species`` names the rows of the windows' alignments after the target, in order; empty without alignments. ``groups`` maps
     what the files say of examples (``consequence``, ``gene``) to words by the example's id; scores are broken down by them.
+    ``planted`` maps an example's id to the positions, 0-based and ascending, of the motif letters that the project drew into
+    its window; None for data that nobody drew.
     """
 
     train: Sequence[Example]
@@ -51,6 +53,7 @@ class Splits:
     notes: Sequence[str] = ()
     species: tuple[str, ...] = ()
     groups: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    planted: Callable[[str], Sequence[int]] | None = None
 
     @property
     def parts(self) -> dict[str, Sequence[Example]]:

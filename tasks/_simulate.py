@@ -92,24 +92,28 @@ def load(name: str, motif: Motif, rule: str) -> Splits:
     check_rule(rule, (RULE,))
     count = sum(motif.sizes)
     sequences, labels, chances = [""] * count, [0] * count, np.full(count, np.nan)
+    planted = [np.empty(0, np.int64)] * count
     uniform = Uniform(motif.seed)
     for turn, length in enumerate(motif.lengths):
         places = np.arange(turn, count, len(motif.lengths))
-        letters, drawn = draw(motif, len(places), length, uniform)
-        for place, sequence, label in zip(places.tolist(), _sequences(letters), drawn.tolist(), strict=True):
-            sequences[place], labels[place] = sequence, label
+        letters, drawn, column = _draw(motif, len(places), length, uniform)
+        chosen = _chosen(motif, drawn, column)
+        for row, (place, sequence) in enumerate(zip(places.tolist(), _sequences(letters), strict=True)):
+            sequences[place], labels[place], planted[place] = sequence, int(drawn[row]), np.flatnonzero(chosen[row])
         tested = places >= count - motif.sizes[2]
         chances[places[tested]] = posterior(motif, letters[tested]).max(axis=1)
     digest = hashlib.sha256("\n".join(f"{s},{y}" for s, y in zip(sequences, labels, strict=True)).encode()).hexdigest()
-    examples, start = [], 0
+    examples, start, positions = [], 0, dict[str, list[int]]()
     for part, size in zip(PART_NAMES, motif.sizes, strict=True):
         rows = range(start, start + size)
         examples.append([Example(f"{part}:{i - start + 1}", (Window(sequences[i]),), labels[i]) for i in rows])
+        positions |= {example.id: planted[i].tolist() for i, example in zip(rows, examples[-1], strict=True)}
         start += size
     return Splits(
         *examples,
         files={f"simulated {name}: {motif}": digest},
         best_accuracy=float(np.nanmean(chances)),
+        planted=positions.__getitem__,
     )
 
 
@@ -118,6 +122,13 @@ def draw(motif: Motif, count: int, length: int | None = None, uniform: Uniform |
 
     ``length`` is LENGTH where none is given; without ``uniform``, the numbers come from the motif's own seed.
     """
+    return _draw(motif, count, length, uniform)[:2]
+
+
+def _draw(
+    motif: Motif, count: int, length: int | None = None, uniform: Uniform | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What :func:`draw` gives, and the motif's column at each position, -1 for background; (count, length)."""
     import numpy as np
 
     length, uniform = length or LENGTH, uniform or Uniform(motif.seed)
@@ -132,7 +143,7 @@ def draw(motif: Motif, count: int, length: int | None = None, uniform: Uniform |
         inside = column[:, position, None] >= 0
         chances = np.where(inside, pwm[labels, column[:, position]], background).cumsum(axis=1)[:, :-1]  # (count, 3)
         letters[:, position] = (chances <= uniform(count, 1)).sum(axis=1)
-    return letters, labels
+    return letters, labels, column
 
 
 def posterior(motif: Motif, letters: np.ndarray) -> np.ndarray:
@@ -147,6 +158,14 @@ def _copies(motif: Motif, length: int) -> tuple[float, ...]:
     """``motif.copies`` in windows of a length; those that do not fit count for as many as do."""
     most = min(length // len(motif.consensus), len(motif.copies) - 1)
     return (*motif.copies[:most], sum(motif.copies[most:]))
+
+
+def _chosen(motif: Motif, labels: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Where a motif of the window's class chose the letter (count, length): a column N lets any letter stand."""
+    import numpy as np
+
+    chooses = np.array([[code != "N" for code in planted] for planted in motif.planted])  # (class, width)
+    return chooses[labels[:, None], column] & (column >= 0)
 
 
 def _likelihood_ratio(motif: Motif, pwm: np.ndarray, letters: np.ndarray) -> np.ndarray:

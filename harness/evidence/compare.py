@@ -150,6 +150,8 @@ def compare_all(
     by_kind = {kind: of_kind for kind in KINDS if (of_kind := [record for record in chosen if record.kind == kind])}
     metrics = {kind: wanted or main_metric(of_kind, kind)[0] for kind, of_kind in by_kind.items()}
     able = [kind for kind in by_kind if metrics[kind] in metrics_of(kind)]
+    if wanted and METRICS[wanted].beside:
+        raise UserError(f"metric {wanted}: no prediction has it, so it cannot be compared; see harness table --metric {wanted}")
     if not able:
         raise UserError(f"metric {wanted}: only {' or '.join(METRICS[str(wanted)].kinds)} has it, not {' or '.join(by_kind)}")
     found, faults = dict[str, Comparison](), list[UserError]()

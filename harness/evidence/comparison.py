@@ -68,11 +68,14 @@ def wide(
             others = [texts[row, column, other] for other in settings if other != setting]
             if all_settings:
                 key, others = replace(row, setting=texts[row, column, setting]), []
-            cells[key, column] = cell = _cell(runs, metric, usual[row, column], others, subset)
             counted[key, column] = runs.counted
+            if METRICS[metric].beside and not any(metric in scores_on(run, subset)[0] for run in runs.counted):
+                continue  # nobody has asked for it, so nothing is undefined
+            cells[key, column] = cell = _cell(runs, metric, usual[row, column], others, subset)
             if setting == main and cell.mean is not None and _is_reference(row, usual[row, column]):
                 floors[column] = cell.mean
-    tied, ties = tied_with_best(results, counted, cells, metric) if results is not None and subset == ALL else (set(), "")
+    results = None if subset != ALL or METRICS[metric].beside else results
+    tied, ties = tied_with_best(results, counted, cells, metric) if results is not None else (set(), "")
     cells |= {place: replace(cells[place], marks=(*cells[place].marks, TIED)) for place in tied}
     members = [(key, run) for (key, _), runs in counted.items() for run in runs]
     rows, columns = row_labels(members), column_labels(run for _, run in members)

@@ -22,6 +22,7 @@ from typing import TextIO
 from harness.files.workspace import ended, host
 
 RECORD, PREDICTIONS = "record.json", "predictions.csv"
+ATTRIBUTION = "attribution.json"  # written after the run (see attribution.py)
 RESERVED = ("tables", "published", "search")  # folders in the results folder that do not belong to a task
 STALE_SECONDS = 600  # writing takes about a second, so what is older was left by a killed run
 _TEMPORARY, _OLD = ".tmp-", ".old-"
@@ -60,8 +61,8 @@ def id_of(folder: Path) -> str:
 
 
 def kept_files(folder: Path) -> list[Path]:
-    """What lies in a run's folder besides its record and predictions, sorted by name."""
-    return [path for path in sorted(folder.iterdir()) if path.is_file() and path.name not in (RECORD, PREDICTIONS)]
+    """What the run put into its folder besides its record and predictions, sorted by name."""
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and path.name not in (RECORD, PREDICTIONS, ATTRIBUTION)]
 
 
 def copy_kept(source: Path, target: Path) -> None:

@@ -21,11 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metric:
-    """How a metric is shown, whether higher values are better, and the kinds of task that have it."""
+    """How a metric is shown, whether higher values are better, and the kinds of task that have it.
+
+    ``beside``: it does not follow from the predictions, and lies in a file beside the record (see :mod:`.attribution`).
+    """
 
     label: str
     higher_is_better: bool
     kinds: tuple[str, ...] = (CLASSIFICATION,)
+    beside: bool = False
 
 
 METRICS = {
@@ -49,13 +53,14 @@ METRICS = {
     "micro_auprc": Metric("average precision, micro", True, (MULTILABEL,)),
     "micro_f1": Metric("F1, micro", True, (MULTILABEL,)),
     "exact_match": Metric("share of examples with all labels right", True, (MULTILABEL,)),
+    "attribution_auroc": Metric("AUROC of planted letters by attribution", True, beside=True),
 }
 OF_KIND = {CLASSIFICATION: classification, REGRESSION: regression, MULTILABEL: multilabel}
 
 
 def metrics_of(kind: str) -> list[str]:
-    """The metrics that tasks of a kind have, in the order of :data:`METRICS`."""
-    return [name for name, metric in METRICS.items() if kind in metric.kinds]
+    """The metrics that follow from predictions on tasks of a kind, in the order of :data:`METRICS`."""
+    return [name for name, metric in METRICS.items() if kind in metric.kinds and not metric.beside]
 
 
 def scores(outputs: np.ndarray, labels: np.ndarray, kind: str = CLASSIFICATION) -> dict[str, float]:

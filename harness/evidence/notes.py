@@ -77,7 +77,10 @@ def _marks(shown: Shown) -> Iterator[str]:
         yield _positive_classes(shown)
     if any(cell.interval for cell in shown.cells.values()):
         what = "the test split" if shown.subset == ALL else f"the {shown.subset} examples of the test split"
+        what = "the windows that were explained" if METRICS[shown.metric].beside else what
         yield f"{INTERVAL}: 95 % interval over {what}; of several seeds, the widest"
+    if METRICS[shown.metric].beside and len(shown.cells) < len(shown.runs):
+        yield "blank: simulated samples have it after `harness explain RUN`, other tasks never"
     if any(column.simulated for column in shown.columns):
         yield "(sample): simulated data, which says nothing about the real set"
     if searched := _searched(shown):

@@ -23,6 +23,7 @@ from harness.progress import printable
 from harness.task import CLASSIFICATION, MULTILABEL, REGRESSION, task_label
 
 from . import schema as shape
+from .attribution import read_attribution
 from .folders import (
     PREDICTIONS,
     RECORD,
@@ -84,6 +85,8 @@ class RunRecord:
     and of each file that was kept beside them, by its name.
     They show what was edited since, by accident or on the quiet. They are no signature: who edits can make them anew.
     ``unknown``: fields that a newer version wrote, as they are; they stand beside the others in the file.
+    ``beside``: metrics and intervals of other files of the run's folder (see :mod:`.attribution`), where :func:`read_all` read
+    the record; not part of the record.
 
     Raises:
         ValueError: the status does not fit the error, or a field is missing, of another type or out of range (see
@@ -114,6 +117,7 @@ class RunRecord:
     schema: int = SCHEMA
     checksums: dict[str, str] = field(default_factory=dict, compare=False)
     unknown: dict[str, Any] = field(default_factory=dict)
+    beside: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -142,7 +146,8 @@ class RunRecord:
                 vars(made)[name] = item.default_factory()
             elif item.default is not MISSING:
                 vars(made)[name] = item.default
-        vars(made)["unknown"] = {name: value for name, value in content.items() if name not in given}
+        vars(made)["unknown"] = {name: content[name] for name in content if name not in given and name != "beside"}
+        vars(made)["beside"] = {}
         made._check()
         return made
 
@@ -179,7 +184,7 @@ class RunRecord:
         return task_label(task["name"], task.get("context"), task["simulated"], task.get("negatives", ""))
 
 
-_FIELDS = {item.name: item for item in fields(RunRecord) if item.name != "unknown"}
+_FIELDS = {item.name: item for item in fields(RunRecord) if item.name not in ("unknown", "beside")}
 
 
 def content_digest(content: Mapping[str, Any]) -> str:
@@ -227,6 +232,7 @@ def write(
             _write_predictions(predictions, temporary / PREDICTIONS)
         keep(temporary)
         content = asdict(record)
+        del content["beside"]
         content = {**content.pop("unknown"), **content, "checksums": {}}
         if predictions is not None:
             content["checksums"]["predictions"] = sha256(temporary / PREDICTIONS)
@@ -290,7 +296,8 @@ def read_all(results_dir: Path, say: Callable[[str], None] = _to_stderr) -> list
     with collection_paused():
         for folder in record_folders(results_dir, faults.append):
             try:
-                records.append(read(folder))
+                records.append(record := read(folder))
+                vars(record)["beside"] = read_attribution(folder, record.run_id)
             except BadData as error:
                 faults.append(str(error))
     for fault in faults[:MAX_FAULTS]:

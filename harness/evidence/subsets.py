@@ -31,10 +31,16 @@ def audited(run: RunRecord) -> bool:
 
 
 def scores_on(run: RunRecord, subset: str) -> Scores:
-    """A run's metrics and intervals on a subset of its test examples; empty where the record has none."""
-    part = vars(run) if subset == ALL else _part(run, subset) or {}
-    limits = {name: found for name, found in (part.get("intervals") or {}).items() if found and None not in found}
-    return part.get("metrics") or {}, limits
+    """A run's metrics and intervals on a subset of its test examples; empty where the record has none.
+
+    On ALL, with those that lie beside the record.
+    """
+    parts = [vars(run), run.beside] if subset == ALL else [_part(run, subset) or {}]
+    metrics, limits = dict[str, float | None](), dict[str, Sequence[float]]()
+    for part in parts:
+        metrics |= part.get("metrics") or {}
+        limits |= {name: found for name, found in (part.get("intervals") or {}).items() if found and None not in found}
+    return metrics, limits
 
 
 def examples_on(run: RunRecord, subset: str) -> int | None:

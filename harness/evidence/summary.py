@@ -82,7 +82,7 @@ def long(records: Iterable[RunRecord] | Arranged, metric: str, by: Sequence[str]
 
 def _line(record: RunRecord, counted: bool, setting: str) -> dict[str, Any]:
     task, timing, parameters = record.task, record.timing, record.model.get("parameters") or {}
-    checkpoint = record.model["checkpoint"] or {}
+    checkpoint, metrics = record.model["checkpoint"] or {}, scores_on(record, ALL)[0]
     return {
         "family": task["family"],
         "kind": record.kind,
@@ -92,10 +92,10 @@ def _line(record: RunRecord, counted: bool, setting: str) -> dict[str, Any]:
         "seed": record.seed,
         "status": record.status,
         "counted": counted,
-        **{name: record.metrics.get(name) for name in METRICS},
+        **{name: metrics.get(name) for name in METRICS},
         **{
             f"{name}_{end}": limits[index]
-            for name, limits in record.intervals.items()
+            for name, limits in (record.intervals | record.beside.get("intervals", {})).items()
             for index, end in enumerate(("low", "high"))
         },
         **_on_subsets(record),
