@@ -140,7 +140,9 @@ def _writer() -> Callable[[str], object]:
     try:
         import pybigtools
     except ImportError:
-        raise UserError("a bigWig file needs the package pybigtools: pip install 'gfm-harness[bigwig]'; or write .bedgraph") from None
+        raise UserError(
+            "a bigWig file needs the package pybigtools: pip install 'gfm-harness[bigwig]'; or write .bedgraph"
+        ) from None
     return lambda path: pybigtools.open(path, "w")
 
 
