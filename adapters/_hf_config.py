@@ -87,11 +87,11 @@ def read_config(folder: Path, ignored: Collection[str]) -> tuple[Any, type, Kind
     """
     stated = read_json(folder)
     path, family = folder / "config.json", str(stated["model_type"])
-    from transformers.models.auto import configuration_auto as auto
+    from transformers import CONFIG_MAPPING
 
     remote = stated.get("auto_map") or {}
     code = next((_class_of(remote[name]) for name in OURS if name in remote), None)
-    if family not in auto.CONFIG_MAPPING_NAMES:
+    if family not in CONFIG_MAPPING:
         whose = (
             f"it needs its authors' own code ({code}), which is not run"
             if code

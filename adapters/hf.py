@@ -139,7 +139,7 @@ class HF(Adapter, BaseResolved):
         chosen = _class(kind, reader, vocabulary)
         adapter = chosen(model, settings, vocabulary, reader, pooling, layer, unknown)
         if gradient_checkpointing:
-            _checkpoint_gradients(model, settings)
+            _checkpoint_gradients(model)
         if audit is not None:
             adapter.audit = replace(audit, facts=adapter.facts(), warnings=(*audit.warnings, *notes, adapter.reading()))
         return adapter  # type: ignore[return-value]
@@ -306,10 +306,13 @@ def _prepare(config: Any) -> list[str]:
     return []
 
 
-def _checkpoint_gradients(model: Any, config: Any) -> None:
+def _checkpoint_gradients(model: Any) -> None:
     if not getattr(model, "supports_gradient_checkpointing", False):
         raise UserError(f"option gradient_checkpointing: {type(model).__name__} cannot do that; leave it out")
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if hasattr(model, "activation_checkpointing_enable"):  # the newer name
+        model.activation_checkpointing_enable()
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _class(kind: Kind, reader: Reader, vocabulary: Vocabulary) -> type[HF]:

@@ -21,7 +21,9 @@ def kmers(k: int, order: str = "ATCG") -> list[str]:
     return ["".join(word) for word in product(order, repeat=k)]
 
 
-def fast(words: list[str], *, style: str = "bert", model: Any = None, lower: bool = False, around: bool = True, **names: str) -> Any:
+def fast(
+    words: list[str], *, style: str = "bert", model: Any = None, lower: bool = False, around: bool = True, **names: str
+) -> Any:
     """A tokenizer of transformers over words, blank-separated unless ``model`` says otherwise, with [CLS] … [SEP]."""
     from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
     from tokenizers.models import WordLevel
@@ -73,7 +75,9 @@ def esm_blocks(k: int, folder: Path) -> int:
     (folder / "vocab.txt").write_text("\n".join(words))
     stated = {"tokenizer_class": "EsmTokenizer", "eos_token": None, "cls_token": "<cls>", "mask_token": "<mask>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(stated))
-    (folder / "special_tokens_map.json").write_text(json.dumps({"cls_token": "<cls>", "mask_token": "<mask>", "pad_token": "<pad>", "unk_token": "<unk>"}))
+    (folder / "special_tokens_map.json").write_text(
+        json.dumps({"cls_token": "<cls>", "mask_token": "<mask>", "pad_token": "<pad>", "unk_token": "<unk>"})
+    )
     return len(words)
 
 
@@ -83,17 +87,89 @@ def configs() -> dict[str, tuple[str, Any]]:
         "bert": ("letters", {"model_type": "bert", **SMALL, "max_position_embeddings": 130}),
         "bert_kmer": ("kmer", {"model_type": "bert", **SMALL, "max_position_embeddings": 130}),
         "roberta": ("rna", {"model_type": "roberta", **SMALL, "max_position_embeddings": 132, "pad_token_id": 0}),
-        "esm": ("blocks", {"model_type": "esm", **SMALL, "max_position_embeddings": 132, "pad_token_id": 0, "mask_token_id": 3, "token_dropout": True, "position_embedding_type": "absolute", "emb_layer_norm_before": False}),
-        "modernbert": ("bpe", {"model_type": "modernbert", **SMALL, "max_position_embeddings": 2048, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}),
-        "big_bird": ("bpe", {"model_type": "big_bird", **SMALL, "max_position_embeddings": 2048, "block_size": 16, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "sep_token_id": 3}),
+        "esm": (
+            "blocks",
+            {
+                "model_type": "esm",
+                **SMALL,
+                "max_position_embeddings": 132,
+                "pad_token_id": 0,
+                "mask_token_id": 3,
+                "token_dropout": True,
+                "position_embedding_type": "absolute",
+                "emb_layer_norm_before": False,
+            },
+        ),
+        "modernbert": (
+            "bpe",
+            {
+                "model_type": "modernbert",
+                **SMALL,
+                "max_position_embeddings": 2048,
+                "pad_token_id": 0,
+                "bos_token_id": 2,
+                "eos_token_id": 3,
+                "cls_token_id": 2,
+                "sep_token_id": 3,
+            },
+        ),
+        "big_bird": (
+            "bpe",
+            {
+                "model_type": "big_bird",
+                **SMALL,
+                "max_position_embeddings": 2048,
+                "block_size": 16,
+                "pad_token_id": 0,
+                "bos_token_id": 2,
+                "eos_token_id": 3,
+                "sep_token_id": 3,
+            },
+        ),
         "roformer": ("letters", {"model_type": "roformer", **SMALL, "max_position_embeddings": 130}),
-        "deberta-v2": ("bpe", {"model_type": "deberta-v2", **SMALL, "max_position_embeddings": 2048, "relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "position_buckets": 32, "max_relative_positions": -1}),
-        "gpt2": ("causal_bpe", {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 2048, "bos_token_id": 2, "eos_token_id": 3}),
+        "deberta-v2": (
+            "bpe",
+            {
+                "model_type": "deberta-v2",
+                **SMALL,
+                "max_position_embeddings": 2048,
+                "relative_attention": True,
+                "pos_att_type": ["p2c", "c2p"],
+                "position_biased_input": False,
+                "position_buckets": 32,
+                "max_relative_positions": -1,
+            },
+        ),
+        "gpt2": (
+            "causal_bpe",
+            {
+                "model_type": "gpt2",
+                "n_embd": 32,
+                "n_layer": 2,
+                "n_head": 2,
+                "n_positions": 2048,
+                "bos_token_id": 2,
+                "eos_token_id": 3,
+            },
+        ),
         "llama": ("causal_bpe", {"model_type": "llama", **GROUPED, "bos_token_id": 2, "eos_token_id": 3}),
         "mistral": ("bpe", {"model_type": "mistral", **GROUPED, "bos_token_id": 2, "eos_token_id": 3}),
         "mixtral": ("bpe", {"model_type": "mixtral", **GROUPED, "num_local_experts": 4, "bos_token_id": 2, "eos_token_id": 3}),
-        "gemma": ("letters", {"model_type": "gemma", **GROUPED, "head_dim": 16, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}),
-        "mamba": ("causal_bpe", {"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 2, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}),
+        "gemma": (
+            "letters",
+            {"model_type": "gemma", **GROUPED, "head_dim": 16, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3},
+        ),
+        "mamba": (
+            "causal_bpe",
+            {
+                "model_type": "mamba",
+                "hidden_size": 32,
+                "num_hidden_layers": 2,
+                "pad_token_id": 0,
+                "bos_token_id": 2,
+                "eos_token_id": 3,
+            },
+        ),
     }
 
 

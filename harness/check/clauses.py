@@ -156,7 +156,8 @@ def lora_layers(model: Candidate) -> str:
     layers = {}
     for target in targets:
         named = {name: module for name, module in adapter.named_modules() if f".{name}".endswith(f".{target}")}
-        others = [f"{name}, a {type(module).__name__}" for name, module in named.items() if not _is_linear(module)]
+        odd = {name: type(module).__name__ for name, module in named.items() if not isinstance(module, nn.Linear)}
+        others = [f"{name}, a {kind}" for name, kind in odd.items() if kind != "Conv1D"]  # GPT-2's, a transposed nn.Linear
         if others or not named:
             raise Violation(f"target {target!r} is the name of {_some(others) or 'no layer'}; expected nn.Linear")
         layers |= named
@@ -167,10 +168,6 @@ def lora_layers(model: Candidate) -> str:
     if idle:
         raise Violation(f"{len(idle)} of {len(layers)} layers are never called, so that LoRA trains nothing there: {_some(idle)}")
     return f"{len(layers)} layers"
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"  # of transformers' GPT-2: a transposed nn.Linear
 
 
 def whole_window(model: Candidate) -> str:
