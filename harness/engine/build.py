@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import registry
-from harness.errors import BadData, CheckpointMismatch, DataMissing, UserError
+from harness.errors import BadData, CheckpointMismatch, DataMissing, DownloadFailed, UserError
 from harness.files import hub, sources
 from harness.files.code import beside, code_digest, code_modules, watch_reading
 from harness.files.fingerprint import digest, file_digest, remembered
@@ -216,13 +216,26 @@ def _repository(facts: registry.ModelFacts, checkpoint: str | None, init: str | 
         if not named:
             owner = f"--model {facts.name}:owner/name"
             raise DataMissing(f"{facts.name}: says nothing of the weights; give {owner}, --checkpoint FOLDER or --init random")
-        return hub.fetch(facts.name, card) if named != checkpoint else hub.resolve(facts.name, card, named)
+        return hub.resolve(facts.name, card, named) if named == checkpoint else _fetched(facts, weights=True)
     if card.checkpoint:
+        _fetched(facts, weights=False)
         options[CONFIG] = card.checkpoint + (f"@{card.revision}" if card.revision else "")
     if CONFIG in options:
         folder = hub.resolve(facts.name, card, options[CONFIG], weights=False)
         options[CONFIG] = options[CONFIG] if folder.is_relative_to(hub.weights_home()) else str(folder.absolute())
     return None
+
+
+def _fetched(facts: registry.ModelFacts, weights: bool) -> Path:
+    """The folder of a repository that a model is named after.
+
+    Raises:
+        DataMissing: the hub does not have it, or cannot be reached.
+    """
+    try:
+        return hub.fetch(facts.name, facts.card, weights=weights)
+    except DownloadFailed as error:
+        raise DataMissing(f"model {facts.name!r}: {error}") from None
 
 
 def _option_content(facts: registry.ModelFacts, name: str, value: Any) -> Any:
