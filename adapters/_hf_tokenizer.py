@@ -302,7 +302,7 @@ def _raw(vocabulary: Vocabulary, alphabets: list[Alphabet], where: str) -> Raw:
     unknown, _, reader = min(tried, key=lambda it: it[:2])
     if unknown > 0:
         raise BadData(
-            f"{where}: {unknown:.0%} of a random sequence's tokens are unknown to its tokenizer, given A, C, G and T as they are; "
+            f"{where}: {unknown:.0%} of a random sequence's tokens are unknown to its tokenizer, given ACGT as it is; "
             "is it one of DNA or RNA? --option letters=spaced, kmer or 6mer writes them in another way"
         )
     return reader

@@ -188,10 +188,10 @@ class HF(Adapter, BaseResolved):
         longest = int(lengths.max())
         if self.limit is not None and longest > self.limit:
             length = len(windows[int(lengths.argmax())])
+            most = f"{self.max_length} nt ({self.limit} tokens)" if self.max_length else f"{self.limit} tokens"
             raise BadData(
-                f"window of {length} nt: {longest} tokens, but {self.name} reads at most {self.limit}"
-                + (f" ({self.max_length} nt)" if self.max_length else "")
-                + "; nothing was cut; give shorter windows, or choose a model without this limit"
+                f"window of {length} nt: {self.name} takes at most {most}, and this has {longest}; nothing was cut; give shorter "
+                "windows, or choose a model without this limit"
             )
         tokens = np.full((len(rows), longest), self.pad, np.int64)
         tokens[:, : len(v.before)] = v.before

@@ -293,7 +293,7 @@ class TestLimits:
     def test_byte_pairs_are_refused_by_tokens(self, tmp_path):
         model = load(checkpoint("modernbert", tmp_path / "short", max_position_embeddings=16))
         assert model.max_length is None
-        with pytest.raises(BadData, match=r"window of 30 nt: 32 tokens, but hf reads at most 16; nothing was cut"):
+        with pytest.raises(BadData, match=r"window of 30 nt: hf takes at most 16 tokens, and this has 32; nothing was cut"):
             model.collate([Window("AC"), Window("N" * 30)])
 
 
