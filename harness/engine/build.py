@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import registry
-from harness.errors import BadData, CheckpointMismatch, DataMissing, DownloadFailed, UserError
-from harness.files import hub, sources
+from harness.errors import BadData, CheckpointMismatch, UserError
+from harness.files import generic, hub, sources
 from harness.files.code import beside, code_digest, code_modules, watch_reading
 from harness.files.fingerprint import digest, file_digest, remembered
 
@@ -29,7 +28,6 @@ _BESIDE = re.compile(
     r"(\w*config|tokenizer|vocab|merges|special_tokens_map|added_tokens|spiece|spm|sentencepiece\.bpe|pretrain|.*\.index)"
     r"\.(json|txt|model)"
 )
-CONFIG = "config"  # the option of a generic adapter whose folder says what an untrained model is like
 _PRETRAINED = "pretrain.json"  # the record of `harness pretrain`
 
 
@@ -66,16 +64,8 @@ class ModelRequest:
 
     @property
     def name(self) -> str:
-        """What tables and records call the model: the adapter's name; of a generic one, the repository's or the folder's, too."""
-        facts = registry.model_facts(self.model)
-        given = self.checkpoint or self.options.get(CONFIG)
-        if not facts.card.generic or facts.card.checkpoint or not given:
-            return facts.name
-        path = hub.resolve(facts.name, facts.card, given, weights=False)
-        folder = path if path.is_dir() else path.parent
-        if folder.parent.parent == hub.weights_home():
-            return f"{facts.name}:{folder.parent.name.replace('--', '/', 1)}"
-        return f"{facts.name}:{folder.absolute().name}"
+        """What tables and records call the model."""
+        return generic.model_name(registry.model_facts(self.model), self.checkpoint or self.options.get(generic.CONFIG))
 
     def identity(self) -> str:
         """sha256 of everything but code and seed that determines the untrained model.
@@ -84,7 +74,7 @@ class ModelRequest:
         """
         facts = registry.model_facts(self.model)
         published = sources.locate(sources.REFERENCES[facts.card.scores]) if facts.card.scores else None
-        options = {name: _option_content(facts, name, value) for name, value in self.options.items()}
+        options = {name: generic.option_content(facts, name, value) for name, value in self.options.items()}
         return digest(
             {
                 "weights": self.fingerprint() or self.size,
@@ -187,65 +177,12 @@ def request(
     size, typed = _random_size(init, checkpoint), _typed(facts, options or {})
     path = None
     if facts.card.generic:
-        path = _repository(facts, checkpoint, init, typed)
+        path = generic.resolve(facts, checkpoint, init, typed)
     elif checkpoint is not None:
         path = hub.resolve(facts.name, facts.card, checkpoint)
     elif init is None and official and (facts.card.checkpoint or facts.card.get):
         path = hub.official(facts.name, facts.card)
     return ModelRequest(model, path and str(path), size, typed, allow_partial)
-
-
-def _repository(facts: registry.ModelFacts, checkpoint: str | None, init: str | None, options: dict[str, Any]) -> Path | None:
-    """The folder of the weights that a generic adapter reads, which is downloaded if it is on the hub.
-
-    For random weights it is None, and the folder with configuration and tokenizer becomes an option.
-
-    Raises:
-        UserError: weights are named twice or not at all, or cannot be had.
-        DownloadFailed: the hub cannot be reached.
-    """
-    card = facts.card
-    if card.checkpoint and checkpoint is not None:
-        raise UserError(f"model {facts.name!r} and checkpoint {checkpoint!r}: both name weights; give one of them")
-    if init is None:
-        if CONFIG in options:
-            raise UserError(
-                f"option {CONFIG}={options[CONFIG]!r}: only for random weights; give --init random, too, or --checkpoint"
-            )
-        named = checkpoint or (card.checkpoint and card.checkpoint + (f"@{card.revision}" if card.revision else ""))
-        if not named:
-            owner = f"--model {facts.name}:owner/name"
-            raise DataMissing(f"{facts.name}: says nothing of the weights; give {owner}, --checkpoint FOLDER or --init random")
-        return hub.resolve(facts.name, card, named) if named == checkpoint else _fetched(facts, weights=True)
-    if card.checkpoint:
-        _fetched(facts, weights=False)
-        options[CONFIG] = card.checkpoint + (f"@{card.revision}" if card.revision else "")
-    if CONFIG in options:
-        folder = hub.resolve(facts.name, card, options[CONFIG], weights=False)
-        options[CONFIG] = options[CONFIG] if folder.is_relative_to(hub.weights_home()) else str(folder.absolute())
-    return None
-
-
-def _fetched(facts: registry.ModelFacts, weights: bool) -> Path:
-    """The folder of a repository that a model is named after.
-
-    Raises:
-        DataMissing: the hub does not have it, or cannot be reached.
-    """
-    try:
-        return hub.fetch(facts.name, facts.card, weights=weights)
-    except DownloadFailed as error:
-        raise DataMissing(f"model {facts.name!r}: {error}") from None
-
-
-def _option_content(facts: registry.ModelFacts, name: str, value: Any) -> Any:
-    """An option's value as it counts for a model's identity: a file's content, or what a folder holds besides weights."""
-    if isinstance(value, str) and os.path.isfile(value):
-        return file_digest(Path(value))
-    if value and name == CONFIG and facts.card.generic:
-        folder = hub.resolve(facts.name, facts.card, value, weights=False)
-        return sorted([file.name, file_digest(file)] for file in folder.iterdir() if _BESIDE.fullmatch(file.name))
-    return value
 
 
 def _content(file: Path) -> str:
