@@ -77,12 +77,12 @@ class HF(Adapter, BaseResolved):
         if not 0 <= unknown <= 1:
             raise UserError(f"option unknown={unknown}: must be from 0 to 1")
         self.model, self.vocabulary, self.reader, self.max_unknown = model, vocabulary, reader, unknown
-        self.embedding_dim, self.layers = int(config.hidden_size), int(config.num_hidden_layers)
+        self.embedding_dim, self.blocks = int(config.hidden_size), int(config.num_hidden_layers)
         self.pooling = "last" if pooling == "auto" and isinstance(self, CausalModel) else "mean" if pooling == "auto" else pooling
         checked("pooling", self.pooling, POOLINGS)
         if self.pooling == "cls" and not vocabulary.before:
             raise UserError("option pooling='cls': the tokenizer puts no token before a sequence; choose mean, max or last")
-        self.layer = checked_layer(layer, self.layers, self.pooling)
+        self.layer = checked_layer(layer, self.blocks, self.pooling)
         rows = model.get_input_embeddings().num_embeddings  # type: ignore[operator, union-attr]
         stated = getattr(config, "pad_token_id", None)
         self.pad = stated if isinstance(stated, int) and 0 <= stated < rows else vocabulary.pad
@@ -230,9 +230,9 @@ class HF(Adapter, BaseResolved):
         tokens = batch["tokens"]
         read = within(batch["lengths"], tokens.shape[1])
         chosen = self.layer if layer is None else layer
-        last = chosen == self.layers
-        if not 0 <= chosen <= self.layers:
-            raise UserError(f"layer {layer}: {self.name} has {self.layers}")
+        last = chosen == self.blocks
+        if not 0 <= chosen <= self.blocks:
+            raise UserError(f"layer {layer}: {self.name} has {self.blocks}")
         found = base_of(self.model)(input_ids=tokens, attention_mask=read.long(), output_hidden_states=not last)
         return found.last_hidden_state if last else found.hidden_states[chosen]
 
