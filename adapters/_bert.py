@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from harness.adapter import Adapter, LoadAudit, MaskedModel
+from harness.adapter import Adapter, BaseResolved, LoadAudit, MaskedModel
 from harness.errors import CheckpointMismatch, DataMissing, UserError
 from harness.files.checkpoint import (
     DROPOUT,
@@ -32,7 +32,7 @@ from harness.files.checkpoint import (
 
 from ._batches import mean_over
 from ._config import Settings, check_settings, check_sizes, count_layers, stated
-from ._options import checked, checked_layer
+from ._options import checked, checked_block, checked_layer
 from ._transformer import Encoder, MaskHead, Shape, initialise
 
 FIELDS: Mapping[str, Field] = {
@@ -128,7 +128,7 @@ GATED_FEED_FORWARD = (
 )
 
 
-class Bert(Adapter, MaskedModel, ABC):
+class Bert(Adapter, MaskedModel, BaseResolved, ABC):
     """An encoder over tokens, a pooler where there is one, and a masked-language head.
 
     ``pooling`` reduces the hidden states of layer ``layer`` to an embedding: ``mean`` and ``max`` over tokens, ``cls`` the first
@@ -144,7 +144,7 @@ class Bert(Adapter, MaskedModel, ABC):
         self, shape: Shape, poolings: Iterable[str], pooling: str, layer: int, language_head: bool, pooler: bool = False
     ) -> None:
         super().__init__()
-        self.shape, self.embedding_dim = shape, shape.width
+        self.shape, self.embedding_dim, self.blocks = shape, shape.width, shape.layers
         self.pooling = checked("pooling", pooling, poolings)
         self.layer = checked_layer(layer, shape.layers, pooling)
         self.encoder = Encoder(shape)
@@ -167,13 +167,33 @@ class Bert(Adapter, MaskedModel, ABC):
     def embed(self, tokens: Tensor, read: Tensor, averaged: Tensor | None = None) -> Tensor:
         """Embeddings (B, D) of token ids (B, T). ``averaged`` (B, T) are the tokens to pool over, by default all it reads."""
         only_first = self.pooling in ("cls", "pooler")
-        hidden = self.encoder(tokens, read, self.layer, first=1 if only_first else None)
+        hidden = self.states(tokens, read, first=1 if only_first else None)
         averaged = read if averaged is None else averaged
         if self.pooling == "mean":
             return mean_over(hidden, averaged)
         if self.pooling == "max":
             return hidden.masked_fill(~averaged[..., None], -torch.inf).amax(dim=1)
         return self.pooled(hidden) if self.pooling == "pooler" else hidden[:, 0]
+
+    def states(self, tokens: Tensor, read: Tensor, layer: int | None = None, first: int | None = None) -> Tensor:
+        """States (B, T, D) of token ids (B, T) after a block, by default the one that is pooled, or of the ``first`` alone.
+
+        Raises:
+            UserError: there is no such block.
+        """
+        return self.encoder(tokens, read, checked_block(layer, self.blocks) or self.layer, first=first)
+
+    def states_of_pieces(self, tokens: Tensor, read: Tensor, layer: int | None) -> Tensor:
+        """States (B, P · T, D) of windows that are read in P pieces, token ids (B, P, T); zeros for pieces that are not there.
+
+        First come the P start tokens, then what lies between these and the last column of each piece, then the last columns. So
+        the tokens of a window follow each other, but for an end token in the middle of the last piece. One piece stays as it is.
+        """
+        exists = read.any(dim=-1)
+        found = self.states(tokens[exists], read[exists], layer)
+        states = found.new_zeros(*tokens.shape, found.shape[-1])
+        states[exists] = found
+        return torch.cat([states[:, :, 0], states[:, :, 1:-1].flatten(1, 2), states[:, :, -1]], dim=1)
 
     def pooled(self, hidden: Tensor) -> Tensor:
         """Upstream's BertPooler: hidden states (B, T, D) of the last layer → (B, D)."""

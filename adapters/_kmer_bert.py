@@ -184,6 +184,20 @@ class KmerBert(Bert, ABC):
         by_piece[exists] = embeddings
         return (by_piece * weights.to(by_piece.dtype).unsqueeze(-1)).sum(dim=1)
 
+    def token_ranges(self, windows: Sequence[Window]) -> Tensor:
+        """A base near an end of the window lies in fewer than k k-mers; in a window shorter than k, in none."""
+        lengths = torch.tensor([len(window) for window in windows])
+        kmers = (lengths - self.k + 1)[:, None]
+        before = max(-(-int(kmers.max()) // self.piece), 1)  # a [CLS] of each piece
+        base = torch.arange(int(lengths.max()))
+        last = torch.minimum(base, kmers - 1)
+        ranges = torch.stack([(base - self.k + 1).clamp(min=0).expand_as(last), last + 1], dim=-1) + before
+        return ranges * (within(lengths, len(base)) & (kmers > 0))[..., None]
+
+    def hidden_states(self, batch: Batch, layer: int | None = None) -> Tensor:
+        """See :meth:`Bert.states_of_pieces` for the order of the tokens of long windows."""
+        return self.states_of_pieces(batch["tokens"], within(batch["lengths"], batch["tokens"].shape[-1]), layer)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """See :meth:`Bert.logits`. Upstream's head adds its bias twice, as part of the decoder and after it."""
         logits = super().logits(hidden)

@@ -35,6 +35,17 @@ def of_size(model: str, size: str, sizes: Mapping[str, T]) -> T:
     return sizes[size]
 
 
+def checked_block(layer: int | None, blocks: int) -> int | None:
+    """The block, counted from 1, whose states are asked for; None for those that are pooled.
+
+    Raises:
+        UserError: no such block.
+    """
+    if layer is not None and not 1 <= layer <= blocks:
+        raise UserError(f"layer {layer}: choose 1 to {blocks}, or leave it out for what the model pools")
+    return layer
+
+
 def checked_layer(layer: int, layers: int, pooling: str) -> int:
     """The number of layers to run for ``layer``: 0 is the embeddings, 1 the first layer, -1 the last.
 

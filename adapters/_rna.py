@@ -19,6 +19,7 @@ from harness.errors import BadData, CheckpointMismatch
 from harness.files.checkpoint import DROPOUT, Field, load_tensors, read_config
 
 from . import _bert
+from ._batches import even_ranges
 from ._bert import DECODER, WORDS, Bert
 from ._config import Settings, check_settings, stated
 from ._masking import checked_positions
@@ -144,6 +145,13 @@ class RNAModel(Bert, ABC):
         by_piece[exists] = embeddings
         weights = bases.clamp(min=0) / bases.clamp(min=0).sum(dim=1, keepdim=True)
         return (by_piece * weights.to(by_piece.dtype).unsqueeze(-1)).sum(dim=1)
+
+    def token_ranges(self, windows: Sequence[Window]) -> Tensor:
+        return even_ranges(windows, before=max(-(-max(map(len, windows)) // self.piece), 1))
+
+    def hidden_states(self, batch: Batch, layer: int | None = None) -> Tensor:
+        tokens = batch["tokens"].unflatten(0, (len(batch["tokens"]), -1)) if batch["tokens"].ndim == 2 else batch["tokens"]
+        return self.states_of_pieces(tokens, tokens != self.vocabulary.pad, layer)
 
     def _embed(self, tokens: Tensor) -> Tensor:
         v = self.vocabulary

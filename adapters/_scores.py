@@ -10,7 +10,7 @@ import hashlib
 import math
 import re
 from abc import ABC
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
@@ -36,13 +36,17 @@ EXPECTED = (
 BED_GRAPH = re.compile(r"(?P<chromosome>\S+)\s+(?P<start>\d{1,12})\s+(?P<end>\d{1,12})\s+(?P<score>\S+)\s*")
 ABSENT = ("", ".", "-", "na", "nan", "none", "null", "<na>")
 HASHED_BYTES = 1 << 20  # of a bigWig
+DBNSFP = {"pos": ("pos(1-based)",)}  # its names of columns, besides the usual ones
+
+Pick = Callable[[Sequence[float]], float]
+SEVERAL: dict[str, Pick | None] = {"refuse": None, "max": max, "min": min}  # which of a variant's scores counts
 
 
 class Lookup(Protocol):
     """The scores of a file.
 
     ``mean`` is the mean of all scores; ``column`` the table's column that holds them, empty for a bigWig; ``fingerprint``
-    the sha256 of what ``hashed`` says in words.
+    the sha256 of what ``hashed`` says in words; ``skipped`` the number of rows that are no single-nucleotide variants.
     """
 
     path: Path
@@ -50,6 +54,7 @@ class Lookup(Protocol):
     hashed: str
     fingerprint: str
     mean: float
+    skipped: int
 
     def score(self, chromosome: str, position: int, letter: str) -> float:
         """The score of a base on the plus strand, at a 1-based position of a chromosome without ``chr``; nan if it has none.
@@ -64,12 +69,17 @@ class Scores(Adapter, ABC):
     """One number per window, shape (B, 1), for models whose ``card.reads`` is ``score``.
 
     Options: ``scores``, a bigWig, a bedGraph or a table (default: the model's bigWig in the data folder); ``column`` of a table
-    (default: the first of ``columns`` that it has); ``missing``. A position that the file does not cover stops the run. A
-    position without a score does so too, unless ``missing=mean``: then it gets the mean of the file, and such windows
+    (default: the first of ``columns`` that it has); ``missing``; ``several``. A position that the file does not cover stops the
+    run. A position without a score does so too, unless ``missing=mean``: then it gets the mean of the file, and such windows
     are counted as unknown tokens.
 
-    A score per position is the same for both windows of a variant. With ``of_alleles``, a table's row is the score of its
-    alternate letter, and its reference letter scores 0.
+    A score per position is the same for both windows of a SNV. The changed windows of other variants have no locus, since no
+    score of a base is theirs: they stop the run, or count as windows without a score with ``missing=mean``. With ``of_alleles``,
+    a table's row is the score of its alternate letter, and its reference letter scores 0.
+
+    A field of a table may list several scores, one a transcript, and several rows may hold one variant. If they differ, that
+    stops the run, unless ``several`` says which one counts, ``max`` or ``min``. Rows of insertions and deletions are skipped
+    and counted.
     """
 
     columns: ClassVar[tuple[str, ...]]
@@ -81,18 +91,28 @@ class Scores(Adapter, ABC):
         super().__init__()
         self.lookup, self.fill = lookup, fill
         if lookup is not None:
+            filled = () if math.isnan(fill) else (f"a window without a score gets the mean of the file, {fill:.4g}",)
+            rows = f"{lookup.skipped:,} rows of scores are skipped: they are no single-nucleotide variants"
+            skipped = (rows,) if lookup.skipped else ()
             self.audit = LoadAudit(
                 source=str(lookup.path),
                 sha256=lookup.fingerprint,
                 expected=0,
                 matched=0,
                 facts={"column": lookup.column, "mean": lookup.mean, "sha256_of": lookup.hashed},
-                warnings=() if math.isnan(fill) else (f"a window without a score gets the mean of the file, {fill:.4g}",),
+                warnings=(*filled, *skipped),
             )
 
     @classmethod
     def from_checkpoint(
-        cls, checkpoint: Path | None = None, *, size: str = "base", scores: str = "", column: str = "", missing: str = "refuse"
+        cls,
+        checkpoint: Path | None = None,
+        *,
+        size: str = "base",
+        scores: str = "",
+        column: str = "",
+        missing: str = "refuse",
+        several: str = "refuse",
     ) -> Self:
         if checkpoint is not None:
             raise UserError(
@@ -100,10 +120,12 @@ class Scores(Adapter, ABC):
             )
         if missing not in ("refuse", "mean"):
             raise UserError(f"option missing={missing!r}: expected refuse or mean")
+        if several not in SEVERAL:
+            raise UserError(f"option several={several!r}: expected {', '.join(SEVERAL)}")
         path = Path(scores).expanduser() if scores else cls._published()
         if path is None or not (scores or path.is_file()):
             return cls(None, math.nan)  # collate says which file is missing
-        lookup = cls._open(path, column)
+        lookup = cls._open(path, column, several)
         return cls(lookup, lookup.mean if missing == "mean" else math.nan)
 
     @classmethod
@@ -112,7 +134,7 @@ class Scores(Adapter, ABC):
         return sources.locate(sources.REFERENCES[cls.card.scores]) if cls.card.scores else None
 
     @classmethod
-    def _open(cls, path: Path, column: str) -> Lookup:
+    def _open(cls, path: Path, column: str, several: str) -> Lookup:
         try:
             with path.open("rb") as file:
                 signature = file.read(4)
@@ -120,22 +142,31 @@ class Scores(Adapter, ABC):
             raise BadData(f"{path}: cannot be read ({error.strerror}); expected {EXPECTED}") from None
         is_big_wig = signature in SIGNATURES
         if not is_big_wig and not is_bed_graph(path):
-            return ScoreTable(path, column, cls.columns, cls.of_alleles)
+            return ScoreTable(path, column, cls.columns, cls.of_alleles, several)
         kind = "bigWig" if is_big_wig else "bedGraph"
         if cls.of_alleles:
             raise UserError(f"{path}: a {kind} has one score a position; {cls.name} needs a table, with one an allele")
         if column:
             raise UserError(f"option column={column!r}: {path} is a {kind}, which has no columns; leave it out")
+        if several != "refuse":
+            raise UserError(f"option several={several!r}: {path} is a {kind}, which has one score a position; leave it out")
         return BigWig(path) if is_big_wig else BedGraph(path)
 
     def collate(self, windows: Sequence[Window]) -> Batch:
         places = [self._place(window) for window in windows]
+        known = [place for place in places if place is not None]
+        if len(known) < len(places) and (math.isnan(self.fill) or not known):
+            raise UserError(
+                f"{self.name}: scores are looked up by locus, and {len(places) - len(known):,} of {len(places):,} windows at "
+                "hand have none; give SNVs with their genome, or, for insertions, deletions and longer substitutions among them, "
+                "--option missing=mean"
+            )
         if self.lookup is None:
             raise self._no_file()
-        values = np.array([self.lookup.score(*place) for place in places], np.float32)
+        values = np.array([math.nan if place is None else self.lookup.score(*place) for place in places], np.float32)
         absent = np.isnan(values)
         if absent.any() and math.isnan(self.fill):
-            chromosome, position, letter = places[int(absent.argmax())]
+            chromosome, position, letter = known[int(absent.argmax())]
             raise BadData(
                 f"{self.lookup.path}: {absent.sum():,} of {len(windows):,} windows at hand have no score, the first "
                 f"{chromosome}:{position} {letter}; --option missing=mean gives them the mean of the file"
@@ -149,11 +180,11 @@ class Scores(Adapter, ABC):
     def unknown_tokens(self, batch: Batch) -> tuple[int, int]:
         return int(batch["absent"].sum()), len(batch["absent"])
 
-    def _place(self, window: Window) -> tuple[str, int, str]:
-        """Chromosome without ``chr``, 1-based position and plus-strand letter of a window's centre."""
+    def _place(self, window: Window) -> tuple[str, int, str] | None:
+        """Chromosome without ``chr``, 1-based position and plus-strand letter of a window's centre; None without a locus."""
         locus, centre = window.locus, len(window) // 2
         if locus is None:
-            raise UserError(f"{self.name}: scores are looked up by locus, and a window has none; give variants with their genome")
+            return None
         if locus.strand == "-":
             return bare(locus.chromosome), locus.end - centre, reverse_complement(window.sequence[centre])
         return bare(locus.chromosome), locus.start + centre + 1, window.sequence[centre]
@@ -175,6 +206,7 @@ class BigWig:
     """
 
     column = ""
+    skipped = 0
     hashed = "its size and first MiB"
 
     def __init__(self, path: Path) -> None:
@@ -219,6 +251,7 @@ class BedGraph:
     """
 
     column = ""
+    skipped = 0
     hashed = "the file"
 
     def __init__(self, path: Path) -> None:
@@ -261,21 +294,23 @@ class ScoreTable:
 
     hashed = "the file"
 
-    def __init__(self, path: Path, column: str, known: Sequence[str], of_alleles: bool) -> None:
+    def __init__(self, path: Path, column: str, known: Sequence[str], of_alleles: bool, several: str = "refuse") -> None:
         self.path, self.fingerprint, self._of_alleles = path, sources.sha256(path), of_alleles
+        self._pick, self.skipped = SEVERAL[several], 0
         self._scores: dict[tuple[str, int, str], float] = {}
         table = Table(path, EXPECTED)
-        columns = [table.column(accepted) for accepted in VARIANT_COLUMNS]
+        columns = [table.column((*accepted, *DBNSFP.get(accepted[0], ()))) for accepted in VARIANT_COLUMNS]
         columns.append(table.column((column,) if column else known, "; --option column=NAME says which has the scores"))
         self.column = table.header[columns[-1]]
         values = []
         for where, (chromosome, position, reference, alternate, score) in table.rows(columns):
             if not re.fullmatch("[ACGTacgt]{2}", reference + alternate):
+                self.skipped += 1
                 continue
             position = whole(position)
             if not re.fullmatch(r"[1-9][0-9]{,14}", position):
                 raise BadData(f"{where}: position {position[:40]!r}; expected a whole number, 1-based")
-            values.append(_number(where, self.column, score))
+            values.append(_number(where, self.column, score, self._pick))
             self._add(where, (bare(chromosome), int(position), alternate.upper()), reference.upper(), values[-1])
         if np.isnan(values).all():
             raise BadData(f"{path}: column {self.column} has no score of a single-nucleotide variant; expected {EXPECTED}")
@@ -286,9 +321,14 @@ class ScoreTable:
         entries = {alternate: value, reference: 0.0} if self._of_alleles else {"": value}
         for letter, score in entries.items():
             earlier = self._scores.get((chromosome, position, letter), math.nan)
-            if not math.isnan(earlier + score) and earlier != score:
+            if not math.isnan(earlier + score) and earlier != score and self._pick is not None:
+                score = self._pick([earlier, score])
+            elif not math.isnan(earlier + score) and earlier != score:
                 of = f"{chromosome}:{position} {letter}".rstrip()
-                raise BadData(f"{where}: {self.column} of {of} is {score:g}, and was {earlier:g} above; expected one score")
+                raise BadData(
+                    f"{where}: {self.column} of {of} is {score:g}, and was {earlier:g} above; expected one score, or "
+                    "--option several=max"
+                )
             self._scores[chromosome, position, letter] = earlier if math.isnan(score) else score
 
     def score(self, chromosome: str, position: int, letter: str) -> float:
@@ -301,8 +341,8 @@ class ScoreTable:
             ) from None
 
 
-def _number(where: str, column: str, text: str) -> float:
-    """A table's score; nan if there is none. A list of scores, one a transcript, must hold one value."""
+def _number(where: str, column: str, text: str, pick: Pick | None = None) -> float:
+    """A table's score; nan if there is none. A list of scores, one a transcript, must hold one value, or ``pick`` chooses one."""
     items = [item.strip() for item in text.split(";")]
     texts = [item for item in items if item.lower() not in ABSENT]
     try:
@@ -311,8 +351,11 @@ def _number(where: str, column: str, text: str) -> float:
         values = set()
     if texts and not (values and all(map(math.isfinite, values))):
         raise BadData(f"{where}: {column} {text[:60]!r} is no finite number; leave it empty where there is no score")
+    if len(values) > 1 and pick is not None:
+        return pick(sorted(values))
     if len(values) > 1:
         raise BadData(
-            f"{where}: {column} {text[:60]!r} lists several scores; write one, such as the highest, into a column of its own"
+            f"{where}: {column} {text[:60]!r} lists several scores; write one, such as the highest, into a column of its own, "
+            "or choose with --option several=max"
         )
     return values.pop() if values else math.nan

@@ -24,5 +24,5 @@ class CADD(Scores):
         alphabet="ACGT",
         reads="score",
     )
-    columns = ("cadd", "rawscore", "phred", "cadd_raw", "cadd_phred")
+    columns = ("cadd", "rawscore", "phred", "cadd_raw", "cadd_phred", "am_pathogenicity")
     of_alleles = True

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.adapter import Adapter, Batch, MaskedModel
+from harness.adapter import Adapter, BaseResolved, Batch, MaskedModel
 from harness.card import ModelCard
 from harness.data import Window
 from harness.errors import CheckpointMismatch, UserError
@@ -33,12 +33,12 @@ from harness.files.checkpoint import (
 )
 from harness.recipe import Recipe
 
-from ._batches import equal_lengths
+from ._batches import equal_lengths, even_ranges
 from ._characters import BASES, COMPLEMENT, FIELDS, MASK, VOCABULARY, check_vocabulary, collate
 from ._config import Settings, check_settings, check_sizes, count_layers, stated
 from ._mamba import Mamba, MambaShape
 from ._masking import checked_positions
-from ._options import checked, of_size
+from ._options import checked, checked_block, of_size
 
 VARIANTS = ("ps", "ph")
 # How many numbers a mixer reads at once in evaluation on a CPU. Its temporaries, four times as large, take 8 MiB and stay in the
@@ -116,7 +116,7 @@ class Block(nn.Module):
         return self.mixer(self.norm(x))
 
 
-class Caduceus(Adapter, MaskedModel):
+class Caduceus(Adapter, MaskedModel, BaseResolved):
     """Embedding: the mean over all positions and both strands (width D), the same for a window and its reverse complement.
 
     For ``ps``, a linear head on this embedding gives the average of upstream's two scores, one for each half of its channels.
@@ -164,7 +164,7 @@ class Caduceus(Adapter, MaskedModel):
         super().__init__()
         mixer = mixer or MambaShape.of_width(width)
         self.variant, self.both_strands, self.embedding_dim = variant, rc_average or variant == "ps", width
-        self.reverse_complement_invariant = self.both_strands
+        self.reverse_complement_invariant, self.blocks = self.both_strands, blocks
         self.embed = nn.Embedding(VOCABULARY, width)
         self.layers = nn.ModuleList(Block(width, mixer, epsilon) for _ in range(blocks))
         self.norm_f = nn.RMSNorm(width, eps=epsilon)
@@ -205,8 +205,21 @@ class Caduceus(Adapter, MaskedModel):
             embeddings[rows] = self.encode(tokens, self.both_strands).mean(dim=(0, 2)).to(embeddings.dtype)
         return embeddings
 
-    def encode(self, tokens: Tensor, both_strands: bool = False) -> Tensor:
-        """Last hidden states (S, B, L, D) of token ids (B, L), all of which are read, even [PAD].
+    def token_ranges(self, windows: Sequence[Window]) -> Tensor:
+        return even_ranges(windows)
+
+    def hidden_states(self, batch: Batch, layer: int | None = None) -> Tensor:
+        """A base's state is the mean of its states on the strands that are pooled."""
+        tokens = batch["tokens"]
+        result = torch.zeros(*tokens.shape, self.embedding_dim, device=tokens.device)
+        for rows, unpadded in equal_lengths(batch):
+            states = self.encode(unpadded, self.both_strands, layer)
+            mean = torch.stack([states[0], *states[1:].flip(2)]).mean(dim=0)
+            result[rows, : mean.shape[1]] = mean.to(result.dtype)
+        return result
+
+    def encode(self, tokens: Tensor, both_strands: bool = False, layer: int | None = None) -> Tensor:
+        """Hidden states (S, B, L, D), by default the last, of token ids (B, L), all of which are read, even [PAD].
 
         S is 1, or 2 for ``ps`` and with ``both_strands``. The second strand, too, is 5'→3', so upstream's channels [D:] are
         ``states[1].flip(1, 2)``.
@@ -215,13 +228,13 @@ class Caduceus(Adapter, MaskedModel):
         if both_strands or self.variant == "ps":
             strands.append(self.complement_map[tokens.flip(1)])
         x = self.embed(torch.stack(strands))
-        for layer in self.layers:
+        for block in self.layers[: checked_block(layer, self.blocks)]:
             # The released ps weights were trained with a fused norm that gives each half of the channels to the other strand
             # before every block. This keeps the equivariance but changes the outputs.
             if self.variant == "ps":
                 x = x.flip(0, 2, 3)
-            x = x + layer(x.flatten(0, 1)).view_as(x)
-        return self.norm_f(x)
+            x = x + block(x.flatten(0, 1)).view_as(x)
+        return self.norm_f(x) if layer in (None, self.blocks) else x
 
     def logits(self, states: Tensor) -> Tensor:
         """Logits (B, L, 16) from the states of :meth:`encode`; ps adds the complements' logits on the other strand."""

@@ -10,18 +10,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.adapter import Adapter, Batch
+from harness.adapter import Adapter, BaseResolved, Batch
 from harness.card import ModelCard
 from harness.data import Window, letter_table, letters
 from harness.recipe import Recipe
 
-from ._options import of_size
+from ._batches import even_ranges
+from ._options import checked_block, of_size
 
 _CODES = letter_table({"A": 1, "C": 2, "G": 3, "T": 4}, default=0)
 SIZES = {"tiny": (16, 16), "base": (64, 64)}  # filters of the two layers
 
 
-class SmallCNN(Adapter):
+class SmallCNN(Adapter, BaseResolved):
     """Embedding: the largest response of each second-layer filter over the window.
 
     Two convolutions (width 11, then 7 after pooling by 2) with batch normalisation and ReLU. N and padding are read as zeros.
@@ -50,6 +51,8 @@ class SmallCNN(Adapter):
         }
     }
 
+    blocks = 2
+
     def __init__(self, first: int, second: int) -> None:
         super().__init__()
         self.conv1, self.norm1 = nn.Conv1d(4, first, 11, padding=5, bias=False), nn.BatchNorm1d(first)
@@ -65,13 +68,27 @@ class SmallCNN(Adapter):
         return {"codes": codes.to(torch.uint8), "lengths": torch.tensor([len(window) for window in windows])}
 
     def forward(self, batch: Batch) -> Tensor:
+        return self._responses(batch).amax(dim=-1)
+
+    def token_ranges(self, windows: Sequence[Window]) -> Tensor:
+        """After the pooling, a position holds two bases."""
+        return even_ranges(windows, bases=2)
+
+    def hidden_states(self, batch: Batch, layer: int | None = None) -> Tensor:
+        """The responses of a block's filters; the pooling belongs to the first block."""
+        return self._responses(batch, layer).transpose(1, 2)
+
+    def _responses(self, batch: Batch, layer: int | None = None) -> Tensor:
+        """Filters' responses (B, D, T) after a block, by default the second."""
+        checked_block(layer, self.blocks)
         one_hot = F.one_hot(batch["codes"].long(), 5)[..., 1:].transpose(1, 2).to(self.conv1.weight.dtype)  # (B, 4, L)
         inside = torch.arange(one_hot.shape[-1], device=one_hot.device) < batch["lengths"][:, None, None]
         x = F.relu(_normalised(self.conv1(one_hot), self.norm1)) * inside
         x = F.max_pool1d(x, 2, ceil_mode=True)
+        if layer == 1:
+            return x
         inside = inside[..., ::2]
-        x = F.relu(_normalised(self.conv2(x), self.norm2)) * inside
-        return x.amax(dim=-1)
+        return F.relu(_normalised(self.conv2(x), self.norm2)) * inside
 
 
 def _normalised(x: Tensor, norm: nn.BatchNorm1d) -> Tensor:

@@ -30,7 +30,8 @@ class ColumnConservation(Adapter):
        of a uniform base. Its difference between a variant's two windows is the column's log-likelihood ratio.
     3. The share of rows with a base.
 
-    As the target's row is left out, both windows of a variant have the same conservation. Rows are not weighted, and
+    As the target's row is left out, both windows of a SNV have the same conservation. The changed window of a deletion has the
+    column that follows at its centre, that of an insertion one of gaps. Rows are not weighted, and
     neighbouring columns are not used.
     """
 

@@ -131,6 +131,17 @@ class DNABERT2(Bert):
         tokens = batch["tokens"]
         return self.embed(tokens, within(batch["lengths"], tokens.shape[1]))
 
+    def token_ranges(self, windows: Sequence[Window]) -> Tensor:
+        read = self.tokenizer.encode_batch([window.sequence for window in windows], add_special_tokens=False)
+        ranges = np.zeros((len(windows), max(map(len, windows)), 2), np.int64)
+        for row, encoding in zip(ranges, read, strict=True):
+            for token, (start, end) in enumerate(encoding.offsets, start=1):  # after [CLS]
+                row[start:end] = token, token + 1
+        return torch.from_numpy(ranges)
+
+    def hidden_states(self, batch: Batch, layer: int | None = None) -> Tensor:
+        return self.states(batch["tokens"], within(batch["lengths"], batch["tokens"].shape[1]), layer)
+
     def collate_masked(self, windows: Sequence[Window], positions: Sequence[int]) -> Batch:
         """As :meth:`collate`, with [MASK] in place of the base; adds ``masked`` (B,), the index of its token.
 

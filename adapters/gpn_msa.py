@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.adapter import IGNORED, Adapter, Batch, MaskedModel, Pretrainable
+from harness.adapter import IGNORED, Adapter, BaseResolved, Batch, MaskedModel, Pretrainable
 from harness.card import ModelCard
 from harness.data import Window, letter_table
 from harness.errors import BadData, CheckpointMismatch, UserError
@@ -39,11 +39,11 @@ from harness.files.checkpoint import (
 from harness.recipe import Recipe
 
 from . import _bert
-from ._batches import equal_lengths
+from ._batches import equal_lengths, even_ranges
 from ._bert import BERT_NAMES
 from ._config import Settings, check_settings, check_sizes, count_layers, stated
 from ._masking import checked_positions, corrupt
-from ._options import of_size
+from ._options import checked_block, of_size
 from ._species import recorded_species
 from ._transformer import Block, MaskHead, Shape, initialise, sinusoids
 
@@ -129,7 +129,7 @@ def other_strand(tokens: Tensor) -> Tensor:
     return torch.where((reverse > GAP) & (reverse < MASK), 5 - reverse, reverse)
 
 
-class GPNMSA(Adapter, MaskedModel, Pretrainable):
+class GPNMSA(Adapter, MaskedModel, Pretrainable, BaseResolved):
     """Embedding: the mean of the last hidden states of the window's central 100/128, over both strands (width D).
 
     Upstream averages the middle 100 of 128 positions. Windows of other lengths lose 7/64 at each end likewise, those below 10 nt
@@ -172,7 +172,7 @@ class GPNMSA(Adapter, MaskedModel, Pretrainable):
         if species is not None and not 1 <= species <= self.most_species:
             raise UserError(f"option species={species}: a width of {shape.width} has channels for 1 to {self.most_species}")
         self.species, self.rows = species, _row_numbers(rows, self.most_species if species is None else species)
-        self.max_length, self.embedding_dim = shape.positions, shape.width
+        self.max_length, self.embedding_dim, self.blocks = shape.positions, shape.width, shape.layers
         self.register_buffer("positions", sinusoids(shape.positions, shape.width // shape.heads))
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.lm_head = MaskHead(shape)  # its decoder is untied, as there is no embedding
@@ -262,6 +262,18 @@ class GPNMSA(Adapter, MaskedModel, Pretrainable):
             embeddings[rows] = states.mean(dim=1).unflatten(0, (2, -1)).mean(dim=0).to(embeddings.dtype)
         return embeddings
 
+    def token_ranges(self, windows: Sequence[Window]) -> Tensor:
+        return even_ranges(windows)
+
+    def hidden_states(self, batch: Batch, layer: int | None = None) -> Tensor:
+        """A base's state is the mean of its states on both strands; those of the window's ends are not pooled."""
+        tokens = batch["tokens"]
+        result = torch.zeros(*tokens.shape[:2], self.embedding_dim, device=tokens.device)
+        for rows, unpadded in equal_lengths(batch):
+            forward, reverse = self.encode(torch.cat([unpadded, other_strand(unpadded)]), layer).chunk(2)
+            result[rows, : forward.shape[1]] = ((forward + reverse.flip(1)) / 2).to(result.dtype)
+        return result
+
     def columns(self, tokens: Tensor) -> Tensor:
         """Token ids (B, L, S) → (B, L, D): 6 channels for the sequence, 5 for each species in turn, zeros up to the width."""
         symbols = torch.arange(SYMBOLS, device=tokens.device)
@@ -270,11 +282,11 @@ class GPNMSA(Adapter, MaskedModel, Pretrainable):
         ones = torch.cat([sequence, species], dim=-1)
         return F.pad(ones, (0, self.embedding_dim - ones.shape[-1])).to(self.lm_head.dense.weight.dtype)
 
-    def encode(self, tokens: Tensor) -> Tensor:
-        """Last hidden states (B, L, D) of token ids (B, L, S), of one strand, with all positions read."""
+    def encode(self, tokens: Tensor, layer: int | None = None) -> Tensor:
+        """Hidden states (B, L, D), by default the last, of token ids (B, L, S), of one strand, with all positions read."""
         x, rotation = self.columns(tokens), self.positions[: tokens.shape[1]]
-        for layer in self.layers:
-            x = layer(x, rotation=rotation)
+        for block in self.layers[: checked_block(layer, self.blocks)]:
+            x = block(x, rotation=rotation)
         return x
 
     def collate_masked(self, windows: Sequence[Window], positions: Sequence[int]) -> Batch:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.adapter import Adapter, Batch
+from harness.adapter import Adapter, BaseResolved, Batch, CausalModel
 from harness.card import ModelCard
 from harness.data import Window
 from harness.errors import BadData, UserError
@@ -32,13 +32,14 @@ from harness.files.checkpoint import (
 from harness.recipe import Recipe
 
 from ..kernels.causal_conv1d import causal_conv1d
-from ._batches import mean_over, within
+from ._batches import even_ranges, mean_over, within
 from ._characters import FIELDS, VOCABULARY, check_vocabulary, collate
 from ._config import Settings, check_settings, check_sizes, count_layers, stated
-from ._options import checked, of_size
+from ._options import checked, checked_block, of_size
 
 POOLINGS = ("mean", "last")
 LONG_WINDOWS = ("refuse", "cut")
+HEAD = "lm_head.weight"
 MAX_PLACES = 1_000_002  # of the longest published model
 # Published weights by the places that their filters have; the default checkpoint has 1,026.
 LONGER = {
@@ -53,6 +54,7 @@ LONGER = {
 OFFICIAL_NAMES = (
     (r"^(?:\w+\.)*?backbone\.", ""),
     (r"\.(mixer|mlp)\.layer\.", r".\1."),
+    (r"^(?:\w+\.)*?lm_head\.", "lm_head."),
     (r"^embeddings\.word_embeddings\.", "embed."),
     (r"\.filter_fn\.(?:pos_emb|modulation|implicit_filter\.\d+)\.(z|t|deltas|freq)$", r".filter_fn.\1"),
 )
@@ -221,7 +223,7 @@ class Block(nn.Module):
         return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x)), approximate="tanh"))
 
 
-class HyenaDNA(Adapter):
+class HyenaDNA(Adapter, BaseResolved, CausalModel):
     """Embedding: the mean of the last hidden states over the window.
 
     This is ``pooling=mean``, upstream's head for Genomic Benchmarks. ``last`` is the state of the last position, the only one
@@ -232,7 +234,12 @@ class HyenaDNA(Adapter):
     The filters have as many ``places`` as they were trained with; the option of this name is for random initialisation. A
     longer window is refused, or with ``long=cut`` ends where the filters do, as in the authors' fine-tuning. Letters that are
     not read count as unknown tokens, whose share a run reports.
+
+    The next token is predicted with the embedding, to which the authors tie the language-model head (``tie_weights`` of their
+    ``ConvLMHeadModel``). The hub's files hold the head once more; where it differs from the embedding there, it is used.
     """
+
+    lm_head: nn.Module | None
 
     name: ClassVar[str] = "hyenadna"
     card = ModelCard(
@@ -263,12 +270,13 @@ class HyenaDNA(Adapter):
     def __init__(self, shape: HyenaShape, pooling: str = "mean", long: str = "refuse") -> None:
         super().__init__()
         self.pooling, self.long = checked("pooling", pooling, POOLINGS), checked("long", long, LONG_WINDOWS)
-        self.embedding_dim, self.places = shape.width, shape.places
+        self.embedding_dim, self.places, self.blocks = shape.width, shape.places, shape.blocks
         self.max_length = shape.places if long == "refuse" else None
         self.embed = nn.Embedding(VOCABULARY, shape.width)
         self.dropout = nn.Dropout(shape.dropout)
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.blocks))
         self.ln_f = nn.LayerNorm(shape.width, shape.epsilon)
+        self.lm_head = None
         self._initialise()
 
     def _initialise(self) -> None:
@@ -300,8 +308,14 @@ class HyenaDNA(Adapter):
         if places not in (0, shape.places):
             raise UserError(f"option places={places}: {file} has filters of {shape.places} places; leave the option out")
         model = cls(shape, pooling, long)
+        head = tensors.get(HEAD)
+        if head is not None and "embed.weight" in tensors and torch.equal(head, tensors["embed.weight"]):
+            del tensors[HEAD]
+        elif head is not None:  # without drawing random numbers, on which a classifier's first weights depend
+            model.lm_head = nn.utils.skip_init(nn.Linear, shape.width, VOCABULARY, bias=False).requires_grad_(False)
         audit = load_tensors(model, tensors, file)
-        model.audit = replace(audit, facts={"vocabulary": VOCABULARY, "tied_weights": "intact", "places": model.places})
+        facts = {"vocabulary": VOCABULARY, "tied_weights": "intact", "places": model.places}
+        model.audit = replace(audit, facts=facts | {"head": "the embedding" if model.lm_head is None else "its own"})
         return model
 
     def collate(self, windows: Sequence[Window]) -> Batch:
@@ -334,9 +348,39 @@ class HyenaDNA(Adapter):
             return states[torch.arange(len(states), device=states.device), lengths - 1]
         return mean_over(states, within(lengths, states.shape[1]))
 
-    def encode(self, tokens: Tensor) -> Tensor:
-        """Last hidden states (B, L, D) of token ids (B, L)."""
+    def token_ranges(self, windows: Sequence[Window]) -> Tensor:
+        ranges = even_ranges(windows)
+        ranges[:, self.places :] = 0  # with long=cut
+        return ranges
+
+    def hidden_states(self, batch: Batch, layer: int | None = None) -> Tensor:
+        """A base's state has read the bases up to it, none after it."""
+        return self.encode(batch["tokens"].long(), layer)
+
+    def encode(self, tokens: Tensor, layer: int | None = None) -> Tensor:
+        """Hidden states (B, L, D), by default the last, of token ids (B, L)."""
         x = self.dropout(self.embed(tokens))
-        for layer in self.layers:
-            x = layer(x)
-        return self.ln_f(x)
+        for block in self.layers[: checked_block(layer, self.blocks)]:
+            x = block(x)
+        return self.ln_f(x) if layer in (None, self.blocks) else x
+
+    def log_likelihood(self, batch: Batch) -> Tensor:
+        """See :meth:`CausalModel.log_likelihood`; (B,) as float64 where the device has it.
+
+        The authors train without a token before the first letter, which therefore has no probability. The others are taken from
+        a softmax over the whole vocabulary of 16, as in their loss.
+
+        Raises:
+            BadData: a window was cut by ``long=cut``.
+        """
+        if "unread" in batch and batch["unread"].any():
+            raise BadData(
+                f"window above {self.places} nt: with long=cut it has no likelihood as a whole; use a shorter --context"
+            )
+        tokens, lengths = batch["tokens"].long(), batch["lengths"]
+        states = self.encode(tokens)[:, :-1].to(self.embed.weight.dtype)
+        with torch.autocast(states.device.type, enabled=False):
+            logits = F.linear(states, self.embed.weight) if self.lm_head is None else self.lm_head(states)
+            logs = logits.float().log_softmax(dim=-1).gather(2, tokens[:, 1:, None])[..., 0]
+        logs = logs * within(lengths - 1, logs.shape[1])
+        return logs.sum(dim=1, dtype=torch.float32 if logs.device.type == "mps" else torch.float64)

@@ -16,19 +16,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from harness.adapter import IGNORED, Adapter, Batch, MaskedModel, Pretrainable
+from harness.adapter import IGNORED, Adapter, BaseResolved, Batch, MaskedModel, Pretrainable
 from harness.card import ModelCard
 from harness.data import Window, letter_table
 from harness.errors import BadData, UserError
 from harness.files.checkpoint import LAYERS, check_size, load_tensors, read_config, read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
-from ._batches import equal_lengths, mean_over, within
+from ._batches import equal_lengths, even_ranges, mean_over, within
 from ._config import check_settings, count_layers
 from ._mamba import Mamba
 from ._masking import checked_positions, corrupt
 from ._msamamba_shape import SETTINGS, SYMBOLS, BlockShape
-from ._options import checked, of_size
+from ._options import checked, checked_block, of_size
 from ._species import recorded_species
 
 GAP, MASK = 0, 5
@@ -190,7 +190,7 @@ class Block(nn.Module):
         return self.norm3(self.mlp(x) + x)
 
 
-class MSAMamba(Adapter, MaskedModel, Pretrainable):
+class MSAMamba(Adapter, MaskedModel, Pretrainable, BaseResolved):
     """Embedding: the mean of the target row (0) over its positions, or the row's last position, which the authors use.
 
     ``pooling`` defaults to ``last`` for official weights and to ``mean`` from scratch. With ``mean``, a motif anywhere in the
@@ -242,7 +242,7 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable):
         self.layout, self.pooling = checked("layout", layout, LAYOUTS), checked("pooling", pooling, POOLINGS)
         if not 0 <= mask_rows < 1:
             raise UserError(f"option mask_rows={mask_rows}: must be at least 0 and below 1")
-        self.mask_rows, self.embedding_dim, self.most_rows = mask_rows, width, shape.rows
+        self.mask_rows, self.embedding_dim, self.most_rows, self.blocks = mask_rows, width, shape.rows, blocks
         self.embed = nn.Embedding(SYMBOLS, width)
         self.layers = nn.ModuleList(Block(shape, layout) for _ in range(blocks))
         self.lm_head = nn.Linear(width, SYMBOLS).requires_grad_(False)  # used in pretraining only
@@ -302,6 +302,19 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable):
             return self.encode(tokens, at=lengths - 1 if self.pooling == "last" else lengths // 2)[:, 0, 0]
         return mean_over(self.encode(tokens)[:, 0], within(lengths, tokens.shape[-1]))
 
+    def token_ranges(self, windows: Sequence[Window]) -> Tensor:
+        return even_ranges(windows)
+
+    def hidden_states(self, batch: Batch, layer: int | None = None) -> Tensor:
+        """Those of the target row. A base's state has read the columns up to it, none after it."""
+        tokens = batch["tokens"]
+        if self.layout == "column":
+            return self.encode(tokens, layer=layer)[:, 0]
+        result = torch.zeros(len(tokens), tokens.shape[2], self.embedding_dim, device=tokens.device)
+        for same, unpadded in equal_lengths(batch, axis=2):
+            result[same, : unpadded.shape[2]] = self.encode(unpadded, layer=layer)[:, 0].to(result.dtype)
+        return result
+
     def collate_masked(self, windows: Sequence[Window], positions: Sequence[int]) -> Batch:
         """The target row alone is masked, as in pretraining; adds ``masked`` (B,), the positions.
 
@@ -327,22 +340,23 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable):
     def pretraining_logits(self, batch: Batch) -> Tensor:
         return self.lm_head(self.encode(batch["tokens"])[:, 0][batch["targets"] != IGNORED])
 
-    def encode(self, tokens: Tensor, at: Tensor | None = None) -> Tensor:
+    def encode(self, tokens: Tensor, at: Tensor | None = None, layer: int | None = None) -> Tensor:
         """Hidden states (B, 1, L, D) of the target row of token ids (B, S, L), or (B, 1, 1, D) of its column ``at`` (B,) alone.
 
-        What cannot reach the result is not computed: columns right of the last ``at``; in the last block, the attention and MLP
-        of other rows, and columns other than ``at``; in the layout ``raw_reshape``, all rows but the first few.
+        They are those after the block ``layer``, by default the last. What cannot reach them is not computed: columns right of
+        the last ``at``; in that block, the attention and MLP of other rows, and columns other than ``at``; in the layout
+        ``raw_reshape``, all rows but the first few.
         """
-        layers = cast("list[Block]", list(self.layers))
+        layers = cast("list[Block]", list(self.layers)[: checked_block(layer, self.blocks)])
         everyone = torch.arange(len(tokens), device=tokens.device)
         if self.layout == "raw_reshape":
             _, size, length = tokens.shape
             needed = [1]
-            for layer in layers:
-                needed.append(layer.attention.rows_read(needed[-1], size, length))
+            for block in layers:
+                needed.append(block.attention.rows_read(needed[-1], size, length))
             x = self.embed(tokens[:, : needed.pop()].long())
-            for layer in layers:
-                x = layer.groups(layer.scan(x, x.shape[1]), size, needed.pop())
+            for block in layers:
+                x = block.groups(block.scan(x, x.shape[1]), size, needed.pop())
             return x if at is None else x[everyone, :, at].unsqueeze(2)
 
         if at is not None:
@@ -353,9 +367,9 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable):
             order = order.scatter(1, drawn, 0).argsort(dim=1, stable=True)
             tokens = tokens[everyone[:, None], order]
         x = self.embed(tokens.long())
-        *blocks, last = layers
-        for layer in blocks:
-            x = layer.columns(layer.scan(x, scanned), order, target=False)
+        *others, last = layers
+        for block in others:
+            x = block.columns(block.scan(x, scanned), order, target=False)
         x = last.scan(x, scanned)
         if at is not None:
             x = x[everyone, :, at].unsqueeze(2)

@@ -7,6 +7,9 @@ For notebooks, the same words as on the command line::
     records = [harness.execute(run) for run in runs]
     splits = harness.load_task("QKI").load("thesis")
     model = harness.load_model("dnabert2", checkpoint="folder")
+    vectors = harness.embed(model, ["ACGT…", "TTGA…"])      # per_base=True: one for each base
+    estimator = harness.Classifier("dnabert2", tune="probe").fit(sequences, labels)   # of scikit-learn's kind
+    trained = harness.load_run("results/QKI/cnn/seed0-…")   # what a run trained: trained.predict(["ACGT…"])
     frame = harness.records("results")
     table = harness.table("accuracy", results="results")
     audit = harness.audit("QKI", split="published")
@@ -33,21 +36,27 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from harness.adapter import Adapter
+    from harness.data import Window
     from harness.evidence.audit import Audit
     from harness.evidence.compare import Comparison
     from harness.evidence.records import RunRecord
     from harness.evidence.tables import Table
     from harness.evidence.verify import Verification
+    from harness.inference.sklearn import Classifier
+    from harness.inference.trained import Trained
     from harness.study.plan import Run
     from harness.study.search import Search
     from harness.task import Task
 
 __version__ = "0.1.0"
 __all__ = [
+    "Classifier",
     "audit",
     "compare",
+    "embed",
     "execute",
     "load_model",
+    "load_run",
     "load_task",
     "plan",
     "records",
@@ -132,10 +141,11 @@ def load_task(
     label_column: str | int | Sequence[str | int] = (),
     positive: str | int = "",
     kind: str = "",
+    negatives: str = "",
 ) -> Task:
     """A task by its name, or made of files; ``.load(rule)`` gives its splits, ``.sample`` its simulated stand-in.
 
-    The arguments are those of :func:`harness.study.plan.plan`.
+    The arguments are those of :func:`harness.study.plan.plan`; ``negatives`` is its ``option={"negatives": …}``.
 
     Raises:
         UserError: no such task, or a family of several.
@@ -145,7 +155,7 @@ def load_task(
 
     parts = {"train": train, "validation": validation, "test": test}
     words, reading = as_reading(name, parts, sequence_column, label_column, positive, kind)
-    found = [task for task, _ in named_tasks(words, as_reference(genome, msa, species, context), None, reading)]
+    found = [task for task, _ in named_tasks(words, as_reference(genome, msa, species, context, "", negatives), None, reading)]
     if len(found) != 1:
         raise UserError(f"task {name!r}: names {len(found)} tasks, such as {found[0].name}; load them one by one")
     return found[0]
@@ -181,6 +191,28 @@ def load_model(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return wanted.build().eval()
+
+
+def embed(
+    model: Adapter, sequences: Sequence[str | Window], *, per_base: bool = False, layer: int | None = None, batch_size: int = 64
+) -> Any:
+    """Embeddings of sequences as a model of :func:`load_model` pools them, or ``per_base``, after any ``layer``; as numpy arrays.
+
+    See :func:`harness.inference.embed.embed`.
+    """
+    from harness.inference.embed import embed as embed_sequences
+
+    return embed_sequences(model, sequences, per_base=per_base, layer=layer, batch_size=batch_size)
+
+
+def load_run(folder: str | Path, *, checkpoint: str | Path | None = None, device: str = "auto") -> Trained:
+    """What a run trained, with its head: ``load_run(folder).predict(["ACGT…"])`` are probabilities (N, classes).
+
+    See :func:`harness.inference.trained.load_run`.
+    """
+    from harness.inference.trained import load_run as load
+
+    return load(folder, checkpoint=checkpoint, device=device)
 
 
 def records(results: str | Path = "results") -> pd.DataFrame:
@@ -312,3 +344,12 @@ def verify(results: str | Path = "results", *, jobs: int = 1) -> Verification:
     from harness.evidence.verify import verify as verify_records
 
     return verify_records(Path(results), jobs=jobs)
+
+
+def __getattr__(name: str) -> Any:
+    """``harness.Classifier``, a class that scikit-learn and torch come with, imported on use."""
+    if name == "Classifier":
+        from harness.inference.sklearn import Classifier
+
+        return Classifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -142,22 +142,27 @@ class CausalModel(ABC):
 class BaseResolved(ABC):
     """A fifth, optional interface: models with a state for each token and thus, through the tokens, for each base.
 
-    ``layers`` is the number of blocks.
+    ``blocks`` is how many there are.
     """
 
-    layers: int
+    blocks: int
 
     @abstractmethod
     def token_ranges(self, windows: Sequence[Window]) -> Tensor:
         """Of each base the tokens that hold it, int64 (B, L, 2): the first one, and one past the last.
 
-        Tokens are columns of :meth:`hidden_states`, special ones included. L is the longest window's length; a base that no
-        token holds, and what lies beyond a window's end, has (0, 0). Overlapping k-mers hold a base k times.
+        Tokens are columns of the :meth:`hidden_states` of these very windows in one batch, special ones included. L is the
+        longest window's length; a base that no token holds, and what lies beyond a window's end, has (0, 0). Overlapping k-mers
+        hold a base k times.
         """
 
     @abstractmethod
     def hidden_states(self, batch: Batch, layer: int | None = None) -> Tensor:
         """States (B, T, D) of the tokens of a :meth:`Adapter.collate` batch after the block ``layer``, from 1.
 
-        None: the states that :meth:`Adapter.forward` pools, after the last norm. A padded token's state means nothing.
+        None: the states that :meth:`Adapter.forward` pools. A norm after the last block belongs to it. A padded token's state
+        means nothing.
+
+        Raises:
+            UserError: there is no such block.
         """

@@ -75,11 +75,16 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One window, or two (reference, alternate) for a variant, and its label."""
+    """One window, or two (reference, alternate) for a variant, and its label.
+
+    ``changed`` holds the first and one past the last of the letters that a variant changes: as many as the longer allele has, at
+    the same place in both windows. None where the windows differ in one letter, which says it.
+    """
 
     id: str
     windows: tuple[Window, ...]
     label: Label
+    changed: tuple[int, int] | None = None
 
 
 def normalise(sequence: str, changes: Counter[str]) -> str:

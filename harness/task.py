@@ -37,7 +37,8 @@ class Splits:
     project itself drew the data. ``block`` maps an example's id to its block: examples of one
     block depend on each other, and intervals go by blocks. None where examples are independent. ``notes`` are
     sentences about how the files were read (the labels' grammar, columns that are not used), to be shown with the counts.
-    ``species`` names the rows of the windows' alignments after the target, in order; empty without alignments.
+    ``species`` names the rows of the windows' alignments after the target, in order; empty without alignments. ``groups`` maps
+    what the files say of examples (``consequence``, ``gene``) to words by the example's id; scores are broken down by them.
     """
 
     train: Sequence[Example]
@@ -49,6 +50,7 @@ class Splits:
     block: Callable[[str], str] | None = None
     notes: Sequence[str] = ()
     species: tuple[str, ...] = ()
+    groups: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def parts(self) -> dict[str, Sequence[Example]]:
@@ -62,7 +64,7 @@ class Reference:
 
     ``species`` selects the alignment's rows (see :func:`harness.files.alignments.open_alignment`); ``context`` is the window's
     length in nucleotides. ``source`` says where the letters come from, for tasks that can be read from several places: one of
-    the names that the task gives, or a folder.
+    the names that the task gives, or a folder. ``negatives`` is one of the task's ``negatives_from``; empty for its own choice.
     """
 
     genome: Path | None = None
@@ -70,6 +72,7 @@ class Reference:
     species: str = ""
     context: int = 128
     source: str = ""
+    negatives: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ class Task:
     either; None where that is not known. ``readable_from`` names the places that its letters can be read from, the default
     first (see :attr:`Reference.source`); empty where there is only one. ``references`` are large public files, such as genomes,
     that ``load`` reads besides ``sources`` and that are fetched only when asked for. ``hub`` is the Hugging Face data set with
-    ready sequences, of tasks that are readable from there.
+    ready sequences, of tasks that are readable from there. ``negatives`` says which examples the negative class was taken from,
+    where that is a choice (``common`` or ``benign`` variants), and ``negatives_from`` what can be chosen.
     """
 
     name: str
@@ -127,6 +131,8 @@ class Task:
     readable_from: tuple[str, ...] = ()
     references: tuple[Source, ...] = ()
     hub: str = ""
+    negatives: str = ""
+    negatives_from: tuple[str, ...] = ()
 
     @property
     def positive(self) -> str | None:
@@ -135,10 +141,14 @@ class Task:
 
     @property
     def label(self) -> str:
-        """The name with what sets this form of the task apart: ``QKI (sample)``, ``clinvar@512``."""
-        return task_label(self.name, self.context, self.simulated)
+        """The name with what sets this form of the task apart: ``QKI (sample)``, ``clinvar[common]@512``."""
+        return task_label(self.name, self.context, self.simulated, self.negatives)
 
 
-def task_label(name: str, context: int | None, simulated: bool) -> str:
-    """What tables and folders call a task: its name, ``@`` a context other than the default one, ``(sample)`` if simulated."""
-    return name + (f"@{context}" if context not in (None, Reference.context) else "") + (" (sample)" if simulated else "")
+def task_label(name: str, context: int | None, simulated: bool, negatives: str = "") -> str:
+    """What tables and folders call a task.
+
+    Its name, its choice of negatives in brackets, ``@`` a context other than the default one, and ``(sample)`` if simulated.
+    """
+    size = f"@{context}" if context not in (None, Reference.context) else ""
+    return name + (f"[{negatives}]" if negatives else "") + size + (" (sample)" if simulated else "")

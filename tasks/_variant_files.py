@@ -1,4 +1,4 @@
-"""Reads labelled single-nucleotide variants from VCF, CSV, TSV (plain or gzipped) and parquet files.
+"""Reads labelled variants from VCF, CSV, TSV (plain or gzipped) and parquet files.
 
 Positions are 1-based. Every error is one line that names the file, the line, and what was expected. Labels have one grammar
 a file (see :mod:`harness.tasks._variant_labels`), so a file is read twice.
@@ -20,38 +20,29 @@ from harness.files.readers import MISSING, PART_COLUMNS, PARTS
 from harness.files.table import VARIANT_COLUMNS, Table, is_table, whole
 from harness.files.text import printable, text_lines
 
-from ._variant_labels import OPEN, WORDS, plain, understand
+from ._variant_alleles import Change, Variant
+from ._variant_labels import OPEN, WORDS, negatives_of, plain, understand
+from ._variant_words import CONSEQUENCE_COLUMNS, GENE_COLUMNS, INFO, consequence, declared_format, gene, of_info
 
 EXPECTED = "a VCF, CSV, TSV or parquet file with chrom, pos (1-based), ref, alt, label"
 # Names of the columns in dbNSFP and in ClinVar's variant_summary.txt, after the usual ones.
 COLUMNS = tuple(zip(VARIANT_COLUMNS, ((), ("pos(1-based)", "positionvcf"), ("referenceallelevcf",), ("alternateallelevcf",))))
-LABEL_COLUMNS = ("label", "clinvar_label", "clnsig", "clinicalsignificance", "class")
+LABEL_COLUMNS = ("label", "clinvar_label", "clnsig", "clinicalsignificance", "clinvar_clnsig", "class")
 ASSEMBLY_COLUMNS = ("assembly", "genome_build", "build")
 
 NO_ALLELE = ("-", ".", "NA")  # of insertions and deletions, and of records without alleles
 MAX_DIGITS = 11  # of a position
 
 _VCF = re.compile(r"\.vcf(\.b?gz)?$", re.IGNORECASE)
+_ALLELE = re.compile("[ACGT]+")
 _NAMED = re.compile(rf"({'|'.join(sorted((*WORDS, *OPEN), key=len, reverse=True))})(?=_|$)", re.IGNORECASE)
 
 
-class Variant(NamedTuple):
-    """A single-nucleotide variant; ``position`` is 1-based."""
-
-    chromosome: str
-    position: int
-    reference: str
-    alternate: str
-    label: int
-
-    @property
-    def id(self) -> str:
-        """``17:43045712:A:G``; the chromosome without ``chr``."""
-        return f"{self.chromosome}:{self.position}:{self.reference}:{self.alternate}"
-
-
 class _Line(NamedTuple):
-    """A record as the file has it: its place in the file, the variant, and the words that may be its label, by field."""
+    """A record as the file has it: its place in the file, the variant, and the words that may be its label, by field.
+
+    ``groups`` are words for each of :data:`._variant_alleles.GROUPS`.
+    """
 
     where: str
     chromosome: str
@@ -59,16 +50,18 @@ class _Line(NamedTuple):
     reference: str
     alternate: str
     labels: dict[str, str]
+    groups: tuple[str, ...]
+    assembly: str = ""
 
 
 def read(path: Path, changes: Counter[str], notes: list[str] | None = None) -> Iterator[Variant]:
-    """The single-nucleotide variants of a file, which is read twice; what is skipped is counted in ``changes``.
+    """The variants of a file, which is read twice; what is skipped is counted in ``changes``.
 
     ``notes`` gains sentences: how the labels were read, which columns were not, and which chromosomes have two names.
 
     Raises:
         BadData: the file cannot be read, a line is not a variant, the labels mix grammars or most of them are unknown, or
-            two names of a chromosome, or two assemblies, contradict each other.
+            two names of a chromosome contradict each other.
         UserError: the package that reads parquet is not installed.
     """
     notes = [] if notes is None else notes
@@ -84,30 +77,38 @@ def read(path: Path, changes: Counter[str], notes: list[str] | None = None) -> I
             continue
         if not re.fullmatch(r"[A-Z]+", reference) or not re.fullmatch(rf"[1-9][0-9]{{0,{MAX_DIGITS - 1}}}", line.position):
             raise _no_variant(line)
-        label = label_of(line)
+        word, label = label_of(line)
         if label is None:
             changes["unlabelled"] += 1
         elif "," in alternate:
             changes["multi_allelic"] += 1
-        elif not re.fullmatch("[ACGT]", reference) or not re.fullmatch("[ACGT]", alternate) or reference == alternate:
+        elif not _ALLELE.fullmatch(reference) or not _ALLELE.fullmatch(alternate) or reference == alternate:
             changes["not_snv"] += 1
         else:
             names[bare(line.chromosome)].add(line.chromosome)
-            yield Variant(bare(line.chromosome), int(line.position), reference, alternate, label)
+            place = (bare(line.chromosome), int(line.position), reference, alternate)
+            yield Variant(*place, label, "" if label else negatives_of(word), line.groups, line.assembly)
     _check_chromosomes(path, names, lines, notes)
 
 
 def unique(variants: Iterable[Variant], changes: Counter[str]) -> list[Variant]:
-    """Each variant once, in order, without those that occur with both labels; what is dropped is counted in ``changes``."""
-    labels: dict[Variant, set[int]] = {}
-    copies: Counter[Variant] = Counter()
+    """Each variant once, in order, without those that occur with both labels; what is dropped is counted in ``changes``.
+
+    Of several spellings of a variant, such as ``CA>C`` and ``CAT>CT``, the first is kept.
+    """
+    variants = list(variants)
+    apart = len({variant.assembly for variant in variants} - {""}) > 1
+    first: dict[tuple[str, str, Change], Variant] = {}
+    labels: dict[tuple[str, str, Change], set[int]] = defaultdict(set)
+    copies: Counter[tuple[str, str, Change]] = Counter()
     for variant in variants:
-        key = variant._replace(label=0)
-        labels.setdefault(key, set()).add(variant.label)
+        key = (variant.assembly if apart else "", variant.chromosome, variant.change)
+        first.setdefault(key, variant)
+        labels[key].add(variant.label)
         copies[key] += 1
     changes["conflicting"] += sum(copies[key] for key, seen in labels.items() if len(seen) > 1)
     changes["duplicates"] += sum(copies[key] - 1 for key, seen in labels.items() if len(seen) == 1)
-    return [key._replace(label=min(seen)) for key, seen in labels.items() if len(seen) == 1]
+    return [first[key] for key, seen in labels.items() if len(seen) == 1]
 
 
 def _no_variant(line: _Line) -> BadData:
@@ -118,8 +119,8 @@ def _no_variant(line: _Line) -> BadData:
 # --- labels -------------------------------------------------------------------------------------------------------------
 
 
-def _grammar(path: Path, lines: Iterable[_Line], notes: list[str]) -> Callable[[_Line], int | None]:
-    """How this file says benign and pathogenic: the label of a line, None if it is neither.
+def _grammar(path: Path, lines: Iterable[_Line], notes: list[str]) -> Callable[[_Line], tuple[str, int | None]]:
+    """How this file says benign and pathogenic: a line's word, and its label, None if it is neither.
 
     One field holds the labels of the whole file. Of a VCF it is LABEL, else CLNSIG, else a word at the beginning of every ID.
     """
@@ -133,7 +134,7 @@ def _grammar(path: Path, lines: Iterable[_Line], notes: list[str]) -> Callable[[
             found[field][word] += 1
             first.setdefault((field, word), line.where)
     if not found:
-        return lambda line: None
+        return lambda line: ("", None)
     field = min(found, key=lambda name: ("LABEL", "CLNSIG", "ID").index(name) if len(found) > 1 else 0)
     counts = found[field]
     if field == "ID" and counts.total() < total:
@@ -142,7 +143,12 @@ def _grammar(path: Path, lines: Iterable[_Line], notes: list[str]) -> Callable[[
         )
     classes, how = understand(counts, field, partial(_declares_codes, path), lambda word: first[field, word], total)
     notes.append(how)
-    return lambda line: classes.get(plain(line.labels.get(field, "")))
+
+    def label_of(line: _Line) -> tuple[str, int | None]:
+        word = plain(line.labels.get(field, ""))
+        return word, classes.get(word)
+
+    return label_of
 
 
 def _declares_codes(path: Path) -> bool:
@@ -189,43 +195,51 @@ def _lines(path: Path) -> Callable[[list[str]], Iterator[_Line]]:
 
 
 def _vcf(path: Path) -> Iterator[_Line]:
+    formats: dict[str, list[str]] = {}
     for number, line in enumerate(text_lines(path, EXPECTED), start=1):
+        if line.startswith("##INFO=") and (declared := declared_format(line)):
+            formats |= [declared]
         if line.startswith("#") or not line.strip():
             continue
         fields = line.split("\t")
         if len(fields) < 5:
             raise BadData(f"{path}, line {number}: {line[:40]!r} is no VCF record: CHROM POS ID REF ALT …, separated by tabs")
         chromosome, position, name, reference, alternate, *more = fields
-        labels = {}
+        labels, info = {}, {}
         for item in more[2].split(";") if len(more) > 2 else ():
             key, _, value = item.partition("=")
             if key in ("LABEL", "CLNSIG"):
                 labels[key] = value if labels.get(key, value) == value else f"{labels[key]}|{value}"
+            elif key in INFO:
+                info[key] = value
         if word := _NAMED.match(name):
             labels["ID"] = word.group()
-        yield _Line(f"{path}, line {number}", chromosome, position, reference, alternate, labels)
+        groups = of_info(info, formats)
+        yield _Line(f"{path}, line {number}", chromosome, position, reference, alternate, labels, groups)
 
 
 def _table(path: Path, notes: list[str]) -> Iterator[_Line]:
     table = Table(path, EXPECTED)
     columns = [table.column((*usual, *more)) for usual, more in COLUMNS] + [table.column(LABEL_COLUMNS)]
     field = table.header[columns[-1]]
-    parts, assemblies = table.optional_column(PART_COLUMNS), table.optional_column(ASSEMBLY_COLUMNS)
-    if unused := table.unused([*columns, parts, assemblies]):
+    optional = [table.optional_column(names) for names in (PART_COLUMNS, ASSEMBLY_COLUMNS, CONSEQUENCE_COLUMNS, GENE_COLUMNS)]
+    if unused := table.unused([*columns, *optional]):
         notes.append(f"columns not used: {', '.join(unused)[:200]}")
-    seen: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
-    facts = [column for column in (parts, assemblies) if column is not None]
-    for where, (chromosome, position, reference, alternate, label, *more) in table.rows([*columns, *facts]):
-        for counter, column in zip(seen, (parts, assemblies), strict=True):
-            if column is not None:
-                counter[more[facts.index(column)]] += 1
-        yield _Line(where, whole(chromosome), whole(position), reference, alternate, {field: label})
-    found = {word for word in seen[1] if word and word.lower() not in MISSING}
-    if len(found) > 1:
-        raise BadData(f"{path}: variants of {' and '.join(sorted(found))[:100]}; keep those of one assembly")
-    given = Counter({word: count for word, count in seen[0].items() if word.lower() in PARTS})
-    if parts is not None and not given:
-        notes.append(f"column not used: {printable(table.header[parts])}")
-    elif parts is not None:
+    parts: Counter[str] = Counter()
+    present = [column for column in optional if column is not None]
+    for where, (chromosome, position, reference, alternate, label, *more) in table.rows([*columns, *present]):
+        part, assembly, effect, name = ("" if at is None else more[present.index(at)] for at in optional)
+        parts[part] += 1
+        assembly = "" if assembly.lower() in MISSING else assembly
+        groups = (consequence(effect), gene(name))
+        alleles = (whole(chromosome), whole(position), reference, alternate)
+        yield _Line(where, *alleles, {field: label}, groups, assembly)
+    if optional[0] is None:
+        return
+    heading = table.header[optional[0]]
+    given = Counter({word: count for word, count in parts.items() if word.lower() in PARTS})
+    if not given:
+        notes.append(f"column not used: {printable(heading)}")
+    else:
         said = ", ".join(f"{count:,} {word}" for word, count in given.items())
-        notes.append(f"column {table.header[parts]!r} says {said}; this split is not used, for the harness draws its own")
+        notes.append(f"column {heading!r} says {said}; this split is not used, for the harness draws its own")

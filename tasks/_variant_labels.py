@@ -14,6 +14,8 @@ from harness.files.text import printable
 EXPECTED = "expected 0 or 1, false or true, benign or pathogenic"
 CODED = ("clnsig", "clinicalsignificance")  # the fields in which ClinVar's and dbSNP's files have codes
 BENIGN, PATHOGENIC = 0, 1
+# What variants that are not pathogenic are taken for: the choice decides which model looks best.
+COMMON, JUDGED_BENIGN, OWN = NEGATIVES = ("common", "benign", "own")
 NUMBERS = {"0": BENIGN, "1": PATHOGENIC, "false": BENIGN, "true": PATHOGENIC}
 WORDS = {
     **dict.fromkeys(("benign", "likely_benign", "common"), BENIGN),
@@ -93,3 +95,11 @@ def _coded_class(word: str) -> int | None:
     """The class of codes such as ``5|5|255``: all that say something must agree."""
     classes = {CODES.get(part) for part in _split(word) if part not in CODES_BESIDES}
     return classes.pop() if len(classes) == 1 else None
+
+
+def negatives_of(word: str) -> str:
+    """What a label of a benign variant takes it for: COMMON in a population, JUDGED_BENIGN, or nothing that it says: empty."""
+    parts = _split(word)
+    if "common" in parts:
+        return COMMON
+    return "" if any(part in NUMBERS for part in parts) else JUDGED_BENIGN

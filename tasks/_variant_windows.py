@@ -1,4 +1,10 @@
-"""Windows around variants: their letters from a genome, their columns from an alignment."""
+"""Windows around variants: their letters from a genome, their columns from an alignment.
+
+Both windows of a variant have ``context`` letters, and the first letter that it changes at index ``context // 2``, without the
+letters that its alleles share (:attr:`._variant_alleles.Variant.change`). The alternate window of a deletion is filled at the
+right end from the genome, that of an insertion is cut there. In an alignment, the columns of deleted bases go, and inserted bases
+get columns of their own, with a letter in row 0 and gaps in all others; where bases replace others, row 0 alone changes.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +23,7 @@ from harness.task import Reference
 
 from . import _aligned
 from ._aligned import MAX_MISMATCH_SHARE
-from ._variant_files import Variant
+from ._variant_alleles import INDEL, MNV, SNV, Change, Variant
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,20 +33,24 @@ if TYPE_CHECKING:
 
 BYTES_A_SITE = 4  # of memory that a nucleotide of a window takes while windows are cut
 HG38 = sources.REFERENCES["hg38"]
+GAP = b"-"
+MAX_COMPARED = 2000  # variants whose reference alleles tell which assembly a genome is of
 
 
 @dataclass(frozen=True, eq=False)
 class Windows(Sequence[Example]):
     """Examples built on access from arrays that all parts of a split share.
 
-    ``sequences`` (variants, context) and ``columns`` (variants, rows, context; row 0 the sequence; or None) are uint8
-    ASCII. ``order`` holds the indices of this part's variants. ``located`` is False if the chromosomes are made up.
+    ``sequences`` (variants, letters) and ``columns`` (variants, rows, letters; row 0 the sequence; or None) are uint8 ASCII.
+    They begin with the reference windows of ``context`` letters; what follows fills the alternate windows of deletions.
+    ``order`` holds the indices of this part's variants. ``located`` is False if the chromosomes are made up.
     """
 
     variants: Sequence[Variant]
     sequences: np.ndarray
     columns: Sequence[np.ndarray] | np.ndarray | None
     order: np.ndarray
+    context: int
     located: bool = True
 
     def take(self, order: np.ndarray) -> Windows:
@@ -60,16 +70,36 @@ class Windows(Sequence[Example]):
         return self._example(self.order[index])
 
     def _example(self, number: int) -> Example:
-        variant, context = self.variants[number], self.sequences.shape[1]
+        variant, context = self.variants[number], self.context
+        change, first = variant.change, context // 2
         locus = _locus(variant, context) if self.located else None
-        reference = self.sequences[number].tobytes().decode()
-        alternate = reference[: context // 2] + variant.alternate + reference[context // 2 + 1 :]
-        if self.columns is None:
-            return Example(variant.id, (Window(reference, locus), Window(alternate, locus)), variant.label)
-        columns = self.columns[number]
+        # Letters with others put in, out or in place of them are no longer those of a locus, where a score could be looked up.
+        changed_locus = locus if change.kind == SNV else None
+        letters = self.sequences[number].tobytes().decode()
+        alternate = (letters[:first] + change.alternate + letters[first + len(change.reference) :])[:context]
+        windows = Window(letters[:context], locus), Window(alternate, changed_locus)
+        if self.columns is not None:
+            columns = self.columns[number]
+            changed = _changed_columns(columns, first, len(change.reference), change.alternate)
+            windows = tuple(
+                replace(window, alignment=rows[:, :context]) for window, rows in zip(windows, (columns, changed), strict=True)
+            )
+        stretch = None if change.kind == SNV else (first, first + change.length)
+        return Example(variant.id, windows, variant.label, stretch)
+
+
+def _changed_columns(columns: np.ndarray, first: int, deleted: int, inserted: str) -> np.ndarray:
+    """A copy of columns (rows, L) with the letters ``inserted`` in place of ``deleted`` bases from ``first`` on."""
+    import numpy as np
+
+    if deleted == len(inserted):
         changed = columns.copy()
-        changed[0, context // 2] = ord(variant.alternate)
-        return Example(variant.id, (Window(reference, locus, columns), Window(alternate, locus, changed)), variant.label)
+    else:
+        kept = min(deleted, len(inserted))
+        new = np.full((len(columns), len(inserted) - kept), GAP[0], np.uint8)
+        changed = np.concatenate([columns[:, : first + kept], new, columns[:, first + deleted :]], axis=1)
+    changed[0, first : first + len(inserted)] = np.frombuffer(inserted.encode(), np.uint8)
+    return changed
 
 
 def cut_windows(
@@ -78,7 +108,9 @@ def cut_windows(
     """The variants whose reference allele the genome confirms, their windows, the entries of ``Splits.files`` for these, and
     the alignment, if there is one.
 
-    What is dropped or differs is counted in ``changes``; see :mod:`harness.tasks.variants`.
+    The changed letters of both windows, and one that follows, lie within the windows; variants that are too long for that are
+    dropped, unless they are of one letter. Of a file with several assemblies, the variants of the genome's are kept. What is
+    dropped or differs is counted in ``changes``; see :mod:`harness.tasks.variants`.
 
     Raises:
         BadData: genome or alignment cannot be read, or do not fit the variants.
@@ -90,33 +122,77 @@ def cut_windows(
 
     alignment = None if reference.alignment is None else open_alignment(reference.alignment, reference.species)
     genome = _genome(path, reference)
-    context = reference.context
-    check_memory(len(variants) * context * BYTES_A_SITE, f"context {context}", "use a shorter --context, or fewer variants")
-    loci = [_locus(variant, context) for variant in variants]
+    context, room = reference.context, reference.context - reference.context // 2
+    whole = variants
+    variants = [variant for variant in whole if (change := variant.change).kind == SNV or change.length < room]
+    changes["too_long_for_context"] += len(whole) - len(variants)
+    if not variants:
+        raise BadData(f"{path}: every variant is longer than half a window of {context} nt; use a longer --context")
+    if len({variant.assembly for variant in variants} - {""}) > 1:
+        whole, variants = variants, _of_one_assembly(path, variants, genome)
+        changes["other_assembly"] += len(whole) - len(variants)
+    filled = max((len(change.reference) - len(change.alternate) for change in map(_change, variants)), default=0)
+    size = context + max(filled, 0)
+    check_memory(len(variants) * size * BYTES_A_SITE, f"context {context}", "use a shorter --context, or fewer variants")
+    loci = [_locus(variant, context, size) for variant in variants]
     if genome is not None:
         target = f"genome {genome.path.name}"
         letters = _genome_letters(path, genome, loci, changes)
     elif alignment is None:
         target = "variants' own reference alleles"
-        letters = np.array([[ord(variant.reference)] for variant in variants], np.uint8)
+        letters = np.array([[ord(variant.change.reference)] for variant in variants], np.uint8)
     else:
         target = f"target row of {alignment.path.name}"
-        letters = np.array([alignment.columns(locus)[0] for locus in loci]).reshape(-1, context)
+        letters = np.array([alignment.columns(locus)[0] for locus in loci]).reshape(-1, size)
         letters[letters == ord("-")] = ord("N")
-    confirmed = _confirmed(path, variants, letters[:, context // 2], target, changes)
+    confirmed = _confirmed(path, variants, letters, context // 2, target, changes)
     variants, letters = [variants[index] for index in confirmed], letters[confirmed]
-    changes["outside_genome"] = int((letters == ord("N")).sum())
+    changes["outside_genome"] = int((letters[:, :context] == ord("N")).sum())
+    for kind in (MNV, INDEL):
+        changes[kind] += sum(variant.change.kind == kind for variant in variants)
     files = {f"windows of {context} nt, {target}": hashlib.sha256(letters.tobytes()).hexdigest()}
     columns = None
     if alignment is not None:
         columns, digest = _aligned.columns(alignment, [loci[index] for index in confirmed], list(letters), target, changes)
         files[f"columns of {len(alignment.species)} rows, {alignment.path.name}"] = digest
-    return variants, Windows(variants, letters, columns, np.arange(len(variants))), files, alignment
+    return variants, Windows(variants, letters, columns, np.arange(len(variants)), context), files, alignment
 
 
-def _locus(variant: Variant, context: int) -> Locus:
-    start = variant.position - 1 - context // 2
-    return Locus(variant.chromosome, start, start + context)
+def _locus(variant: Variant, context: int, size: int | None = None) -> Locus:
+    """The window's place; with another ``size``, that of as many letters from its start."""
+    start = variant.change.position - 1 - context // 2
+    return Locus(variant.chromosome, start, start + (size or context))
+
+
+def _change(variant: Variant) -> Change:
+    return variant.change
+
+
+def _of_one_assembly(path: Path, variants: Sequence[Variant], genome: Genome | None) -> list[Variant]:
+    """The variants of the assembly whose reference alleles the genome has.
+
+    Raises:
+        BadData: there is no genome, or it tells no assembly from the others.
+    """
+    found: dict[str, list[Variant]] = {}
+    for variant in variants:
+        found.setdefault(variant.assembly, []).append(variant)
+    names = sorted(set(found) - {""})
+    said = f"{path}: variants of {' and '.join(names)[:100]}; keep those of one assembly"
+    if genome is None:
+        raise BadData(f"{said}, or give its genome with --genome")
+    shares, chromosomes = dict[str, float](), set(genome.chromosomes)
+    for name in names:
+        known = [variant for variant in found[name] if variant.chromosome in chromosomes]
+        known = known[:: len(known) // MAX_COMPARED + 1]
+        starts = [Locus(it.chromosome, it.position - 1, it.position - 1 + len(it.reference)) for it in known]
+        same = sum(letters == it.reference for letters, it in zip(genome.sequences(starts), known, strict=True))
+        shares[name] = same / len(known) if known else 0.0
+    best = max(names, key=lambda name: shares[name])
+    if sum(share >= 1 - MAX_MISMATCH_SHARE for share in shares.values()) != 1:
+        texts = ", ".join(f"{share:.1%} of {name}'s" for name, share in shares.items())
+        raise BadData(f"{said}: {genome.path.name} does not say which, for it has {texts} reference alleles")
+    return found[best]
 
 
 def _genome(path: Path, reference: Reference) -> Genome | None:
@@ -159,25 +235,37 @@ def _genome_letters(path: Path, genome: Genome, loci: Sequence[Locus], changes: 
     return np.frombuffer(text.encode(), np.uint8).reshape(len(loci), -1)
 
 
-def _confirmed(path: Path, variants: Sequence[Variant], letters: np.ndarray, target: str, changes: Counter[str]) -> np.ndarray:
-    """The indices of the variants whose reference allele is the target's letter there; ``letters`` is uint8 (variants,).
+def _confirmed(
+    path: Path, variants: Sequence[Variant], letters: np.ndarray, first: int, target: str, changes: Counter[str]
+) -> np.ndarray:
+    """The indices of the variants whose reference allele the target has; ``letters`` is uint8 (variants, L).
+
+    ``first`` is the index of the first changed letter. Of alleles with letters in common, those within the window count.
 
     Raises:
         BadData: too many differ.
     """
     import numpy as np
 
-    alleles = np.frombuffer("".join(variant.reference for variant in variants).encode(), np.uint8)
-    unknown, different = letters == ord("N"), (letters != alleles) & (letters != ord("N"))
+    single = np.array([len(variant.reference) == len(variant.alternate) == 1 for variant in variants], bool)
+    alleles = np.frombuffer("".join(variant.reference[0] for variant in variants).encode(), np.uint8)
+    here = letters[:, first]
+    unknown, different = here == ord("N"), (here != alleles) & (here != ord("N"))
+    for index in np.flatnonzero(~single).tolist():
+        variant = variants[index]
+        start = first + variant.position - variant.change.position
+        own = letters[index, max(start, 0) : start + len(variant.reference)].tobytes().decode()
+        unknown[index] = "N" in own
+        different[index] = not unknown[index] and own != variant.reference[max(-start, 0) :][: len(own)]
     for kind, wrong, reason in (
         ("off_genome", unknown, "lie where it has no letter: is it only a part?"),
         ("reference_mismatch", different, "have another reference allele there: another assembly, or positions not 1-based?"),
     ):
         changes[kind] += (count := int(wrong.sum()))
         if count > MAX_MISMATCH_SHARE * len(variants):
-            first = int(np.flatnonzero(wrong)[0])
+            at = int(np.flatnonzero(wrong)[0])
             raise BadData(
                 f"{path}, {target}: {count:,} of {len(variants):,} variants ({count / len(variants):.1%}) {reason} "
-                f"The first is {variants[first].id}, where it has {chr(letters[first])}"
+                f"The first is {variants[at].id}, where it has {chr(here[at])}"
             )
     return np.flatnonzero(~(unknown | different))

@@ -1,12 +1,23 @@
-"""Variant effects: is a single-nucleotide variant pathogenic? ClinVar, OMIM, and any VCF or table of variants.
+"""Variant effects: is a variant pathogenic? ClinVar, OMIM, and any VCF or table of variants.
 
-An example is two windows, reference and alternate, of ``context`` nucleotides on the plus strand, with the variant at index
-``context // 2``. If an alignment is bound, both windows carry its columns, with the alternate letter in row 0 only.
+An example is two windows, reference and alternate, of ``context`` nucleotides on the plus strand, with the first letter that the
+variant changes at index ``context // 2``; see :mod:`harness.tasks._variant_windows` for insertions, deletions and alignments.
+
+What the variants are that are not pathogenic decides which model looks best, so it is part of the task's label, as in
+``clinvar[common]``: variants that are ``common`` in a population, or that ClinVar calls ``benign``. The public sets have common
+ones only. Of a file whose labels say both, ``--option negatives=common|benign|own`` chooses; ``own`` takes them all. Labels that
+are numbers do not say what they stand for, and nothing is added to the file's name.
+
+``Splits.groups`` has each variant's consequence (the most severe) and gene, where the file says them.
 
 ``Splits.changes`` counts what was dropped or differs:
 
 * ``multi_allelic``: rows with several alternates, which share one label; dropped;
-* ``not_snv``: insertions, deletions and longer substitutions; dropped;
+* ``not_snv``: variants whose alleles are not spelled in ACGT (``-``, ``.``, ``*``, ``<DEL>``) or are the same; dropped;
+* ``too_long_for_context``: insertions, deletions and longer substitutions that change the letter at the window's end; dropped;
+* ``other_negatives``: variants with the other kind of negative label, where one was chosen; dropped;
+* ``other_assembly``: variants of other assemblies than the genome's, where a file has several; dropped;
+* ``mnvs``, ``indels``: substitutions of several letters, insertions and deletions among the variants that are used;
 * ``unlabelled``: variants that are neither benign nor pathogenic, or whose label is not understood; dropped;
 * ``duplicates``: repetitions of a variant; dropped;
 * ``conflicting``: variants that occur with both labels; every copy is dropped;
@@ -40,7 +51,9 @@ from ._aligned import reference_files
 from ._evolve import Evolution
 from ._names import check_name, task_name
 from ._splits import check_rule
-from ._variant_files import Variant, read, unique
+from ._variant_alleles import GROUPS, INDEL, MNV, Variant
+from ._variant_files import read, unique
+from ._variant_labels import COMMON, NEGATIVES, OWN
 from ._variant_splits import BLOCK, CHROMOSOME, CLASSES, GENE, PARTS, POSITIONS, block, near_others, parts
 from ._variant_windows import HG38, Windows, cut_windows
 
@@ -52,6 +65,7 @@ class _Set(NamedTuple):
     source: Source
     citation: str
     evolution: Evolution
+    negatives: str = COMMON
 
 
 # The publishers state no sha256, and change the files; every record has the sha256 of the file that was read.
@@ -115,10 +129,11 @@ def _own(
     reference: Reference,
 ) -> Task:
     _check_context(reference)
+    choices = _choices(variants)
     return Task(
         name=name,
         family=FAMILY,
-        summary=f"{len(variants):,} single-nucleotide variants of your own: {path}",
+        summary=f"{_described(variants)} of your own: {path}",
         classes=CLASSES,
         load=partial(_load_own, path, variants, changes, notes, rules, reference),
         split_rules=rules,
@@ -127,7 +142,22 @@ def _own(
         licence="yours",
         bind=partial(_own, name, path, variants, changes, notes, rules),
         inputs=partial(_inputs, path, reference),
+        negatives=reference.negatives or (choices[0] if len(choices) == 1 else ""),
+        negatives_from=choices,
     )
+
+
+def _choices(variants: Sequence[Variant]) -> tuple[str, ...]:
+    """The kinds of negatives that a file has: one, or two and all of them; none where its labels do not say."""
+    found = {variant.negatives for variant in variants if variant.label == 0}
+    known = tuple(kind for kind in NEGATIVES if kind in found)
+    return known if len(found) == 1 else (*known, OWN) if known else ()
+
+
+def _described(variants: Sequence[Variant]) -> str:
+    counts = Counter(variant.change.kind for variant in variants)
+    others = [f"{counts[kind]:,} {kind}" for kind in (INDEL, MNV) if counts[kind]]
+    return f"{len(variants):,} variants ({', '.join(others)})" if others else f"{len(variants):,} single-nucleotide variants"
 
 
 def _task(name: str, reference: Reference) -> Task:
@@ -149,6 +179,8 @@ def _task(name: str, reference: Reference) -> Task:
         citation=made.citation,
         bind=partial(_task, name),
         inputs=partial(_inputs, made.source, reference),
+        negatives=made.negatives,
+        negatives_from=(made.negatives,),
     )
 
 
@@ -212,8 +244,31 @@ def _load_own(
     rule: str,
 ) -> Splits:
     check_rule(rule, rules)
-    splits = _splits(str(path), path, variants, reference, rule, Counter(changes))
+    counted = Counter(changes)
+    variants = _with_negatives(path, variants, reference.negatives, counted)
+    splits = _splits(str(path), path, variants, reference, rule, counted)
     return replace(splits, notes=[*notes, *splits.notes])
+
+
+def _with_negatives(path: Path, variants: Sequence[Variant], chosen: str, changes: Counter[str]) -> Sequence[Variant]:
+    """The variants, without negatives of another kind than the chosen one.
+
+    Raises:
+        UserError: there are several kinds, and none was chosen.
+    """
+    choices = _choices(variants)
+    if len(choices) < 2 or chosen == OWN:
+        return variants
+    if not chosen:
+        counts = Counter(variant.negatives or "unnamed" for variant in variants if variant.label == 0)
+        said = " and ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
+        raise UserError(
+            f"{path}: the negatives are {said}, and which are taken decides the result; "
+            f"choose --option negatives={'|'.join(choices)} ({OWN}: all of them)"
+        )
+    kept = [variant for variant in variants if variant.label or variant.negatives == chosen]
+    changes["other_negatives"] += len(variants) - len(kept)
+    return kept
 
 
 def _splits(
@@ -224,6 +279,8 @@ def _splits(
     near = 0 if rule == CHROMOSOME else near_others(variants, split, reference.context)
     train, validation, test = (windows.take(part) for part in split)
     notes = list(alignment.notes) if alignment is not None else []
+    if changes["other_assembly"]:
+        notes.append(f"variants of {variants[0].assembly}, whose reference alleles the genome has")
     if near:
         notes.append(f"{near:,} test windows overlap with one of another part, at the borders of blocks")
     # A test split has four or five chromosomes, too few to resample: intervals resample stretches of them.
@@ -236,7 +293,18 @@ def _splits(
         block=partial(block, length=GENE) if rule == CHROMOSOME else block,
         notes=notes,
         species=alignment.species[1:] if alignment is not None else (),
+        groups=_groups(variants),
     )
+
+
+def _groups(variants: Sequence[Variant]) -> dict[str, dict[str, str]]:
+    """For each of GROUPS that the file says something of: a variant's id → its word, where it has one."""
+    found: dict[str, dict[str, str]] = {name: {} for name in GROUPS}
+    for variant in variants:
+        for name, word in zip(GROUPS, variant.groups, strict=True):
+            if word:
+                found[name][variant.id] = word
+    return {name: words for name, words in found.items() if words}
 
 
 def _load_sample(name: str, evolution: Evolution, context: int, rule: str) -> Splits:
@@ -254,7 +322,7 @@ def _load_sample(name: str, evolution: Evolution, context: int, rule: str) -> Sp
             zip(drawn.alignments[:, 0, context // 2], drawn.alternates, drawn.labels, strict=True)
         )
     ]
-    windows = Windows(variants, drawn.alignments[:, 0], drawn.alignments, np.arange(count), located=False)
+    windows = Windows(variants, drawn.alignments[:, 0], drawn.alignments, np.arange(count), context, located=False)
     first, second = np.cumsum(SAMPLE_PARTS)[:2]
     train, validation, test = (windows.take(part) for part in np.split(np.arange(count), [first, second]))
     p = _evolve.posterior(evolution, drawn.alignments[second:])

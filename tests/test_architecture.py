@@ -13,15 +13,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("adapters", "tasks", "kernels")
 
-ROOMS = ("files", "engine", "evidence", "study", "check", "cli")
+ROOMS = ("files", "engine", "evidence", "study", "inference", "check", "cli")
 # What each room may import besides itself; every room may use the vocabulary, harness/*.py.
 BELOW = {
     "files": set(),
     "engine": {"files", "kernels"},
     "evidence": {"files"},
     "study": {"files", "engine", "evidence", "kernels"},
+    "inference": {"files", "engine", "evidence", "study"},
     "check": {"files", "engine"},
-    "cli": {"files", "engine", "evidence", "study", "check"},
+    "cli": {"files", "engine", "evidence", "study", "inference", "check"},
     "adapters": {"files", "kernels"},
     "tasks": {"files"},
     "kernels": set(),

@@ -95,7 +95,7 @@ def test_mistakes_are_one_line(harness, leaky, tmp_path):
         (("--fix", "locus", "--out", "new"), "fix 'locus': choose one of cluster, chromosome"),
         (("--fix", "chromosome", "--out", "new"), "not all windows of"),
         (("--fix", "cluster", "--out", "."), "exists already"),
-        (("--option", "size=1"), "takes source=NAME only"),
+        (("--option", "size=1"), "takes source=NAME and negatives=KIND only"),
     ):
         done = harness("audit", *leaky, *arguments)
         assert done.returncode == 2

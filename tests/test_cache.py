@@ -60,6 +60,42 @@ def test_a_file_that_is_cut_or_changed_anywhere_is_made_again(tmp_path):
         assert np.array_equal(EmbeddingCache("a").get(examples, compute), EMBEDDINGS)
 
 
+def test_rows_of_any_list_serve():
+    examples, asked = motif_examples(10), []
+
+    def compute(some):
+        asked.append([example.id for example in some])
+        return np.array([[float(example.id[1:]), 1.0] for example in some], np.float32)
+
+    EmbeddingCache("a").get(examples[:4], lambda: compute(examples[:4]))
+    EmbeddingCache("a").get(examples[3:6], lambda: compute(examples[3:6]))
+    asked.clear()
+    for _ in range(2):
+        found = EmbeddingCache("a").gather([examples[at] for at in (5, 9, 0, 3, 8, 9)], compute)
+        assert found.tolist() == [[5, 1], [9, 1], [0, 1], [3, 1], [8, 1], [9, 1]]
+        assert asked == [["w9", "w8", "w9"]]  # once, in their order
+    EmbeddingCache("b").gather(examples[:2], compute)
+    assert asked[1:] == [["w0", "w1"]]  # another model's
+    whole = EmbeddingCache("a")
+    assert whole.gather(examples[:4], compute).tolist() == [[number, 1] for number in range(4)]
+    assert len(asked) == 2
+
+
+def test_a_damaged_list_serves_no_rows(tmp_path):
+    examples = motif_examples(6)
+    EmbeddingCache("a").get(examples, lambda: np.full((6, 2), 5, np.float32))
+    for ending in (".npy", ".rows"):
+        (path,) = (file for file in tmp_path.rglob(f"*{ending}") if file.stat().st_size > 200)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-40] + bytes(8) + whole[-32:])
+        found = EmbeddingCache("a").gather(examples[1:2], lambda some: np.ones((len(some), 2), np.float32))
+        assert found.tolist() == [[1, 1]]
+        path.write_bytes(whole)
+        for file in tmp_path.rglob("*"):
+            if file.is_file() and file.stem != path.stem:
+                file.unlink()
+
+
 def test_as_before_numpy_reads_the_files(tmp_path):
     EmbeddingCache("a").get(motif_examples(10), Counted())
     (path,) = tmp_path.rglob("*.npy")

@@ -58,7 +58,7 @@ def test_load_task():
         harness.load_task("QKI").load("thesis")
     with pytest.raises(UserError, match="names 8 tasks, such as GTF2F1"):
         harness.load_task("rbp")
-    assert harness.load_task("clinvar", context=512).label == "clinvar@512"
+    assert harness.load_task("clinvar", context=512).label == "clinvar[common]@512"
 
 
 def test_load_model(tmp_path):

@@ -75,7 +75,7 @@ class TestParity:
         audit = golden[0].audit
         assert (audit.matched, audit.expected, audit.missing) == (55, 55, ())
         assert audit.unused == ("classifier.weight", "criterion.weight")
-        assert audit.facts == {"vocabulary": 16, "tied_weights": "intact", "places": 1026}
+        assert audit.facts == {"vocabulary": 16, "tied_weights": "intact", "places": 1026, "head": "the embedding"}
 
     def test_fixed_buffers_are_as_published(self, golden):
         fresh = HyenaDNA(HyenaShape()).layers[0].mixer.filter_fn
@@ -106,6 +106,20 @@ class TestOperator:
             tiny.pooling = "mean"
         with pytest.raises(UserError, match="option pooling='max': choose one of mean, last"):
             HyenaDNA.from_checkpoint(pooling="max")
+
+    def test_log_likelihood_is_the_sum_over_the_letters_after_the_first(self, tiny):
+        """Against a loop over positions; from the embedding as head, over all 16 tokens, without padding."""
+        windows = random_windows(3, (5, 20))
+        with torch.inference_mode():
+            found = tiny.log_likelihood(tiny.collate(windows))
+        for window, total in zip(windows, found.tolist(), strict=True):
+            tokens = ids(window.sequence)
+            logs = (encode(tiny, tokens)[0] @ tiny.embed.weight.detach().T).log_softmax(-1)
+            assert total == pytest.approx(sum(float(logs[at, tokens[0, at + 1]]) for at in range(len(window) - 1)), abs=1e-4)
+        assert found.shape == (3,)
+        cut = HyenaDNA.from_checkpoint(size="tiny", places=10, long="cut").eval()
+        with pytest.raises(BadData, match="window above 10 nt: with long=cut it has no likelihood as a whole"):
+            cut.log_likelihood(cut.collate([Window("A" * 11)]))
 
     def test_a_window_longer_than_its_filters_is_refused(self, tiny):
         assert tiny.max_length == 16_386
@@ -148,8 +162,24 @@ class TestLoading:
         """The hub's safetensors keep one of three tied frequencies; the authors' files keep all, under another prefix."""
         save_file(official(tiny, prefix, freqs) | {"lm_head.weight": torch.zeros(16, 32)}, tmp_path / "model.safetensors")
         again = HyenaDNA.from_checkpoint(tmp_path).eval()
-        assert again.audit.unused == ("lm_head.weight",)
+        assert again.audit.unused == ()
+        assert again.audit.facts["head"] == "its own"
         assert torch.equal(embed(again, random_windows(2)), embed(tiny, random_windows(2)))
+
+    def test_a_head_of_its_own_predicts_the_next_token(self, tiny, tmp_path):
+        """The hub's files hold the head once more. Where it is the embedding, nothing is held twice."""
+        windows, other = random_windows(2), torch.randn(16, 32)
+        for prefix, head in (("lm_head.", other), ("model.lm_head.", tiny.embed.weight.detach().clone())):
+            save_file(official(tiny) | {f"{prefix}weight": head}, tmp_path / "model.safetensors")
+            model = HyenaDNA.from_checkpoint(tmp_path).eval()
+            tokens = ids(windows[0].sequence)
+            logs = (encode(tiny, tokens)[0, :-1] @ head.T).log_softmax(-1)
+            expected = float(logs.gather(1, tokens[0, 1:, None]).sum())
+            with torch.inference_mode():
+                assert float(model.log_likelihood(model.collate(windows))[0]) == pytest.approx(expected, abs=1e-3)
+            assert (model.lm_head is None) == (head is not other)
+            assert model.audit.facts["head"] == ("its own" if head is other else "the embedding")
+            assert model.audit.unused == ()
 
     def test_layers_that_checkpoint_gradients(self, tiny, tmp_path):
         tensors = {re.sub(r"\.(mixer|mlp)\.", r".\1.layer.", name): tensor for name, tensor in official(tiny).items()}

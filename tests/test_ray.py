@@ -14,6 +14,7 @@ from conftest import ROOT
 
 from harness.errors import UserError
 from harness.evidence.records import RunRecord
+from harness.inference.trained import load_run
 from harness.progress import Board
 from harness.study.claims import holders, take
 from harness.study.plan import Run, plan
@@ -193,3 +194,5 @@ def test_a_node_that_is_killed_costs_no_run_and_changes_no_number(cluster, one_t
         assert figures(found) == figures(wanted)
         files = [worker.results / wanted.folder / "predictions.csv" for worker in (far, near)]
         assert files[0].read_bytes() == files[1].read_bytes()
+        answers = [load_run(worker.results / wanted.folder, device="cpu").predict(["ACGTTTGA"]) for worker in (far, near)]
+        assert (answers[0] == answers[1]).all()

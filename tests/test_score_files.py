@@ -109,3 +109,58 @@ def test_a_position_of_thousands_of_digits_is_one_line(tmp_path):
     with pytest.raises(BadData, match=r"d\.tsv, line 2: position '9{40}'; expected a whole number, 1-based") as caught:
         model("cadd", path)
     assert len(str(caught.value)) < 300
+
+
+# --- tables as dbNSFP and AlphaMissense publish them -----------------------------------------------------------------------
+
+
+DBNSFP = "#chr\tpos(1-based)\tref\talt\taaref\tgenename\tREVEL_score\n"
+
+
+def test_dbnsfp_has_its_own_name_for_positions(tmp_path):
+    (tmp_path / "dbNSFP4.tsv").write_text(DBNSFP + "7\t10\tG\tA\tR\tX\t0.4;.;0.4\n7\t11\tG\tA\tR\tX\t.\n")
+    adapter = model("cadd", tmp_path / "dbNSFP4.tsv", column="REVEL_score", missing="mean")
+    assert score(adapter, "7", 10) == pytest.approx(0.4)
+
+
+def test_alphamissense_is_read_as_published(tmp_path):
+    text = "# Copyright 2023 DeepMind Technologies Limited\n#\n# Licensed under CC BY-NC-SA 4.0 license\n"
+    text += "#CHROM\tPOS\tREF\tALT\tgenome\tuniprot_id\ttranscript_id\tprotein_variant\tam_pathogenicity\tam_class\n"
+    text += "chr7\t10\tG\tA\thg38\tQ8NH21\tENST00000335137.4\tV2L\t0.2937\tlikely_benign\n"
+    (tmp_path / "AlphaMissense_hg38.tsv.gz").write_bytes(gzip.compress(text.encode()))
+    adapter = model("cadd", tmp_path / "AlphaMissense_hg38.tsv.gz")
+    assert adapter.audit.facts["column"] == "am_pathogenicity"
+    assert score(adapter, "7", 10) == pytest.approx(0.2937)
+
+
+def test_rows_that_are_no_snv_are_counted(tmp_path):
+    odd = ["7\t12\tGA\tG\tR\tX\t1", "7\t13\t-\tA\tR\tX\t1", "7\t14\tA\t-\tR\tX\tx", "7\t15\tA\t<DEL>\tR\tX\t1"]
+    (tmp_path / "d.tsv").write_text(DBNSFP + "\n".join(["7\t10\tG\tA\tR\tX\t0.4", *odd]) + "\n")
+    adapter = model("cadd", tmp_path / "d.tsv", column="revel_score")
+    assert score(adapter, "7", 10) == pytest.approx(0.4)
+    assert adapter.audit.warnings == ("4 rows of scores are skipped: they are no single-nucleotide variants",)
+    (tmp_path / "e.tsv").write_text(DBNSFP + "7\t10\tG\tA\tR\tX\t0.4\n")
+    assert model("cadd", tmp_path / "e.tsv", column="revel_score").audit.warnings == ()
+
+
+@pytest.mark.parametrize(("several", "expected"), [("max", 0.9), ("min", 0.1)])
+def test_one_of_several_scores_can_be_chosen(several, expected, tmp_path):
+    """In a field, one a transcript, and in rows of their own."""
+    rows = {10: ["0.1;.;0.9"], 11: ["0.1", "0.9"], 12: ["0.9;0.5", "0.1;0.5"]}
+    lines = [f"7\t{position}\tG\tA\tR\tX\t{text}\n" for position, texts in rows.items() for text in texts]
+    (tmp_path / "d.tsv").write_text(DBNSFP + "".join(lines))
+    adapter = model("cadd", tmp_path / "d.tsv", column="REVEL_score", several=several)
+    assert [score(adapter, "7", position) for position in rows] == pytest.approx([expected] * 3)
+    for several_scores in (lines[:1], lines[1:3]):
+        (tmp_path / "one.tsv").write_text(DBNSFP + "".join(several_scores))
+        with pytest.raises(BadData, match=r"one\.tsv, line \d: REVEL_score .*--option several=max"):
+            model("cadd", tmp_path / "one.tsv", column="REVEL_score")
+
+
+def test_a_choice_among_scores_that_is_none_is_refused(tmp_path):
+    (tmp_path / "d.tsv").write_text(DBNSFP + "7\t10\tG\tA\tR\tX\t0.4\n")
+    with pytest.raises(UserError, match="option several='mean': expected refuse, max, min"):
+        model("cadd", tmp_path / "d.tsv", column="REVEL_score", several="mean")
+    (tmp_path / "x.bg").write_text(BED_GRAPH)
+    with pytest.raises(UserError, match=r"several='max': .*x\.bg is a bedGraph, which has one score a position; leave it out"):
+        model("phylop", tmp_path / "x.bg", several="max")

@@ -196,7 +196,7 @@ def test_options_and_windows_that_are_refused(table, big_wig, tmp_path):
     (tmp_path / "cut.bw").write_bytes(big_wig.read_bytes()[:100])
     with pytest.raises(BadData, match=r"cut\.bw: the bigWig file is cut or damaged"):
         model("phylop", scores=str(tmp_path / "cut.bw"))
-    with pytest.raises(UserError, match=r"phylop: scores are looked up by locus, and a window has none"):
+    with pytest.raises(UserError, match=r"phylop: scores are looked up by locus, and 1 of 1 windows at hand have none"):
         model("phylop", scores=str(table)).collate(random_windows([20]))
     with pytest.raises(DataMissing, match=r"hg38\.phyloP100way\.bw is missing; `harness data get phylop` downloads it, or give"):
         model("phylop").collate([window(100)])

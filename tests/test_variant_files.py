@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BadData, UserError
+from harness.task import Reference
 from harness.tasks._variant_files import Variant, read
 from harness.tasks._variant_splits import block, near_others
 from harness.tasks.variants import from_variants
@@ -192,8 +193,8 @@ def test_what_a_table_says_besides(tmp_path: Path) -> None:
     assert "columns not used: strand" in found(path)[2]
     assert "column 'split' says 20 train, 20 test; this split is not used" in found(path)[2]
     path = tsv(tmp_path / "v.tsv", lambda i: i % 2, Assembly=lambda i: f"GRCh{37 + i % 2}")
-    with pytest.raises(BadData, match="variants of GRCh37 and GRCh38; keep those of one assembly"):
-        from_variants(path)
+    with pytest.raises(BadData, match="variants of GRCh37 and GRCh38; keep those of one assembly, or give its genome"):
+        from_variants(path).bind(Reference(context=1)).load("position")
 
 
 # --- names of chromosomes -------------------------------------------------------------------------------------------------

@@ -41,9 +41,9 @@ class TestZeroShot:
             reference, alternate = (logs[window.sequence[20]] for window in example.windows)
             assert harmful == pytest.approx(math.exp(reference) / (math.exp(reference) + math.exp(alternate)), abs=1e-4)
 
-    def test_needs_a_model_of_masked_bases_and_a_pair(self):
-        with pytest.raises(UserError, match=r"tune 'zero': hyenadna was not trained to fill in masked bases; use --tune"):
-            ZeroShot(tiny("hyenadna"))
+    def test_needs_a_model_of_masked_bases_or_a_causal_one_and_a_pair(self):
+        with pytest.raises(UserError, match=r"tune 'zero': cnn was not trained to fill in masked bases or to predict the next"):
+            ZeroShot(tiny("cnn"))
         window, other = random_windows(2)
         for windows in ((window,), (window, window), (window, other), (window, Window("N" + window.sequence[1:]))):
             with pytest.raises(BadData, match="example 'x' is no variant"):

@@ -1,4 +1,4 @@
-"""What clauses work with: the adapter under test, random windows for it, and the exceptions that they raise."""
+"""What clauses work with: the adapter under test, random windows for it, comparisons, and the exceptions that they raise."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from torch import Tensor
 
 from harness.adapter import Adapter
 from harness.data import Window
+
+TOLERANCE = 1e-4  # largest difference between values that should be equal, as a share of the largest of them
 
 
 class Violation(Exception):
@@ -84,3 +86,33 @@ def described(error: Exception) -> str:
     frames = [frame for frame in frames if "site-packages" not in frame.filename] or frames
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0] if text else ''} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+
+
+def with_base(window: Window, at: int, base: str) -> Window:
+    """The window with ``base`` at a position, also in row 0 of its alignment."""
+    alignment = None if window.alignment is None else window.alignment.copy()
+    if alignment is not None:
+        alignment[0, at] = ord(base)
+    return Window(window.sequence[:at] + base + window.sequence[at + 1 :], alignment=alignment)
+
+
+def finite(values: Tensor, case: str) -> None:
+    if not torch.isfinite(values).all():
+        raise Violation(f"{case}: {int((~torch.isfinite(values)).sum())} of {values.numel()} values are not finite")
+
+
+def same(found: Tensor, expected: Tensor, case: str) -> str:
+    if found.shape != expected.shape:
+        raise Violation(f"{case}: shapes {tuple(found.shape)} and {tuple(expected.shape)}")
+    apart, largest = gap(found, expected), float(expected.abs().max())
+    if not apart <= TOLERANCE * largest:
+        raise Violation(f"{case}: differ by up to {apart:.2g}; allowed are {TOLERANCE * largest:.2g}")
+    return f"largest difference {apart:.1g}, allowed {TOLERANCE * largest:.1g}"
+
+
+def gap(one: Tensor, other: Tensor) -> float:
+    return float((one.double() - other.double()).abs().max())
+
+
+def some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

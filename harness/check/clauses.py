@@ -23,9 +23,9 @@ from harness.data import Window, reverse_complement
 from harness.errors import HarnessError, UserError
 from harness.facts import ModelFacts, read_card
 
-from .candidate import Candidate, Skipped, Violation, described, random_windows
+from .bases import base_states
+from .candidate import TOLERANCE, Candidate, Skipped, Violation, described, finite, gap, random_windows, same, some, with_base
 
-TOLERANCE = 1e-4  # largest difference between values that should be equal, as a share of the largest of them
 MIN_SPREAD = 1e-4  # smallest standard deviation between embeddings of random windows, as a share of the largest value
 LONGEST_WINDOW = 1500  # nucleotides; windows of at most this length are searched for truncation
 
@@ -58,7 +58,7 @@ def shapes(model: Candidate) -> str:
             raise Violation(f"{count} windows give {tuple(embeddings.shape)}, expected {expected}")
         if not embeddings.is_floating_point():
             raise Violation(f"embeddings are {embeddings.dtype}, expected floating point")
-        _finite(embeddings, f"{count} windows")
+        finite(embeddings, f"{count} windows")
     return f"{embeddings.shape[1]} {str(embeddings.dtype).removeprefix('torch.')} a window"
 
 
@@ -103,20 +103,20 @@ def alignment_is_optional(model: Candidate) -> None:
     """a window without an alignment is read as an alignment of one row"""
     if model.adapter.card.reads != "alignment":
         raise Skipped(f"the model reads {model.adapter.card.reads}s")
-    _finite(model.embed(random_windows([40, 30])), "windows without alignments")
+    finite(model.embed(random_windows([40, 30])), "windows without alignments")
 
 
 def padding(model: Candidate) -> str:
     """padding does not change an embedding"""
     windows = model.windows(20, 60, 33, 47, 59, 21)
     alone = torch.cat([model.embed([window]) for window in windows])
-    return _same(model.embed(windows), alone, "a window in a batch of 20 to 60 nt, and alone")
+    return same(model.embed(windows), alone, "a window in a batch of 20 to 60 nt, and alone")
 
 
 def order(model: Candidate) -> str:
     """order in the batch does not change an embedding"""
     windows = model.windows(20, 60, 33, 47, 59, 21)
-    return _same(model.embed(windows[::-1]).flip(0), model.embed(windows), "a batch backwards, and forwards")
+    return same(model.embed(windows[::-1]).flip(0), model.embed(windows), "a batch backwards, and forwards")
 
 
 def determinism(model: Candidate) -> None:
@@ -126,7 +126,7 @@ def determinism(model: Candidate) -> None:
         torch.manual_seed(seed)
         found.append(model.embed(windows))
     if not torch.equal(*found):
-        raise Violation(f"the same batch twice differs by up to {_gap(*found):.2g}; something random is on in evaluation mode")
+        raise Violation(f"the same batch twice differs by up to {gap(*found):.2g}; something random is on in evaluation mode")
 
 
 def gradients(model: Candidate) -> str:
@@ -143,7 +143,7 @@ def gradients(model: Candidate) -> str:
     (embeddings * torch.randn_like(embeddings)).sum().backward()
     idle = [name for name, parameter in trained.items() if parameter.grad is None or not parameter.grad.any()]
     if idle:
-        raise Violation(f"{len(idle)} of {len(trained)} get none: {_some(idle)}; use them, or turn their requires_grad off")
+        raise Violation(f"{len(idle)} of {len(trained)} get none: {some(idle)}; use them, or turn their requires_grad off")
     return f"{len(trained)} parameters"
 
 
@@ -159,14 +159,14 @@ def lora_layers(model: Candidate) -> str:
         odd = {name: type(module).__name__ for name, module in named.items() if not isinstance(module, nn.Linear)}
         others = [f"{name}, a {kind}" for name, kind in odd.items() if kind != "Conv1D"]  # GPT-2's, a transposed nn.Linear
         if others or not named:
-            raise Violation(f"target {target!r} is the name of {_some(others) or 'no layer'}; expected nn.Linear")
+            raise Violation(f"target {target!r} is the name of {some(others) or 'no layer'}; expected nn.Linear")
         layers |= named
     for name, layer in layers.items():
         layer.register_forward_pre_hook(lambda layer, inputs, name=name: called.add(name))
     adapter(adapter.collate(model.windows(40, 30)))
     idle = [name for name in layers if name not in called]
     if idle:
-        raise Violation(f"{len(idle)} of {len(layers)} layers are never called, so that LoRA trains nothing there: {_some(idle)}")
+        raise Violation(f"{len(idle)} of {len(layers)} layers are never called, so that LoRA trains nothing there: {some(idle)}")
     return f"{len(layers)} layers"
 
 
@@ -193,7 +193,7 @@ def too_long(model: Candidate) -> str:
         raise Skipped("max_length is None: any length is read")
     longest = model.windows(limit)
     if limit <= LONGEST_WINDOW:
-        _finite(model.embed(longest), f"a window of {limit} nt")
+        finite(model.embed(longest), f"a window of {limit} nt")
     else:
         model.adapter.collate(longest)
     case = f"a window of {limit + 1} nt with max_length {limit}"
@@ -209,8 +209,8 @@ def too_long(model: Candidate) -> str:
 def unknown_letters(model: Candidate) -> str | None:
     """windows with N, or of N alone, have finite embeddings; N is not taken for a base"""
     nothing, mixed, *bases = (model.embed([Window(letters)]) for letters in ("N" * 30, "ACGTN" * 6, *(b * 30 for b in "ACGT")))
-    _finite(nothing, "a window of N alone")
-    _finite(mixed, "a window with N")
+    finite(nothing, "a window of N alone")
+    finite(mixed, "a window with N")
     for base, embedding in zip("ACGT", bases):
         if torch.equal(embedding, nothing):
             raise Violation(f"N is read as {base}: 30 times the one has the embedding of 30 times the other")
@@ -225,17 +225,17 @@ def shortest(model: Candidate) -> str:
     """a window of one letter is accepted, alone and beside longer ones, in training too"""
     windows = [Window("A"), Window("C"), *random_windows([40])]
     alone = torch.cat([model.embed([window]) for window in windows])
-    _finite(alone, "a window of one letter")
+    finite(alone, "a window of one letter")
     adapter = copy.deepcopy(model.adapter).train()
     for batch in (windows[:1], windows):
         embeddings = adapter(adapter.collate(batch))
-        _finite(embeddings, "a window of one letter in training")
+        finite(embeddings, "a window of one letter in training")
         if embeddings.requires_grad:
             embeddings.sum().backward()
             for parameter in adapter.parameters():
                 if parameter.grad is not None:
-                    _finite(parameter.grad, "gradients from a window of one letter")
-    return _same(model.embed(windows), alone, "a window of one letter in a batch, and alone")
+                    finite(parameter.grad, "gradients from a window of one letter")
+    return same(model.embed(windows), alone, "a window of one letter in a batch, and alone")
 
 
 def not_constant(model: Candidate) -> str:
@@ -253,7 +253,7 @@ def both_strands(model: Candidate) -> str:
         raise Skipped("not claimed (reverse_complement_invariant is False)")
     windows = random_windows([20, 41, 60])
     turned = [Window(reverse_complement(window.sequence)) for window in windows]
-    return _same(model.embed(turned), model.embed(windows), "a window's reverse complement, and the window")
+    return same(model.embed(turned), model.embed(windows), "a window's reverse complement, and the window")
 
 
 def masked_bases(model: Candidate) -> str:
@@ -274,10 +274,10 @@ def masked_bases(model: Candidate) -> str:
     if not (sums - 1).abs().max() < TOLERANCE:
         raise Violation(f"probabilities sum to {sums.min():.4g} to {sums.max():.4g}, expected 1")
     for base in "ACGT":
-        hidden = [_with_base(window, at, base) for window, at in zip(windows, positions)]
-        _same(ask(hidden, positions), answers, f"log-probabilities with {base} at the masked position, and with the base there")
+        hidden = [with_base(window, at, base) for window, at in zip(windows, positions)]
+        same(ask(hidden, positions), answers, f"log-probabilities with {base} at the masked position, and with the base there")
     alone = torch.cat([ask([window], [at]) for window, at in zip(windows, positions)])
-    return _same(answers, alone, "log-probabilities in a batch, and alone")
+    return same(answers, alone, "log-probabilities in a batch, and alone")
 
 
 def pickling(model: Candidate) -> None:
@@ -285,7 +285,7 @@ def pickling(model: Candidate) -> None:
     windows = model.windows(40, 30, 20)
     again = Candidate(pickle.loads(pickle.dumps(model.adapter)), model.size)
     if not torch.equal(again.embed(windows), model.embed(windows)):
-        raise Violation(f"embeddings of the copy differ by up to {_gap(again.embed(windows), model.embed(windows)):.2g}")
+        raise Violation(f"embeddings of the copy differ by up to {gap(again.embed(windows), model.embed(windows)):.2g}")
 
 
 def saved_weights(model: Candidate) -> str:
@@ -298,7 +298,7 @@ def saved_weights(model: Candidate) -> str:
     found, expected = other.embed(windows), model.embed(windows)
     if not torch.equal(found, expected):
         raise Violation(
-            f"embeddings differ by up to {_gap(found, expected):.2g}: something random is not in the state_dict (register_buffer)"
+            f"embeddings differ by up to {gap(found, expected):.2g}: something random is not in the state_dict (register_buffer)"
         )
     return f"{len(model.adapter.state_dict())} tensors"
 
@@ -315,7 +315,7 @@ def loading(model: Candidate) -> str:
     other = model.rebuilt(seed=1).adapter.state_dict()
     drawn = [name for name, tensor in model.adapter.state_dict().items() if not torch.equal(tensor, other[name])]
     if hidden := [name for name in drawn if name not in audit.missing]:
-        raise Violation(f"{len(hidden)} tensors are random, and the audit does not say so: {_some(hidden)}")
+        raise Violation(f"{len(hidden)} tensors are random, and the audit does not say so: {some(hidden)}")
     return f"{audit.matched} of {audit.expected} tensors from {audit.source}"
 
 
@@ -351,6 +351,7 @@ CLAUSES: tuple[Clause, ...] = (
     unknown_letters,
     both_strands,
     masked_bases,
+    base_states,
     gradients,
     lora_layers,
     pickling,
@@ -358,36 +359,6 @@ CLAUSES: tuple[Clause, ...] = (
     loading,
     unknown_size,
 )
-
-
-def _with_base(window: Window, at: int, base: str) -> Window:
-    """The window with ``base`` at a position, also in row 0 of its alignment."""
-    alignment = None if window.alignment is None else window.alignment.copy()
-    if alignment is not None:
-        alignment[0, at] = ord(base)
-    return Window(window.sequence[:at] + base + window.sequence[at + 1 :], alignment=alignment)
-
-
-def _finite(values: Tensor, case: str) -> None:
-    if not torch.isfinite(values).all():
-        raise Violation(f"{case}: {int((~torch.isfinite(values)).sum())} of {values.numel()} values are not finite")
-
-
-def _same(found: Tensor, expected: Tensor, case: str) -> str:
-    if found.shape != expected.shape:
-        raise Violation(f"{case}: shapes {tuple(found.shape)} and {tuple(expected.shape)}")
-    gap, largest = _gap(found, expected), float(expected.abs().max())
-    if not gap <= TOLERANCE * largest:
-        raise Violation(f"{case}: differ by up to {gap:.2g}; allowed are {TOLERANCE * largest:.2g}")
-    return f"largest difference {gap:.1g}, allowed {TOLERANCE * largest:.1g}"
-
-
-def _gap(one: Tensor, other: Tensor) -> float:
-    return float((one.double() - other.double()).abs().max())
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _layout(adapter: Adapter) -> dict[str, torch.Size]:

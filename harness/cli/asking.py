@@ -72,6 +72,13 @@ def asked(
         str | None, typer.Option(help="thesis: its settings for all models, instead of each model's published ones.")
     ] = None,
     device: Device = "auto",
+    keep: Annotated[
+        bool,
+        typer.Option("--keep", help="Keep all trained weights in the run's folder; heads, LoRA and small models always are."),
+    ] = False,
+    reuse_head: Annotated[
+        bool, typer.Option("--reuse-head", help="With a run's folder as --checkpoint: start from its head, too.")
+    ] = False,
     no_sample: Annotated[
         bool, typer.Option("--no-sample", help="Fail rather than use the simulated sample of a data set that is not here.")
     ] = False,

@@ -30,7 +30,9 @@ def audit(
     split: Annotated[str | None, typer.Option(help="Split rule of the task, e.g. thesis or published.")] = None,
     genome: Annotated[Path | None, typer.Option(help="For variants and BED: FASTA or 2bit.")] = None,
     context: Annotated[int | None, typer.Option(help="Variants: window length in nucleotides (default 128).")] = None,
-    option: Annotated[list[str] | None, typer.Option("--option", help="source=NAME: where the task is read from.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", help="source=NAME: where it is read from; negatives=KIND: of variants.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="What to call a task that is made of your own files.")] = None,
     identity: Annotated[float, typer.Option(help="Of near duplicates: share of letters that are the same.")] = 0.8,
     coverage: Annotated[float, typer.Option(help="Of near duplicates: share of the shorter window that is alike.")] = 0.8,
@@ -57,8 +59,8 @@ def audit(
 
     screen, similarity = Screen(quiet), Similarity(identity, coverage)
     given = pairs(option)
-    if unknown := sorted(given.keys() - {"source"}):
-        raise UserError(f"option {unknown[0]}: `harness audit` takes source=NAME only")
+    if unknown := sorted(given.keys() - {"source", "negatives"}):
+        raise UserError(f"option {unknown[0]}: `harness audit` takes source=NAME and negatives=KIND only")
     if bool(fix) != (out is not None):
         raise UserError("fix and out: give both or neither, e.g. --fix cluster --out FOLDER")
     if json_file not in ("", "-"):
@@ -80,6 +82,7 @@ def audit(
         sample=not no_sample,
         name=name,
         source=given.get("source", ""),
+        negatives=given.get("negatives", ""),
     )
     if fix and len(opened) > 1:
         raise UserError(f"fix {fix!r}: names {len(opened)} tasks, such as {opened[0][0].name}; repair them one by one")

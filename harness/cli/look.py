@@ -157,6 +157,7 @@ def _task_card(task: Task) -> dict[str, str]:
         "family": task.family,
         "what is asked": task.summary,
         "classes": " / ".join(task.classes),
+        "negatives": task.negatives,
         "splits": ", ".join(task.split_rules),
         "main metric": task.main_metric,
         "assembly": task.assembly or "",

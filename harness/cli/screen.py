@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from harness.evidence.records import RunRecord
 
+MAX_GROUPS = 5  # of a kind, such as genes, whose scores are shown
 PANEL_METRICS = {
     CLASSIFICATION: ("accuracy", "f1", "log_loss", "auroc", "auprc", "mcc", "ece"),
     REGRESSION: ("spearman", "pearson", "r2", "rmse", "mae"),
@@ -137,6 +138,7 @@ class Screen(Reporter):
         if record.alignment:
             lines.append(f"{'without alignment':<18}{_without_alignment(record)}")
         lines += _without_leaks(record)
+        lines += _by_group(record)
         lines += [f"! {flag}" for flag in record.flags]
         lines.append(f"record            {folder}")
         if self.out.is_terminal and not self.quiet:
@@ -165,6 +167,21 @@ def _score(record: RunRecord, name: str) -> str:
     reason, score = record.without_interval.get(name), record.metrics[name]
     assert score is not None
     return f"{name:<18}{figure(score)}{limits}" + (f"   no interval: {reason}" if reason else "")
+
+
+def _by_group(record: RunRecord) -> list[str]:
+    """The main metric by what the task's files say of its examples, the largest groups first."""
+    main, lines = record.task["main_metric"], []
+    for name, words in record.groups.items():
+        scored = {word: found for word, found in words.items() if "metrics" in found}
+        for word, found in list(scored.items())[:MAX_GROUPS]:
+            score = found["metrics"].get(main)
+            text = "-" if score is None else f"{score:.4f}"
+            lines.append(f"{name:<18}{text}   {main} on the {found['examples']:,} test variants of {word}")
+        if others := {word: found for word, found in words.items() if word not in list(scored)[:MAX_GROUPS]}:
+            examples = sum(found["examples"] for found in others.values())
+            lines.append(f"{name:<18}{len(others):,} more with {examples:,} test variants; see `harness table --subset {name}=…`")
+    return lines
 
 
 def _without_leaks(record: RunRecord) -> list[str]:

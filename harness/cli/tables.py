@@ -29,7 +29,11 @@ def table(
     costs: Annotated[bool, typer.Option("--costs", help="Seconds of training, trainable parameters, peak memory.")] = False,
     published: Annotated[bool, typer.Option("--published/--no-published", help="With the numbers that papers print.")] = True,
     subset: Annotated[
-        str, typer.Option(help="Test examples that are scored: all, novel, or leaking (which training examples give away).")
+        str,
+        typer.Option(
+            help="Test examples that are scored: all, novel, leaking (which training examples give away), or a group of "
+            "variants: consequence=missense, gene=BRCA1."
+        ),
     ] = "all",
     wide: Annotated[bool, typer.Option("--wide", help="All columns side by side, however wide the terminal is.")] = False,
     format: Annotated[str, typer.Option(help="terminal, markdown or csv (one line per cell).")] = "terminal",

@@ -15,6 +15,8 @@ from harness.files import generic, hub, sources
 from harness.files.code import beside, code_digest, code_modules, watch_reading
 from harness.files.fingerprint import digest, file_digest, remembered
 
+from . import keep
+
 if TYPE_CHECKING:
     from harness.adapter import Adapter
 
@@ -53,6 +55,8 @@ class ModelRequest:
         if self.checkpoint is None:
             return None
         path = Path(self.checkpoint)
+        if keep.is_kept(path):
+            return keep.read(path).fingerprint(path)
         if path.name.endswith(".index.json"):  # of weights in several files, which lie beside it
             path = path.parent
         if path.is_dir():
@@ -135,6 +139,8 @@ class ModelRequest:
 
         path = None if self.checkpoint is None else Path(self.checkpoint)
         self._check_code()
+        if path is not None and keep.is_kept(path):
+            return keep.backbone(path)
         with partial_weights(self.allow_partial):
             adapter = registry.adapter_class(self.model).from_checkpoint(path, size=self.size, **self.options)
         if adapter.card.generic:
@@ -180,6 +186,8 @@ def request(
         path = generic.resolve(facts, checkpoint, init, typed)
     elif checkpoint is not None:
         path = hub.resolve(facts.name, facts.card, checkpoint)
+        if keep.is_kept(path):
+            keep.check(path, facts.name, options or {})
     elif init is None and official and (facts.card.checkpoint or facts.card.get):
         path = hub.official(facts.name, facts.card)
     return ModelRequest(model, path and str(path), size, typed, allow_partial)

@@ -16,6 +16,7 @@ from harness.files.fingerprint import remembered
 
 if TYPE_CHECKING:
     import torch
+    from accelerate import Accelerator
 
 # Packages whose versions a record keeps, because each can change a number.
 VERSIONED = (
@@ -50,6 +51,23 @@ def pick_device(name: str) -> torch.device:
     if not available.get(device.type, False):
         raise UserError(f"device {name!r}: not on this machine; `harness doctor` lists what is, or leave --device out")
     return device
+
+
+def accelerator(name: str) -> Accelerator:
+    """What puts a model and its batches on the device that a name means.
+
+    Raises:
+        UserError: as :func:`pick_device`.
+    """
+    import torch
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
+
+    device = pick_device(name)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+    # A model may hold weights that fine-tuning does not reach (an unused pooler): several processes must not wait for them.
+    return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
 
 
 def has_native_bf16(device: torch.device) -> bool:

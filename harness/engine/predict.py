@@ -14,6 +14,7 @@ from torch import Tensor
 
 from harness.data import Example
 
+from .bases import BaseReader
 from .batches import Batches
 from .classifier import Classifier, ZeroShot
 
@@ -42,7 +43,7 @@ def predict(
 
 
 def embed(
-    classifier: Classifier,
+    classifier: Classifier | BaseReader,
     examples: Sequence[Example],
     accelerator: Accelerator,
     *,
@@ -61,6 +62,25 @@ def embed(
     _apply(classifier, classifier.embed, examples, accelerator, precision, batch_size, rows.add, by_length=False)
     found = rows.matrix()
     return found if 2 * found.nnz < found.shape[0] * found.shape[1] else found.toarray()
+
+
+def embed_bases(
+    reader: BaseReader,
+    examples: Sequence[Example],
+    accelerator: Accelerator,
+    *,
+    precision: str = "float32",
+    batch_size: int = PREDICT_BATCH,
+) -> list[np.ndarray]:
+    """States of the bases of each example's only window, (length, D) as float32, in the order of ``examples``.
+
+    NaN for a base that no token holds.
+    """
+    found: list[Any] = [None] * len(examples)
+    for indices, states in _apply(reader, reader.forward, examples, accelerator, precision, batch_size, np.copy):
+        for index, row in zip(indices, states, strict=True):
+            found[index] = row[: length(examples[index])]
+    return found
 
 
 def _joined(parts: Parts, count: int) -> np.ndarray:
@@ -124,7 +144,7 @@ class _SparseRows:
 
 
 def _apply(
-    classifier: Classifier | ZeroShot,
+    classifier: Classifier | ZeroShot | BaseReader,
     function: Callable[[dict[str, Tensor]], Tensor],
     examples: Sequence[Example],
     accelerator: Accelerator,

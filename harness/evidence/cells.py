@@ -70,11 +70,12 @@ class Column:
     split: str
     data: str
     kind: str = CLASSIFICATION
+    negatives: str = ""
 
     @property
     def task(self) -> str:
-        """The task's label, e.g. ``clinvar@512 (sample)``."""
-        return task_label(self.name, self.context, self.simulated)
+        """The task's label, e.g. ``clinvar[common]@512``."""
+        return task_label(self.name, self.context, self.simulated, self.negatives)
 
 
 @dataclass(frozen=True)

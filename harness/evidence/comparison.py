@@ -32,7 +32,7 @@ from .metrics import METRICS
 from .notes import Shown, listed, notes
 from .published import Published
 from .records import RunRecord
-from .subsets import ALL, MAX_LEAKING, audited, leaking_shares, scores_on
+from .subsets import ALL, MAX_LEAKING, leaking_shares, scores_on, unknown_on
 from .ties import tied_with_best
 
 MAX_LISTED = 3  # other settings that a note spells out
@@ -110,7 +110,7 @@ def _cell(runs: Runs, metric: str, usual: Mapping[str, Any], others: Sequence[st
     scores = [scores_on(run, subset) for run in counted]
     values = [value for metrics, _ in scores if (value := metrics.get(metric)) is not None]
     failed = [run for run in counted if not run.finished]
-    unknown = sorted(run.seed for run in counted if run.finished and subset != ALL and not audited(run))
+    unknown = sorted(run.seed for run in counted if run.finished and unknown_on(run, subset))
     limits = [intervals[metric] for _, intervals in scores if metric in intervals] if values else []
     marks, notes = [], []
     if not values:

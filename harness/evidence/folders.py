@@ -59,6 +59,17 @@ def id_of(folder: Path) -> str:
     return _OWNER.sub("", name.removeprefix(_OLD)) if name.startswith(_OLD) else name
 
 
+def kept_files(folder: Path) -> list[Path]:
+    """What lies in a run's folder besides its record and predictions, sorted by name."""
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and path.name not in (RECORD, PREDICTIONS)]
+
+
+def copy_kept(source: Path, target: Path) -> None:
+    """Copy into a run's new folder what its old one holds besides record and predictions."""
+    for path in kept_files(source):
+        shutil.copyfile(path, target / path.name)
+
+
 def temporary_folder(folder: Path) -> Path:
     """A new path beside a run's folder; its name says which process writes there."""
     return _beside(folder, _TEMPORARY)

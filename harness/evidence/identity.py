@@ -121,7 +121,8 @@ def column_of(record: RunRecord) -> Column:
 @_kept
 def _by_data(record: RunRecord) -> Column:
     task = record.task
-    return Column(task["name"], task.get("context"), task["simulated"], task["split"], data_digest(task["files"]), record.kind)
+    data, negatives = data_digest(task["files"]), task.get("negatives", "")
+    return Column(task["name"], task.get("context"), task["simulated"], task["split"], data, record.kind, negatives)
 
 
 def usual_recipes(records: Iterable[RunRecord]) -> Usual:

@@ -178,21 +178,24 @@ def judged(predictions: Predictions, leaks: dict[str, Any]) -> dict[str, Any]:
 
     A metric that a subset does not define, or that an empty subset has, is None.
     """
+    leaking = np.array([leak != LEAKS[NONE] for leak, _ in leaks["leaks"]], bool)
+    rows = zip(SUBSETS, map(np.flatnonzero, (~leaking, leaking)), strict=True)
+    subsets = {name: judged_on(predictions, chosen) for name, chosen in rows}
+    return {**{name: value for name, value in leaks.items() if name != "leaks"}, "subsets": subsets}
+
+
+def judged_on(predictions: Predictions, rows: np.ndarray) -> dict[str, Any]:
+    """The number of the examples at the indices ``rows``, and the metrics and intervals on them; None where undefined."""
     from .metrics import metrics_of
     from .records import judge
 
-    subsets: dict[str, Any] = {}
-    leaking = np.array([leak != LEAKS[NONE] for leak, _ in leaks["leaks"]], bool)
-    for name, chosen in zip(SUBSETS, (~leaking, leaking), strict=True):
-        rows = np.flatnonzero(chosen)
-        metrics: dict[str, float | None] = dict.fromkeys(metrics_of(predictions.kind))
-        intervals: dict[str, Any] = {}
-        if len(rows):
-            with warnings.catch_warnings(action="ignore"):  # scikit-learn's, of subsets that lack a class
-                found, intervals = judge(_subset(predictions, rows))
-            metrics |= found
-        subsets[name] = {"examples": len(rows), "metrics": metrics, "intervals": intervals}
-    return {**{name: value for name, value in leaks.items() if name != "leaks"}, "subsets": subsets}
+    metrics: dict[str, float | None] = dict.fromkeys(metrics_of(predictions.kind))
+    intervals: dict[str, Any] = {}
+    if len(rows):
+        with warnings.catch_warnings(action="ignore"):  # scikit-learn's, of subsets that lack a class
+            found, intervals = judge(_subset(predictions, rows))
+        metrics |= found
+    return {"examples": len(rows), "metrics": metrics, "intervals": intervals}
 
 
 def _subset(predictions: Predictions, rows: np.ndarray) -> Predictions:
@@ -206,6 +209,7 @@ def _subset(predictions: Predictions, rows: np.ndarray) -> Predictions:
         outputs=predictions.outputs[rows],
         blocks=of(predictions.blocks),
         leaks=of(predictions.leaks),
+        groups={name: of(words) for name, words in predictions.groups.items()},
     )
 
 

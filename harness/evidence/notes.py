@@ -12,13 +12,13 @@ from typing import Any
 
 from harness.task import CLASSIFICATION
 
-from .cells import ALIGNED, BELOW, NO_AUDIT, REFERENCE, TIED, Cell, Column, Row
+from .cells import ALIGNED, BELOW, NO_AUDIT, REFERENCE, TIED, UNDEFINED, Cell, Column, Row
 from .identity import column_of
 from .metrics import METRICS
 from .published import Published
 from .records import RunRecord
 from .render import INTERVAL, LEAKY, SYMBOLS
-from .subsets import ALL, NOVEL, examples_on, order_changes
+from .subsets import ALL, MIN_EXAMPLES, MIN_OF_A_CLASS, NOVEL, examples_on, order_changes
 
 OF_POSITIVE = ("precision", "recall", "f1", "auroc", "auprc", "brier")  # metrics that refer to class 1 of two
 SHARES = ("accuracy", "precision", "recall", "f1", "auroc", "auprc")  # metrics whose differences MAX_DIFFERENCE fits
@@ -119,6 +119,8 @@ def _positive_classes(shown: Shown) -> str:
 def _of_leaks(shown: Shown) -> Iterator[str]:
     if shown.subset != ALL:
         yield f"scored on {shown.subset} test examples alone: {'; '.join(_numbers(shown))}"
+        if "=" in shown.subset and any(UNDEFINED in cell.marks for cell in shown.cells.values()):
+            yield f"{UNDEFINED}: a group needs {MIN_EXAMPLES} examples, and {MIN_OF_A_CLASS} of each class, to be scored"
         if shown.hides_published:
             yield f"published rows are not shown: their papers score all test examples, not the {shown.subset} ones"
         return
@@ -138,7 +140,7 @@ def _numbers(shown: Shown) -> Iterator[str]:
             if (examples := examples_on(run, shown.subset)) is not None:
                 found.add((examples, sum(run.leakage.get("counts", {}).values())))
         texts = " or ".join(f"{examples:,} of {total:,}" for examples, total in sorted(found))
-        yield f"{label} {texts or NO_AUDIT}"
+        yield f"{label} {texts or ('none' if '=' in shown.subset else NO_AUDIT)}"
 
 
 # --- published numbers ---------------------------------------------------------------------------------------------------

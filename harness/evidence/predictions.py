@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 BLOCK = "block"  # the column of predictions.csv that names dependent examples' blocks
 LEAK_COLUMNS = ["leak", "leak_from"]
+GROUP = "group_"  # what the columns begin with that hold examples' groups
 PREDICTION, PROBABILITY = "prediction", "probability_"  # a number's column, and what a class's or label's begins with
 
 
@@ -30,7 +31,8 @@ class Predictions:
     ``outputs``: probabilities (N, K) of ``classes`` (K), or predicted numbers (N, 1), as float64. ``blocks`` (N) names each
     example's block, whose examples depend on each other; it is empty where examples are independent. ``leaks`` (N) says of each
     example what it has of the training data, one of :data:`.schema.LEAKS`, and of which of its examples, empty for none; it is
-    empty where that was not looked for.
+    empty where that was not looked for. ``groups`` maps what examples are grouped by (``gene``) to their words (N), empty for an
+    example without one.
 
     Raises:
         ValueError: shapes that do not fit together, or an unknown leak.
@@ -43,10 +45,11 @@ class Predictions:
     blocks: tuple[str, ...] = ()
     leaks: tuple[tuple[str, str], ...] = ()
     kind: str = CLASSIFICATION
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape = (len(self.ids), len(self.classes))
-        for name, column in (("blocks", self.blocks), ("leaks", self.leaks)):
+        for name, column in (("blocks", self.blocks), ("leaks", self.leaks), *self.groups.items()):
             if len(column) not in (0, len(self.ids)):
                 raise ValueError(f"{len(column)} {name}: expected {len(self.ids)}, one per example, or none")
         if unknown := {leak for leak, _ in self.leaks} - set(LEAKS):
@@ -79,6 +82,9 @@ def read_predictions(folder: Path) -> Predictions:
             blocks, first = tuple(row[first] for row in rows), first + 1
         if header[first : first + 2] == LEAK_COLUMNS:
             leaks, first = tuple((row[first], row[first + 1]) for row in rows), first + 2
+        groups = dict[str, tuple[str, ...]]()
+        while header[first].startswith(GROUP):
+            groups[header[first].removeprefix(GROUP)], first = tuple(row[first] for row in rows), first + 1
         classes = tuple(name.removeprefix(PROBABILITY) for name in header[first:])
         if kind == CLASSIFICATION:
             labels = np.array([classes.index(row[1]) for row in rows], np.int64)
@@ -88,7 +94,7 @@ def read_predictions(folder: Path) -> Predictions:
             labels = np.array([[("0", "1").index(cell) for cell in row[1].split(";")] for row in rows], np.int64)
             labels = labels.reshape(len(rows), len(classes))
         outputs = np.array([[float(cell) for cell in row[first:]] for row in rows], np.float64).reshape(len(rows), -1)
-        return Predictions(tuple(row[0] for row in rows), labels, outputs, classes, blocks, leaks, kind)
+        return Predictions(tuple(row[0] for row in rows), labels, outputs, classes, blocks, leaks, kind, groups)
     except (OSError, ValueError, IndexError, csv.Error) as error:
         raise BadData(f"{path}: not readable predictions ({error}); delete the folder and run again") from None
 
@@ -119,6 +125,7 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
         columns.append((BLOCK, predictions.blocks))
     if predictions.leaks:
         columns += zip(LEAK_COLUMNS, zip(*predictions.leaks, strict=True), strict=True)
+    columns += ((GROUP + name, words) for name, words in predictions.groups.items())
     outputs = [PREDICTION] if kind == REGRESSION else [PROBABILITY + name for name in predictions.classes]
     columns += zip(outputs, predictions.outputs.T.tolist(), strict=True)
     with open(path, "w", newline="", encoding="utf-8") as file:

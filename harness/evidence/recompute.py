@@ -26,6 +26,7 @@ from .records import RunRecord, content_digest, folder_name, read
 # Other processors and versions of NumPy, SciPy and scikit-learn round otherwise, in the last digits of a sum.
 TOLERANCE = 1e-9  # relative
 NEARLY_ZERO = 1e-12
+OTHER_FILE = "it is not the file that was written with the record: its sha256 is another one"
 LARGEST_STRENGTH = "is the largest tried"  # words of an event of a probe
 
 
@@ -94,7 +95,7 @@ def examine(folder: Path) -> Examined:
     if not record.finished:
         if there:
             done.problem("a failed run has predictions", PREDICTIONS)
-        if stated := [name for name in ("metrics", "intervals", "leakage", "alignment") if getattr(record, name)]:
+        if stated := [name for name in ("metrics", "intervals", "leakage", "groups", "alignment") if getattr(record, name)]:
             done.problem(f"a failed run states {', '.join(stated)}")
         return done
     if not there:
@@ -134,7 +135,11 @@ def _checksums(done: Examined, record: RunRecord, content: Mapping[str, Any]) ->
     if stated.get("record") != content_digest(dict(content)):
         done.problem("it was edited after it was written: its checksum is that of another content")
     if record.finished and done.predictions and stated.get("predictions") != done.predictions:
-        done.problem("it is not the file that was written with the record: its sha256 is another one", PREDICTIONS)
+        done.problem(OTHER_FILE, PREDICTIONS)
+    for name in stated.keys() - {"record", "predictions"}:
+        kept = done.folder / Path(name).name
+        if kept.is_file() and sha256(kept) != stated[name]:  # who needs the room may delete weights
+            done.problem(OTHER_FILE, name)
 
 
 # --- what belongs together -----------------------------------------------------------------------------------------------
@@ -206,6 +211,7 @@ def _digest(values: Sequence[Any]) -> str:
 def _scores(done: Examined, record: RunRecord, predictions: Predictions, content: Mapping[str, Any]) -> None:
     import sklearn
 
+    from .groups import judged_groups
     from .metrics import collapsed, left_out, limits, scores
 
     outputs, labels, kind = predictions.outputs, predictions.labels, predictions.kind
@@ -225,6 +231,8 @@ def _scores(done: Examined, record: RunRecord, predictions: Predictions, content
                 done.compare("collapsed", record.collapsed, collapsed(outputs, labels, kind))
             if record.leakage and predictions.leaks:
                 _leakage(done, record, predictions)
+            if record.groups or predictions.groups:
+                done.compare("groups", record.groups, plain(judged_groups(predictions)))
             if record.alignment:
                 _alignment(done, record, predictions, older)
     except (HarnessError, ValueError) as error:

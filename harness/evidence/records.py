@@ -29,6 +29,7 @@ from .folders import (
     RESERVED,
     file_size,
     id_of,
+    kept_files,
     put,
     record_folders,
     remove,
@@ -60,9 +61,10 @@ class RunRecord:
     numbers, NaN and infinity become None.
 
     ``task``: name, kind (one of :data:`harness.task.KINDS`; a record without it is a classification), context (window length
-    in nucleotides, None where windows come as they are), family, split, default_split, main_metric, simulated, classes, files
-    (name → sha256), counts (split → class → examples; of a multi-label task those with the label, of a regression all), changes
-    (how many letters normalisation changed), best_accuracy (of the Bayes rule, for simulated data).
+    in nucleotides, None where windows come as they are), negatives (what the negative class was taken from, if that is a
+    choice), family, split, default_split, main_metric, simulated, classes, files (name → sha256), counts (split → class →
+    examples; of a multi-label task those with the label, of a regression all), changes (how many letters normalisation changed),
+    best_accuracy (of the Bayes rule, for simulated data).
     ``model``: name, card, recipe (the published settings), size, options, audit, allow_partial, notes, unknown_tokens (share of
     the training split's), parameters (trainable, total), and checkpoint: None, or the weight file's name, sha256 and source
     (its path as given), and fingerprint, the sha256 over all files that the model was built from.
@@ -75,9 +77,11 @@ class RunRecord:
     ``alignment``: how much the predictions change without the alignment (see :mod:`.sensitivity`), if there is one.
     ``leakage``: what test examples have of the training data, if that was looked for: counts (each of LEAKS → examples),
     parameters (of the search) and subsets (``novel`` and ``leaking`` → examples, metrics, intervals; None where undefined).
+    ``groups``: scores by what the task's files say of its examples (see :mod:`.groups`), where they say something.
     ``history``: one entry per epoch. ``collapsed``: all test examples were given the same answer.
     ``code``: digest of the code that can change a number. ``error``: why the run failed. ``created``: time in UTC.
-    ``checksums``, made when the record is written: sha256 of ``predictions`` (the file) and of the ``record`` (its other fields).
+    ``checksums``, made when the record is written: sha256 of ``predictions`` (the file), of the ``record`` (its other fields),
+    and of each file that was kept beside them, by its name.
     They show what was edited since, by accident or on the quiet. They are no signature: who edits can make them anew.
     ``unknown``: fields that a newer version wrote, as they are; they stand beside the others in the file.
 
@@ -101,6 +105,7 @@ class RunRecord:
     without_interval: dict[str, str] = field(default_factory=dict)
     alignment: dict[str, Any] = field(default_factory=dict)
     leakage: dict[str, Any] = field(default_factory=dict)
+    groups: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     collapsed: bool = False
     events: list[str] = field(default_factory=list)
@@ -169,8 +174,9 @@ class RunRecord:
 
     @property
     def task_label(self) -> str:
-        """The task's name in tables and folders, e.g. ``clinvar@512 (sample)``."""
-        return task_label(self.task["name"], self.task.get("context"), self.task["simulated"])
+        """The task's name in tables and folders, e.g. ``clinvar[common]@512``."""
+        task = self.task
+        return task_label(task["name"], task.get("context"), task["simulated"], task.get("negatives", ""))
 
 
 _FIELDS = {item.name: item for item in fields(RunRecord) if item.name != "unknown"}
@@ -200,8 +206,12 @@ def folder_name(name: str) -> str:
     return f"{short}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def write(record: RunRecord, predictions: Predictions | None, results_dir: Path) -> Path:
+def write(
+    record: RunRecord, predictions: Predictions | None, results_dir: Path, keep: Callable[[Path], object] = lambda folder: None
+) -> Path:
     """Write a run's folder whole or not at all, and return it. A failed run has no predictions.
+
+    ``keep`` puts into the folder what else is to lie there, such as the weights that were trained.
 
     An earlier folder of the same run id is kept until the new one is in place. What killed processes left is removed.
 
@@ -215,10 +225,12 @@ def write(record: RunRecord, predictions: Predictions | None, results_dir: Path)
         temporary.mkdir(parents=True)
         if predictions is not None:
             _write_predictions(predictions, temporary / PREDICTIONS)
+        keep(temporary)
         content = asdict(record)
         content = {**content.pop("unknown"), **content, "checksums": {}}
         if predictions is not None:
             content["checksums"]["predictions"] = sha256(temporary / PREDICTIONS)
+        content["checksums"] |= {path.name: sha256(path) for path in kept_files(temporary)}
         content["checksums"]["record"] = content_digest(content)
         with open(temporary / RECORD, "w", encoding="utf-8") as file:
             json.dump(content, file, indent=1, ensure_ascii=False, allow_nan=False)

@@ -83,6 +83,15 @@ LEAK_COUNTS = Form(
     f"the numbers of examples of {', '.join(LEAKS)}",
     lambda it: isinstance(it, dict) and set(it) == set(LEAKS) and all(map(WHOLE.fits, it.values())),
 )
+GROUP = Form(
+    "a number of examples, perhaps with metrics and intervals",
+    lambda it: (
+        isinstance(it, dict)
+        and WHOLE.fits(it.get("examples"))
+        and SCORES.fits(it.get("metrics", {}))
+        and INTERVALS.fits(it.get("intervals", {}))
+    ),
+)
 # Metric → what its value must be.
 RANGES = {
     **dict.fromkeys(("accuracy", "precision", "recall", "f1", "auroc", "auprc", "ece"), SHARE),
@@ -149,6 +158,7 @@ OPTIONAL = {
     "without_interval": _mapping(TEXT),
     "alignment": _mapping(),
     "leakage": _mapping(),
+    "groups": _mapping(_mapping(GROUP)),
     "history": _each(_mapping()),
     "events": TEXTS,
     "timing": _mapping(),
@@ -162,6 +172,7 @@ OPTIONAL = {
     "model.recipe": _mapping(SETTING),
     "task.kind": ONE_OF_KINDS,
     "task.context": _or_none(WHOLE),
+    "task.negatives": TEXT,
     "task.main_metric": TEXT,
     "task.question": _or_none(TEXT),
     "task.best_accuracy": _or_none(SHARE),

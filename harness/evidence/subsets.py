@@ -1,10 +1,14 @@
-"""Scores on part of the test examples: on those that training examples leak into, and on the novel ones."""
+"""Scores on part of the test examples: those that training examples leak into, the novel ones, or a group such as a gene's."""
 
 from __future__ import annotations
 
+import difflib
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import permutations
+from typing import Any
+
+from harness.errors import UnknownName
 
 from . import schema
 from .cells import Column, Row
@@ -14,6 +18,8 @@ from .records import RunRecord
 NOVEL, LEAKING = schema.SUBSETS
 ALL = "all"
 SUBSETS = (ALL, NOVEL, LEAKING)
+MIN_EXAMPLES, MIN_OF_A_CLASS = 20, 5  # of a group, below which a score says nothing
+MAX_LISTED = 10  # groups that a message names
 MAX_LEAKING = 0.05  # share of a test split beyond which its column is marked
 
 Scores = tuple[Mapping[str, float | None], Mapping[str, Sequence[float]]]  # metrics, and the intervals that are known
@@ -25,15 +31,48 @@ def audited(run: RunRecord) -> bool:
 
 
 def scores_on(run: RunRecord, subset: str) -> Scores:
-    """A run's metrics and intervals on a subset of its test examples; empty where the run was not audited."""
-    part = vars(run) if subset == ALL else run.leakage.get("subsets", {}).get(subset) or {}
+    """A run's metrics and intervals on a subset of its test examples; empty where the record has none."""
+    part = vars(run) if subset == ALL else _part(run, subset) or {}
     limits = {name: found for name, found in (part.get("intervals") or {}).items() if found and None not in found}
     return part.get("metrics") or {}, limits
 
 
 def examples_on(run: RunRecord, subset: str) -> int | None:
-    """The number of a run's test examples in NOVEL or LEAKING; None if the run was not audited."""
-    return (run.leakage.get("subsets", {}).get(subset) or {}).get("examples")
+    """The number of a run's test examples in a subset other than ALL; None if the record does not say."""
+    return (_part(run, subset) or {}).get("examples")
+
+
+def unknown_on(run: RunRecord, subset: str) -> bool:
+    """Whether only an audit, which a run lacks, could say what it scores on a subset."""
+    return subset in (NOVEL, LEAKING) and not audited(run)
+
+
+def check_subset(subset: str, runs: Iterable[RunRecord]) -> None:
+    """Refuse a subset that is none of SUBSETS and no group that a record has, such as ``gene=BRCA1``.
+
+    Raises:
+        UnknownName: with the groups that there are.
+    """
+    runs = list(runs)
+    if subset in SUBSETS or any(_part(run, subset) for run in runs):
+        return
+    name, equals, word = subset.partition("=")
+    groups = sorted({name for run in runs for name in run.groups})
+    if equals and name in groups:
+        known = sorted({word for run in runs for word in run.groups.get(name, {})})
+        near = difflib.get_close_matches(word, known, n=3) or known[:MAX_LISTED]
+        raise UnknownName(f"subset {subset!r}: no record has that {name}; they have {', '.join(near)}")
+    ways = "".join(f", or {name}=…" for name in groups)
+    raise UnknownName(f"subset {subset!r}: choose one of {', '.join(SUBSETS)}{ways}")
+
+
+def _part(run: RunRecord, subset: str) -> Mapping[str, Any] | None:
+    """What a record says of a subset other than ALL. ``consequence=missense`` is short for ``consequence=missense_variant``."""
+    name, equals, word = subset.partition("=")
+    if not equals:
+        return run.leakage.get("subsets", {}).get(subset)
+    words = run.groups.get(name, {})
+    return words.get(word) or words.get(f"{word}_variant")
 
 
 def leaking_share(run: RunRecord) -> float | None:

@@ -22,7 +22,7 @@ from .identity import Arranged, column_labels, column_of, model_label
 from .metrics import METRICS, metrics_of
 from .published import read_published
 from .records import RunRecord, collection_paused, read_all
-from .subsets import ALL, SUBSETS
+from .subsets import ALL, check_subset
 from .summary import MAIN, WHOLE, columns, long, summary
 
 __all__ = ["Table", "long", "make_table", "model_label", "print_table", "summary", "tables_by_metric", "wide", "write_tables"]
@@ -178,8 +178,7 @@ def _by_kind(records: Iterable[RunRecord]) -> dict[str, Arranged]:
 
 def _tables(by_kind: Mapping[str, Arranged], view: View) -> dict[str, CrossTable | Listing]:
     """A table for each kind of task that has the metric."""
-    if view.subset not in SUBSETS:
-        raise UnknownName(f"subset {view.subset!r}: choose one of {', '.join(SUBSETS)}")
+    check_subset(view.subset, (record for arranged in by_kind.values() for record in arranged.records))
     if view.metric is None:
         metrics = {kind: main_metric(arranged.records, kind) for kind, arranged in by_kind.items()}
     else:

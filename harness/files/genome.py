@@ -25,6 +25,8 @@ T = TypeVar("T")
 LETTERS = frozenset(ALPHABET + AMBIGUITY_LETTERS + "U")
 LONGEST_LOCUS = 1 << 28  # nucleotides; the longest human chromosome has 249 million
 
+MAX_OUTSIDE_SHARE = 0.01  # of the nucleotides of all intervals
+
 _PART = re.compile(r"(?P<chromosome>[\w.]+):(?P<start>\d{1,12})-(?P<end>\d{1,12})")
 
 
@@ -120,6 +122,19 @@ def _clash(contigs: Sequence[Contig]) -> tuple[str, ...]:
             return name, contig.name
         end, name = max((end, name), (contig.end, contig.name))
     return ()
+
+
+def check_outside(genome: Genome, outside: int, nucleotides: int) -> None:
+    """Refuse intervals of which more than MAX_OUTSIDE_SHARE lies outside of the genome.
+
+    Raises:
+        BadData: it does.
+    """
+    if outside > MAX_OUTSIDE_SHARE * nucleotides:
+        raise BadData(
+            f"{genome.path}: {outside / nucleotides:.1%} of the intervals' nucleotides lie off it: "
+            "another assembly, or only a part of the genome?"
+        )
 
 
 def at_chromosome(path: Path, locus: Locus, chromosomes: Mapping[str, T]) -> T:

@@ -38,29 +38,33 @@ def json_rows(path: Path, expected: str) -> Rows:
     Raises:
         BadData: the file is no JSON, has another shape, or a record names a field twice.
     """
-    lines = list(text_lines(path, expected))
-    first = next(line for line in lines if line.strip()).lstrip()
+    header: dict[str, None] = {}
     try:
-        records = _parsed(path, "\n".join(lines)) if first.startswith("[") else None
-        if records is None and (whole := _whole(path, lines)) is not None:
-            records = whole
+        if _is_a_record_a_line(path, expected):
+            for _, record in _line_records(path, expected):
+                header |= dict.fromkeys(record)
+            found = _line_records(path, expected)  # read twice, so that any number of lines fits into memory
+        else:
+            found = _records(path, _parsed(path, "\n".join(text_lines(path, expected))))
+            header = dict.fromkeys(name for _, record in found for name in record)
     except RecursionError:
         raise BadData(f"{path}: JSON within JSON without end; expected {SHAPES}") from None
-    found = _line_records(path, lines) if records is None else _records(path, records)
-    header = list(dict.fromkeys(name for _, record in found for name in record))
     if not header:
         raise BadData(f"{path}: no records; expected {SHAPES}")
-    yield str(path), header
+    yield str(path), list(header)
     for where, record in found:
         yield where, [field_text(record.get(name)) for name in header]
 
 
-def _whole(path: Path, lines: Sequence[str]) -> Any:
-    """The object that the file is; None where each line is one."""
-    full = [line for line in lines if line.strip()]
-    if len(full) > 1 and all(line.lstrip().startswith("{") and line.rstrip().endswith("}") for line in full):
-        return None
-    return _parsed(path, "\n".join(lines))
+def _is_a_record_a_line(path: Path, expected: str) -> bool:
+    """Whether the file has several lines, each of which is an object."""
+    full = (line.strip() for line in text_lines(path, expected) if line.strip())
+    objects = 0
+    for line in full:
+        if not (line.startswith("{") and line.endswith("}")):
+            return False
+        objects += 1
+    return objects > 1
 
 
 def _parsed(path: Path, text: str, where: str = "") -> Any:
@@ -78,9 +82,10 @@ def _parsed(path: Path, text: str, where: str = "") -> Any:
         raise BadData(f"{path}{at}: not JSON ({printable(str(error))[:80]}); expected {SHAPES}") from None
 
 
-def _line_records(path: Path, lines: Sequence[str]) -> list[tuple[str, Mapping[str, Any]]]:
-    numbered = [(f", line {number}", line) for number, line in enumerate(lines, start=1) if line.strip()]
-    return [(f"{path}{where}", _parsed(path, line, where)) for where, line in numbered]
+def _line_records(path: Path, expected: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for number, line in enumerate(text_lines(path, expected), start=1):
+        if line.strip():
+            yield f"{path}, line {number}", _parsed(path, line, f", line {number}")
 
 
 def _records(path: Path, found: Any) -> list[tuple[str, Mapping[str, Any]]]:

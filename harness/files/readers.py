@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -17,8 +17,19 @@ from harness.errors import BadData
 from .parts import PARTS, part_of
 from .table import Table, is_parquet, is_table
 from .text import fasta_records, text_lines
-from .window_records import MISSING, Found, Letters, Record, label_in, part_in, place_in
-from .window_table import EXPECTED, LOCUS_COLUMNS, PART_COLUMNS, SEQUENCE_COLUMNS, USUAL, Columns, read_intervals, read_table
+from .window_records import MISSING, Found, Letters, Record, is_missing, label_in, part_in, place_in
+from .window_table import (
+    EXPECTED,
+    LOCUS_COLUMNS,
+    PART_COLUMNS,
+    SEQUENCE_COLUMNS,
+    USUAL,
+    Columns,
+    read_intervals,
+    read_table,
+    stream_intervals,
+    stream_table,
+)
 
 __all__ = [
     "MISSING",
@@ -32,6 +43,8 @@ __all__ = [
     "read_as",
     "read_intervals",
     "read_texts",
+    "stream",
+    "stream_intervals",
 ]
 
 _CLASS = re.compile(
@@ -64,13 +77,26 @@ def read_as(path: Path, changes: Counter[str], notes: list[str], columns: Column
             is empty, occurs twice, or has a letter outside IUPAC; a label is missing; some records have a part and others none.
         UnknownName: there is no column of a given name.
     """
-    if not is_parquet(path):
-        first, lines = _opened(path)
-        if first.startswith(">"):
-            return Found(_fasta(path, chain([first], lines), changes, notes), ())
-        if not is_table(path) and not first.startswith(("{", "[")):
-            raise BadData(f"{path}: not FASTA (its first line does not begin with '>'); a table's name ends in .csv or .tsv")
-    return read_table(path, changes, notes, columns)
+    lines = _fasta_lines(path)
+    return read_table(path, changes, notes, columns) if lines is None else Found(_fasta(path, lines, changes, notes), ())
+
+
+def stream(path: Path, changes: Counter[str], notes: list[str], columns: Columns = USUAL) -> Iterator[Record]:
+    """The records of :func:`read_as` one by one, in flat memory, without what only training asks of them.
+
+    Labels may be missing, ids may repeat, and parts of a split are not read. ``changes`` and ``notes`` are complete at the end.
+
+    Raises:
+        BadData, UnknownName: as :func:`read_as`, when the record is reached; k-mers beside whole sequences, at the end.
+    """
+    lines = _fasta_lines(path)
+    if lines is None:
+        yield from stream_table(path, changes, notes, columns)
+        return
+    letters = Letters(path, changes)
+    for record, _ in _fasta_windows(path, lines, letters, optional=True):
+        yield record
+    letters.check(notes)
 
 
 def read_texts(paths: Sequence[Path], changes: Counter[str], notes: list[str]) -> list[Record]:
@@ -117,8 +143,20 @@ def _opened(path: Path) -> tuple[str, Iterable[str]]:
     return next(stripped for line in lines if (stripped := line.lstrip())), lines
 
 
-def _fasta(path: Path, lines: Iterable[str], changes: Counter[str], notes: list[str]) -> list[Record]:
-    records, letters, parts = [], Letters(path, changes), []
+def _fasta_lines(path: Path) -> Iterable[str] | None:
+    """The lines of a FASTA file; None of a table."""
+    if is_parquet(path):
+        return None
+    first, lines = _opened(path)
+    if first.startswith(">"):
+        return chain([first], lines)
+    if not is_table(path) and not first.startswith(("{", "[")):
+        raise BadData(f"{path}: not FASTA (its first line does not begin with '>'); a table's name ends in .csv or .tsv")
+    return None
+
+
+def _fasta_windows(path: Path, lines: Iterable[str], letters: Letters, optional: bool = False) -> Iterator[tuple[Record, str]]:
+    """Each record, and the word that its header has for a part. ``optional``: a label may be missing."""
     for number, (title, text) in enumerate(fasta_records(lines), start=1):
         name = re.split(r"[\s;]", title, maxsplit=1)[0]
         if not name:
@@ -132,8 +170,15 @@ def _fasta(path: Path, lines: Iterable[str], changes: Counter[str], notes: list[
         if len(labels) > 1:
             raise BadData(f"{where}: the header has the classes {' and '.join(map(repr, sorted(labels)))}; keep one")
         label = next(iter(labels), None)
-        records.append(Record(name, window, None if label is None else label_in(where, label), place, "", where))
-        parts.append(next((one or other for one, other in _PART.findall(title)), ""))
+        said = None if label is None or (optional and is_missing(label)) else label_in(where, label)
+        yield Record(name, window, said, place, "", where), next((one or other for one, other in _PART.findall(title)), "")
+
+
+def _fasta(path: Path, lines: Iterable[str], changes: Counter[str], notes: list[str]) -> list[Record]:
+    records, letters, parts = list[Record](), Letters(path, changes), list[str]()
+    for record, part in _fasta_windows(path, lines, letters):
+        records.append(record)
+        parts.append(part)
     for name, count in Counter(record.id for record in records).items():
         if count > 1:
             raise BadData(f"{path}: {count} records are named {name[:80]!r}; give every record its own name")

@@ -71,8 +71,13 @@ def part_in(where: str, word: str) -> str:
     return part
 
 
+def is_missing(label: str) -> bool:
+    """Whether a field for a label holds none."""
+    return not label or label.lower() in MISSING
+
+
 def label_in(where: str, label: str) -> str:
-    if not label or label.lower() in MISSING:
+    if is_missing(label):
         raise BadData(f"{where}: no label ({label!r}); fill it in or delete the line")
     if not label.isprintable():
         raise BadData(f"{where}: label {label[:40]!r} has control characters; remove them")

@@ -77,6 +77,9 @@ def _bound(found: list[tuple[Task, list[str]]], reference: Reference | None) -> 
     for item, _ in found:
         if item.bind is None:
             raise UserError(f"{item.name} reads no genome and no alignment; leave --genome, --msa, --species and --context out")
+        if reference.negatives and reference.negatives not in item.negatives_from:
+            choices = f"it has {' and '.join(item.negatives_from)}" if item.negatives_from else "it says nothing of them"
+            raise UserError(f"option negatives={reference.negatives!r}: not a choice that {item.name} gives; {choices}")
         if reference.source and not item.readable_from:
             raise UserError(f"option source={reference.source!r}: {item.name} is read from one place only; leave it out")
     return [(item.bind(reference), words) for item, words in found if item.bind is not None]
@@ -123,10 +126,15 @@ def available(task: Task, words: list[str], split: str | None, sample: bool) -> 
 
 
 def as_reference(
-    genome: str | Path | None, msa: str | Path | None, species: str, context: int | None, source: str = ""
+    genome: str | Path | None,
+    msa: str | Path | None,
+    species: str,
+    context: int | None,
+    source: str = "",
+    negatives: str = "",
 ) -> Reference | None:
     """The reference data that these options bring; None for none at all."""
-    if genome is None and msa is None and not (species or source) and context is None:
+    if genome is None and msa is None and not (species or source or negatives) and context is None:
         return None
     return Reference(
         None if genome is None else Path(genome).absolute(),
@@ -134,6 +142,7 @@ def as_reference(
         str(Path(species).absolute()) if os.path.isfile(species) else species,
         Reference.context if context is None else context,
         str(Path(source).absolute()) if os.path.isdir(source) else source,
+        negatives,
     )
 
 

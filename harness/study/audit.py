@@ -42,13 +42,14 @@ def open_tasks(
     sample: bool = True,
     name: str | None = None,
     source: str = "",
+    negatives: str = "",
 ) -> list[tuple[Task, str, Splits]]:
     """The tasks that are named, by the arguments of :func:`harness.study.plan.plan`: each with a split rule and its examples.
 
     Raises:
         UserError: a mistake in what was asked for.
     """
-    reference = as_reference(genome, None, "", context, source)
+    reference = as_reference(genome, None, "", context, source, negatives)
     words, reading = as_reading(
         task, {"train": train, "validation": validation, "test": test}, sequence_column, label_column, positive, kind
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -64,6 +65,7 @@ def _task(run: Run, task: Task, splits: Splits) -> dict[str, Any]:
         "name": task.name,
         "kind": task.kind,
         "context": task.context,
+        "negatives": task.negatives,
         "family": task.family,
         "split": run.split,
         "default_split": task.split_rules[0],
@@ -83,6 +85,8 @@ def _named(run: Run) -> dict[str, Any]:
     label = run.label.removesuffix(" (sample)")
     name, _, context = label.rpartition("@")
     named = {"name": name, "context": int(context)} if name and context.isdecimal() else {"name": label, "context": None}
+    if stated := re.fullmatch(r"(.+)\[(\w+)\]", named["name"]):
+        named |= {"name": stated[1], "negatives": stated[2]}
     own = {"family": run.family, "split": run.split, "default_split": run.split, "simulated": run.label != label}
     return named | own | {"classes": ["unknown 0", "unknown 1"], "files": {}}
 

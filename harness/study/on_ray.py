@@ -7,15 +7,16 @@ import os
 import socket
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness.engine import keep
 from harness.errors import HarnessError, UserError
 from harness.evidence import records
-from harness.evidence.folders import PREDICTIONS, RECORD
+from harness.evidence.folders import PREDICTIONS, RECORD, kept_files
 from harness.evidence.records import RunRecord
 from harness.files.sources import cache_home
 from harness.files.workspace import workspace
@@ -256,10 +257,18 @@ class RayPool:
             predictions = records.read_predictions(folder) if record.finished and run.part == "test" else None
         if record.folder != Path(records.folder_name(run.label), records.folder_name(run.name), run.id):
             raise HarnessError(f"on ray: {outcome.node} sent the record of {record.folder}, not of {key_of(run)}")
-        written = records.write(record, predictions, self.worker.results)
+        written = records.write(record, predictions, self.worker.results, lambda folder: _put(outcome.kept, run, folder))
         state_path(self.worker.results, run).unlink(missing_ok=True)
         self.worker.reporter.result(record, str(written))
         return record
+
+
+def _put(kept: Mapping[str, bytes], run: Run, folder: Path) -> None:
+    """Put into a folder what was kept on a node; the paths in it become those that the run has here."""
+    for name, content in kept.items():
+        (folder / name).write_bytes(content)
+    if keep.is_kept(folder):
+        keep.moved(folder, run.to_json())
 
 
 def _knock(address: str) -> None:
@@ -291,6 +300,7 @@ class Outcome:
     node: str
     record: bytes = b""
     predictions: bytes | None = None
+    kept: dict[str, bytes] = field(default_factory=dict)
     refused: str = ""
 
 
@@ -306,7 +316,8 @@ def perform(parcel: Parcel, *contents: bytes) -> Outcome:
             made = worker.results / record.folder
             text = (made / RECORD).read_text(encoding="utf-8").replace(f"{folder}/files", "")  # the paths that the user knows
             predictions = made / PREDICTIONS
-            return Outcome(node, text.encode(), predictions.read_bytes() if predictions.is_file() else None)
+            kept = {path.name: path.read_bytes() for path in kept_files(made)}
+            return Outcome(node, text.encode(), predictions.read_bytes() if predictions.is_file() else None, kept)
     except HarnessError as error:
         return Outcome(node, refused=str(error))
 

@@ -29,10 +29,12 @@ from .asked import VARIANTS, absolute, as_reading, as_reference, available, name
 
 # What fits, asks and scores. Their changes are every run's; those of a model or a task are its own runs' (see _code).
 NUMERIC = (
+    "engine/bases.py",
     "engine/batches.py",
     "engine/build.py",
     "engine/classifier.py",
     "engine/fit.py",
+    "engine/keep.py",
     "engine/kinds.py",
     "engine/predict.py",
     "engine/probe.py",
@@ -64,6 +66,8 @@ class Run:
     published settings of its own. ``part`` is what is scored: ``test``, or ``validation`` alone in a trial of a search.
     ``stop_above`` ends a trial's training after an epoch if its lowest validation loss so far is above the epoch's number.
     ``search`` says which search found the settings, and what it cost; None for a run that is not the outcome of one.
+    ``keep``: all weights that it trains are kept, however large. ``reuse_head``: the head, too, starts from the run that
+    ``checkpoint`` names.
     """
 
     model: str
@@ -91,6 +95,8 @@ class Run:
     part: str = "test"
     stop_above: list[float] = field(default_factory=list)
     search: dict[str, Any] | None = None
+    keep: bool = False
+    reuse_head: bool = False
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -106,6 +112,7 @@ class Run:
         name = registry.model_facts(self.model).name  # a generic model's own name may hold that of a folder
         key = [name, self.origin, self.label, self.split, self.data, recipe, self.seed, self.code, self.device]
         key += [self.part, self.stop_above] if self.part != "test" else []
+        key += ["head"] if self.reuse_head else []
         return f"seed{self.seed}-{digest(key)[:10]}"
 
     def published(self) -> Recipe:
@@ -160,6 +167,8 @@ def plan(
     device: str = "auto",
     elsewhere: bool = False,
     recipe: str | None = None,
+    keep: bool = False,
+    reuse_head: bool = False,
     **settings: Any,
 ) -> list[Run]:
     """Every model on every task with every seed, checked before anything starts; task by task.
@@ -176,8 +185,9 @@ def plan(
     """
     models_asked = dict.fromkeys(known for word in words_of("model", model) for known in registry.model_names(word))
     option = dict(option or {})
-    theirs = any("source" in registry.model_facts(known).options for known in models_asked)
-    reference = as_reference(genome, msa, species, context, "" if theirs else option.pop("source", ""))
+    theirs = {name for known in models_asked for name in registry.model_facts(known).options}
+    source, negatives = ("" if name in theirs else option.pop(name, "") for name in ("source", "negatives"))
+    reference = as_reference(genome, msa, species, context, source, negatives)
     parts = {"train": train, "validation": validation, "test": test}
     tasks_asked, reading = as_reading(task, parts, sequence_column, label_column, positive, kind)
     asked = [available(found, words, split, sample) for found, words in named_tasks(tasks_asked, reference, name, reading)]
@@ -227,6 +237,8 @@ def plan(
                 own_name=name,
                 reading=reading and asdict(reading),
                 family=found.family,
+                keep=keep,
+                reuse_head=reuse_head,
             )
             runs += [replace(sealed(one, found), seed=number) for number in seeds]
     return runs
@@ -269,7 +281,9 @@ def task_of(run: Run) -> Task:
 def _task_of(run: Run) -> tuple[Task, Reference | None, Reading | None]:
     given = run.reference or {}
     reference = (
-        as_reference(*(given[name] for name in ("genome", "alignment", "species", "context", "source"))) if given else None
+        as_reference(*(given.get(name, "") for name in ("genome", "alignment", "species", "context", "source", "negatives")))
+        if given
+        else None
     )
     reading = reading_of(run.reading)
     (task,) = (item for item, _ in named_tasks(run.task, reference, run.own_name, reading))
@@ -309,6 +323,11 @@ def _content(task: Task, words: Sequence[str], rule: str, reference: Reference |
 def _code(model: str, task: Task) -> str:
     """sha256 of the code that can change a number of this run: the engine's, and what model and task are made of."""
     return digest([_numeric_code(), code_digest(registry.model_file(model)), _task_code(task)])
+
+
+def model_code(model: str) -> str:
+    """sha256 of the code that a trained model's answers depend on: the engine's and the model's."""
+    return digest([_numeric_code(), code_digest(registry.model_file(model))])
 
 
 @cache

@@ -14,9 +14,10 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING
 
-from harness.engine import hardware
+from harness.engine import hardware, keep
 from harness.errors import HarnessError, UserError
 from harness.evidence import records
+from harness.evidence.groups import judged_groups
 from harness.evidence.leakage import find_leaks, judged
 from harness.evidence.records import RunRecord
 from harness.evidence.sensitivity import insensitive
@@ -29,13 +30,17 @@ from .plan import Run, check_unchanged, open_task
 if TYPE_CHECKING:
     from harness.task import Splits, Task
 
+    from .trial import Trial
+
 UNUSED_ALIGNMENT = "the model does not use its alignment: its predictions are the same without it"
 
 
 def finished(run: Run, results: Path) -> RunRecord | None:
-    """The record of this very run, if it is there and has scores. Builds no model and imports no torch."""
+    """The record of this very run, if it is there, has scores, and has kept what the run is to keep. Imports no torch."""
     earlier = recorded(run, results)
-    return earlier if earlier is not None and earlier.finished else None
+    if earlier is None or not earlier.finished or (run.keep and not keep.has_weights(results / earlier.folder)):
+        return None
+    return earlier
 
 
 def recorded(run: Run, results: Path) -> RunRecord | None:
@@ -80,7 +85,7 @@ def execute(
     except Exception as error:  # of the task's code
         return record_failure(run, results, _reason(error), reporter)
     compilation.on_compile = reporter.say
-    keep = StateFile(state_path(results, run), run.id)
+    state = StateFile(state_path(results, run), run.id)
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
         try:
@@ -94,7 +99,7 @@ def execute(
         record, predictions = describe.begun(trial), None
         reporter.say(describe.of_run(run, record))
         try:
-            fitted = trial.fit(reporter, keep)
+            fitted = trial.fit(reporter, state)
             record |= {"history": fitted.history, "events": list(fitted.events)}
             record["timing"] |= {"examples_per_second": fitted.examples_per_second, "wait": fitted.wait}
             record["timing"] |= {"resumed": fitted.resumed} if fitted.resumed else {}
@@ -105,6 +110,7 @@ def execute(
                     record[name] = getattr(scored, name)
                 record["events"] += scored.events
                 record["leakage"] = judged(predictions, leaks)
+                record["groups"] = judged_groups(predictions)
                 predictions = replace(predictions, leaks=tuple((leak, source) for leak, source in leaks["leaks"]))
                 record["events"] += [UNUSED_ALIGNMENT] if insensitive(scored.alignment) else []
         except UserError:
@@ -115,7 +121,11 @@ def execute(
             record |= {"status": records.FAILED, "error": _reason(error)}
     record["timing"]["seconds"] = trial.seconds | {"total": time.perf_counter() - begun}
     record["timing"]["peak_memory_bytes"] = hardware.peak_memory(trial.accelerator.device)
-    return _written(RunRecord(**record), predictions, results, reporter, run) if main else RunRecord(**record)
+    if not main:
+        return RunRecord(**record)
+    done = RunRecord(**record)
+    trained = trial if done.finished and run.part == "test" else None
+    return _written(done, predictions, results, reporter, run, trained)
 
 
 def record_failure(run: Run, results: Path, reason: str, reporter: Reporter | None = None) -> RunRecord:
@@ -137,11 +147,20 @@ def _reason(error: Exception) -> str:
 
 
 def _written(
-    record: RunRecord, predictions: records.Predictions | None, results: Path, reporter: Reporter, run: Run
+    record: RunRecord,
+    predictions: records.Predictions | None,
+    results: Path,
+    reporter: Reporter,
+    run: Run,
+    trained: Trial | None = None,
 ) -> RunRecord:
+    def put(folder: Path) -> None:
+        if trained is not None and not trained.keep(folder):
+            reporter.say("the trained weights are not kept, because there are too many: --keep keeps them")
+
     try:
         with undisturbed():
-            folder = records.write(record, predictions, results)
+            folder = records.write(record, predictions, results, put)
     except HarnessError:  # a full disk, after hours: the scores at least are shown
         reporter.result(record, "not written")
         raise

@@ -9,11 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError
 from harness.evidence import records
+from harness.evidence.folders import copy_kept
 from harness.evidence.records import RunRecord
 from harness.files.atomic import check_writable
 from harness.progress import Board
@@ -149,5 +151,6 @@ def _credited(record: RunRecord, run: Run, results: Path) -> RunRecord:
     if not record.finished or not earlier or earlier["id"] != now["id"] or earlier["trials"] >= now["trials"]:
         return record
     record = replace(record, model={**record.model, "search": now})
-    records.write(record, records.read_predictions(results / record.folder), results)
+    folder = results / record.folder
+    records.write(record, records.read_predictions(folder), results, partial(copy_kept, folder))
     return record

@@ -20,7 +20,7 @@ from .asked import seeds_of, words_of
 from .plan import Run, plan
 
 # What a table of each kind may hold, as arguments of plan(); in the file, a model's and a task's name is ``name``.
-OF_MODEL = ("model", "checkpoint", "init", "option", "allow_partial", "recipe")
+OF_MODEL = ("model", "checkpoint", "init", "option", "allow_partial", "keep", "reuse_head", "recipe")
 OF_TASK = (
     *("task", "train", "validation", "test", "sequence_column", "label_column", "positive", "kind"),
     *("split", "genome", "msa", "species", "context", "sample", "name"),
@@ -53,7 +53,7 @@ class Study:
     @classmethod
     def asked(cls, words: Mapping[str, Any], max_epochs: int | None = None) -> Study:
         """The study of one command line; ``words`` are arguments of :func:`plan`."""
-        usual = {"sample": True, "allow_partial": False}
+        usual = {"sample": True, "allow_partial": False, "keep": False, "reuse_head": False}
         given = {name: value for name, value in words.items() if value not in (None, (), {}, "") and usual.get(name) != value}
         model, task = _taken(given, OF_MODEL[:-1]), _taken(given, OF_TASK)
         seed, preset, device = given.pop("seed", 0), given.pop("recipe", None), given.pop("device", "auto")
@@ -241,7 +241,8 @@ def _read(table: dict[str, Any], what: str, names: Sequence[str]) -> dict[str, A
         raise ValueError("[[model]] lacks name")
     if what == "task" and not {"task", "test"} & found.keys():
         raise ValueError("[[task]] lacks name, or train and test")
-    types: dict[str, Any] = {"option": dict, "recipe": dict, "allow_partial": bool, "sample": bool, "context": int}
+    types: dict[str, Any] = {"option": dict, "recipe": dict, "context": int}
+    types |= dict.fromkeys(("allow_partial", "sample", "keep", "reuse_head"), bool)
     types |= dict.fromkeys(("model", "task", "train", "validation", "test"), (str, list))
     types |= {"sequence_column": (str, int), "positive": (str, int), "label_column": (str, int, list)}
     for name, value in found.items():

@@ -4,36 +4,33 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
 
 from harness.adapter import Adapter
 from harness.data import Example
-from harness.engine import hardware
+from harness.engine import hardware, keep
 from harness.engine.cache import EmbeddingCache
 from harness.engine.classifier import Classifier, ZeroShot
 from harness.engine.fit import Fit, fit
 from harness.engine.kinds import labels_of
-from harness.engine.predict import predict
+from harness.engine.predict import length, predict
 from harness.engine.probe import probe
 from harness.engine.resume import StateFile
 from harness.errors import HarnessError, UserError
 from harness.evidence.metrics import check_labels, collapsed, left_out, limits, scores
 from harness.evidence.records import Predictions
 from harness.evidence.sensitivity import alignment_sensitivity
-from harness.files.fingerprint import digest
 from harness.kernels import compilation
 from harness.progress import Reporter
 from harness.recipe import Recipe
 from harness.task import CLASSIFICATION, Splits, Task
 
-from .plan import Run
+from .plan import Run, model_code
 
 
 @dataclass(frozen=True)
@@ -72,11 +69,13 @@ class Trial:
             UserError: it cannot.
         """
         begun = time.perf_counter()
-        accelerator = _accelerator(hardware.pick_device(device))
+        accelerator = hardware.accelerator(device)
         adapter = run.model_request().build()
         recipe = run.published().override(**run.recipe)
         _check(run, adapter, recipe, task, splits)
         classifier = _classifier(adapter, recipe, task, splits).to(accelerator.device)
+        if run.reuse_head:
+            _reuse_head(classifier, run)
         return cls(run, task, splits, recipe, classifier, accelerator, {"load": time.perf_counter() - begun})
 
     @property
@@ -84,8 +83,8 @@ class Trial:
         """The model without its head."""
         return self.classifier.adapter
 
-    def fit(self, reporter: Reporter, keep: StateFile | None = None) -> Fit:
-        """Fit the classifier to the training split, judged by the validation split; ``keep`` as in :func:`fit`."""
+    def fit(self, reporter: Reporter, state: StateFile | None = None) -> Fit:
+        """Fit the classifier to the training split, judged by the validation split; ``state`` as ``keep`` in :func:`fit`."""
         splits, precision, begun, compiled = self.splits, self.run.precision, time.perf_counter(), compilation.seconds
         parts = (splits.train, splits.validation, self.recipe, self.accelerator)
         with reporter.training(f"{self.run.name} on {self.run.label}, seed {self.run.seed}"):
@@ -95,7 +94,7 @@ class Trial:
                 cache = self._cache() if next(self.adapter.parameters(), None) is not None else None
                 fitted = probe(self.classifier, *parts, precision=precision, cache=cache)
             else:
-                own = {"seed": self.run.seed, "precision": precision, "keep": keep, "stop": self._hopeless}
+                own = {"seed": self.run.seed, "precision": precision, "keep": state, "stop": self._hopeless}
                 fitted = fit(self.classifier, *parts, report=reporter.report, **own)
         self.seconds |= {"train": time.perf_counter() - begun, "compile": compilation.seconds - compiled}
         return fitted
@@ -112,12 +111,30 @@ class Trial:
         ids = tuple(example.id for example in test)
         blocks = tuple(map(self.splits.block, ids)) if self.splits.block else ()
         labels, kind, classes = labels_of(test), self.task.kind, self.task.classes
-        predictions = Predictions(ids, labels, outputs, classes, blocks, kind=kind)
+        groups = {name: tuple(words.get(one, "") for one in ids) for name, words in self.splits.groups.items()}
+        predictions = Predictions(ids, labels, outputs, classes, blocks, kind=kind, groups=groups)
         has_alignment = self.adapter.card.reads == "alignment" and test[0].windows[0].alignment is not None
         alignment = alignment_sensitivity(test, outputs, ask, kind) if has_alignment else {}
         found, without = limits(outputs, labels, blocks, kind)
         same, events = collapsed(outputs, labels, kind), left_out(labels, classes, kind)
         return Scored(predictions, scores(outputs, labels, kind), found, without, alignment, same, events)
+
+    def keep(self, folder: Path) -> bool:
+        """Put what was trained into a run's folder (see :mod:`harness.engine.keep`); whether its weights are kept."""
+        run, lengths = self.run, [length(example) for example in self.splits.train]
+        about = keep.Kept(
+            run=run.to_json(),
+            recipe=asdict(self.recipe),
+            task=run.label,
+            kind=self.task.kind,
+            classes=self.task.classes,
+            windows=len(self.splits.train[0].windows),
+            lengths=(min(lengths), max(lengths)),
+            species=self.splits.species,
+            code=model_code(run.model),
+            kept=keep.NOTHING,
+        )
+        return keep.write(self.classifier, about, folder, everything=run.keep).kept != keep.NOTHING
 
     def parameters(self) -> dict[str, int]:
         """How many numbers the run trains, how many there are in all, and how many of these are the head's."""
@@ -139,18 +156,9 @@ class Trial:
         return f"pruned after epoch {epoch}: its validation loss of {lowest:.4f} is above {limits[epoch - 1]:.4f}"
 
     def _cache(self) -> EmbeddingCache:
-        """Where this model's embeddings are kept: whatever else than the windows determines them is in the key."""
-        run, audit = self.run, self.adapter.audit
-        drawn = audit is None or bool(audit.missing)  # some weights are random
-        origin = [run.name, run.origin, run.seed if drawn else None]
-        return EmbeddingCache(digest([origin, run.device, run.precision, run.code]))
-
-
-def _accelerator(device: torch.device) -> Accelerator:
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)
-    # A model may hold weights that fine-tuning does not reach (an unused pooler): several processes must not wait for them.
-    return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+        """Where this model's embeddings are kept, for other runs and for `harness embed` alike."""
+        run = self.run
+        return EmbeddingCache.of(run.model_request(), self.adapter, run.seed, run.device, run.precision)
 
 
 def _check(run: Run, adapter: Adapter, recipe: Recipe, task: Task, splits: Splits) -> None:
@@ -175,6 +183,21 @@ def _check(run: Run, adapter: Adapter, recipe: Recipe, task: Task, splits: Split
         raise UserError(f"{task.label}: windows of {len(longest)} nt, but {adapter.name} takes at most {adapter.max_length}")
     if recipe.tune in ("full", "lora") and not any(item.requires_grad for item in adapter.parameters()):
         raise UserError(f"tune {recipe.tune!r}: {adapter.name} has no weights to fine-tune; leave --tune out")
+
+
+def _reuse_head(classifier: Classifier | ZeroShot, run: Run) -> None:
+    """Begin with the head of the run that is the checkpoint.
+
+    Raises:
+        UserError: the checkpoint is no run, or its head is another one.
+    """
+    folder = Path(run.checkpoint or "")
+    if run.checkpoint is None or not keep.is_kept(folder):
+        raise UserError("reuse-head: the checkpoint is not the folder of a run, so there is no head; leave it out")
+    head, state = keep.head_of(folder), classifier.state_dict()
+    if odd := [name for name in head if name not in state or state[name].shape != head[name].shape]:
+        raise UserError(f"reuse-head: {odd[0]} of {folder} is of another shape than this task's; leave it out for a new head")
+    classifier.load_state_dict(head, strict=False)
 
 
 def _classifier(adapter: Adapter, recipe: Recipe, task: Task, splits: Splits) -> Classifier | ZeroShot:

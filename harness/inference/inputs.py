@@ -1,0 +1,146 @@
+"""The user's sequences, intervals and variants, read one by one: files of any length in flat memory."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from harness.data import Locus, Window
+from harness.errors import UserError
+from harness.files import bed, readers
+from harness.files.readers import Columns
+from harness.files.text import head
+
+SEQUENCES, INTERVALS, VARIANTS = "sequences", "intervals", "variants"
+EXPECTED = "FASTA, a table (CSV, TSV, JSON, parquet) or BED"
+TOGETHER = 1024  # intervals whose letters are read together, in the order of the genome
+
+Label = str | tuple[str, ...] | None
+
+
+class Entry(NamedTuple):
+    """What a model is asked about: one window, or two (reference, alternate) of a variant.
+
+    ``label`` is the file's own word, or one for each of several label columns; None where it has none. ``where`` is the
+    entry's place in the file, for messages.
+    """
+
+    id: str
+    windows: tuple[Window, ...]
+    label: Label
+    where: str
+
+
+class _Placed(NamedTuple):
+    """An interval before its letters are read."""
+
+    id: str
+    locus: Locus
+    label: Label
+    where: str
+
+
+class Input:
+    """The entries of the user's files, in their order. It may be iterated any number of times, but not twice at once.
+
+    ``kind`` is SEQUENCES, INTERVALS or VARIANTS. While it is iterated, ``changes`` counts the letters that normalisation changes
+    (see :func:`harness.files.readers.read_as`), ``outside_genome`` and ``repeated_ids``; ``notes`` gains sentences on what the
+    files say and is not used. Both are complete at the end, and begin anew with each iteration.
+    """
+
+    def __init__(self, paths: Sequence[Path], kind: str, genome: Path | None, columns: Columns) -> None:
+        self.paths, self.kind, self.genome, self.columns = tuple(paths), kind, genome, columns
+        self.changes: Counter[str] = Counter()
+        self.notes: list[str] = []
+
+    def __iter__(self) -> Iterator[Entry]:
+        self.changes.clear()
+        self.notes.clear()
+        ids = array("q")
+        for entry in self._letters() if self.genome is None else self._from_genome(self.genome):
+            ids.append(hash(entry.id))
+            yield entry
+        if repeated := _repeated(ids):
+            self.changes["repeated_ids"] = repeated
+            self.notes.append(f"{repeated:,} of {len(ids):,} entries have an id that others have, too; ids are kept as they are")
+
+    def _letters(self) -> Iterator[Entry]:
+        for path in self.paths:
+            for record in readers.stream(path, self.changes, self.notes, self.columns):
+                yield Entry(record.id, (record.window,), record.label, record.where)
+
+    def _from_genome(self, path: Path) -> Iterator[Entry]:
+        from harness.files.genome import Genome, check_outside
+
+        genome, rest, nucleotides = Genome(path), self._intervals(), 0
+        while some := list(islice(rest, TOGETHER)):
+            found = genome.sequences([interval.locus for interval in some], self.changes)
+            nucleotides += sum(map(len, found))
+            for interval, letters in zip(some, found, strict=True):
+                yield Entry(interval.id, (Window(letters, interval.locus),), interval.label, interval.where)
+        check_outside(genome, self.changes["outside_genome"], nucleotides)
+
+    def _intervals(self) -> Iterator[_Placed]:
+        for path in self.paths:
+            if not bed.is_bed(path):
+                for row in readers.stream_intervals(path, self.notes, self.columns):
+                    yield _Placed(row.id, row.locus, row.label, row.where)
+                continue
+            unused: dict[str, None] = {}
+            for line in bed.intervals(path, unused):
+                yield _Placed(line.name or bed.name(line.locus), line.locus, None, line.where)
+            unused.pop("name", None)
+            if unused:
+                self.notes.append(f"{path.name}: columns not used: {', '.join(unused)}")
+
+
+def open_input(
+    paths: Sequence[Path], *, genome: Path | None = None, sequence_column: str = "", label_columns: Sequence[str] = ()
+) -> Input:
+    """The entries of FASTA files, tables or BED files; only the beginning of the files is read here.
+
+    Sequences are read as for training (see :func:`harness.files.readers.stream`); labels are optional. Intervals (BED, or a table
+    with columns of a locus and none of letters) take their letters from ``genome``, 5'→3' on their strand; the id of a BED
+    line is its name, or ``chr1:100-200(+)``. Of a table without a header, the columns are numbers from 1.
+
+    Raises:
+        BadData: a file is missing or empty.
+        UserError: files of both kinds, a genome that is missing or superfluous, or a column of what is no table.
+    """
+    paths = [Path(path) for path in paths]
+    for path in paths:
+        head(path, EXPECTED)
+    kinds = [_kind(path, sequence_column) for path in paths]
+    if len(set(kinds)) > 1:
+        other = next(path for path, kind in zip(paths, kinds, strict=True) if kind != kinds[0])
+        raise UserError(f"{paths[0]} holds {kinds[0]} and {other} does not; give them one after the other")
+    if kinds[0] == INTERVALS and genome is None:
+        raise UserError(f"{paths[0]}: intervals have no letters; give their genome with --genome, FASTA or 2bit")
+    if kinds[0] == SEQUENCES and genome is not None:
+        raise UserError(f"{paths[0]}: the sequences have letters of their own; leave --genome out")
+    asked = [("sequence-column", sequence_column), ("label-column", ",".join(label_columns))]
+    if (option := next((f"{name} {value!r}" for name, value in asked if value), "")) and not _is_table(paths[0]):
+        raise UserError(f"{option}: {paths[0]} is no table; leave it out")
+    return Input(paths, kinds[0], genome, Columns(sequence_column, tuple(label_columns), optional=True))
+
+
+def _kind(path: Path, sequence_column: str) -> str:
+    if bed.is_bed(path) or (not sequence_column and readers.is_intervals(path)):
+        return INTERVALS
+    return SEQUENCES
+
+
+def _is_table(path: Path) -> bool:
+    return not bed.is_bed(path) and (readers.is_parquet(path) or not readers.is_fasta(path))
+
+
+def _repeated(ids: Iterable[int]) -> int:
+    """How many of the numbers stand there more than once, all but the first of each counted."""
+    import numpy as np
+
+    found = np.sort(np.fromiter(ids, np.int64))
+    return int((found[1:] == found[:-1]).sum())
