@@ -115,6 +115,34 @@ def base_of(model: nn.Module) -> nn.Module:
     return model.base_model  # type: ignore[return-value]
 
 
+@contextmanager
+def entering(model: nn.Module, layer: int, blocks: int) -> Iterator[list[Tensor]]:
+    """A list that a forward pass fills with the states that leave block ``layer``; it stays empty for the last one.
+
+    They are taken where they enter the next block. transformers' own ``output_hidden_states`` leaves hooks behind that cannot
+    be pickled.
+
+    Raises:
+        UserError: the model's blocks share their weights, or are no list.
+    """
+    found: list[Tensor] = []
+    if layer == blocks:
+        yield found
+        return
+    lists = (it for it in base_of(model).modules() if isinstance(it, nn.ModuleList) and len(it) == blocks)
+    if (chain := next(lists, None)) is None:
+        raise UserError(f"layer {layer}: of {type(model).__name__}, whose blocks are no list, only the last layer is read")
+
+    def take(module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        found.append(given[0] if given else named["hidden_states"])
+
+    hook = chain[layer].register_forward_pre_hook(take, with_kwargs=True)
+    try:
+        yield found
+    finally:
+        hook.remove()
+
+
 def _drop_unneeded(base: nn.Module) -> None:
     for name in UNNEEDED:
         if isinstance(getattr(base, name, None), nn.Module):

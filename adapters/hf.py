@@ -22,7 +22,18 @@ from harness.recipe import Recipe
 from ._batches import mean_over, within
 from ._hf_config import Kind, read_config
 from ._hf_letters import Reader
-from ._hf_load import base_of, check_fits, checked_dtype, freeze_unused, load, lora_layers, quietly, token_limit, untrained
+from ._hf_load import (
+    base_of,
+    check_fits,
+    checked_dtype,
+    entering,
+    freeze_unused,
+    load,
+    lora_layers,
+    quietly,
+    token_limit,
+    untrained,
+)
 from ._hf_scores import Causal, Masked
 from ._hf_tokenizer import PREFIXES, Vocabulary, check_rows, choose_reader, of_letters, read_vocabulary
 from ._options import checked, checked_layer, of_size
@@ -226,15 +237,19 @@ class HF(Adapter, BaseResolved):
         return mean_over(hidden, content)
 
     def hidden_states(self, batch: Batch, layer: int | None = None) -> Tensor:
-        """See :meth:`BaseResolved.hidden_states`; states are transformers' own ``hidden_states``, 0 those of the embeddings."""
+        """See :meth:`BaseResolved.hidden_states`; states are those of transformers' ``hidden_states``, 0 the embeddings.
+
+        Raises:
+            UserError: there is no such block.
+        """
         tokens = batch["tokens"]
         read = within(batch["lengths"], tokens.shape[1])
         chosen = self.layer if layer is None else layer
-        last = chosen == self.blocks
         if not 0 <= chosen <= self.blocks:
-            raise UserError(f"layer {layer}: {self.name} has {self.blocks}")
-        found = base_of(self.model)(input_ids=tokens, attention_mask=read.long(), output_hidden_states=not last)
-        return found.last_hidden_state if last else found.hidden_states[chosen]
+            raise UserError(f"layer {layer}: {self.name} has layers 1 to {self.blocks}, and 0, the embeddings")
+        with entering(self.model, chosen, self.blocks) as found:
+            last = base_of(self.model)(input_ids=tokens, attention_mask=read.long()).last_hidden_state
+        return found[0] if found else last
 
     def token_ranges(self, windows: Sequence[Window]) -> Tensor:
         """See :meth:`BaseResolved.token_ranges`."""

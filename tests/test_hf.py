@@ -67,6 +67,22 @@ def test_states_and_their_mean_are_those_of_transformers(name, folders):
             assert len(window) == int((ours.token_ranges([window])[0, :, 1] > 0).sum())
 
 
+@pytest.mark.parametrize("name", ["bert", "esm", "modernbert", "deberta-v2", "gpt2", "llama", "mamba"])
+def test_layers_are_those_of_transformers(name, folders):
+    from transformers import AutoModel
+
+    model, theirs = load(folders(name)), AutoModel.from_pretrained(folders(name)).eval()
+    batch = model.collate(random_windows(1, 30))
+    with torch.inference_mode():
+        expected = theirs(input_ids=batch["tokens"], output_hidden_states=True).hidden_states
+        if name == "mamba":  # whose list begins after the first block
+            expected = (model.model.get_input_embeddings()(batch["tokens"]), *expected[:1], *expected[2:])
+        for layer in range(3):
+            torch.testing.assert_close(model.hidden_states(batch, layer), expected[layer])
+    with pytest.raises(UserError, match="layer 3: hf has layers 1 to 2"):
+        model.hidden_states(batch, 3)
+
+
 def test_poolings_and_layers(folders):
     windows = random_windows(2, 30)
     model = load(folders("bert"))
