@@ -78,10 +78,7 @@ def untrained(config: Any, kind: Kind, dtype: str) -> nn.Module:
 
 
 def _filled(cls: Any, config: Any, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> tuple[nn.Module, dict[str, Any]]:
-    import transformers
-
-    word = "dtype" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (4, 56) else "torch_dtype"
-    keywords: dict[str, Any] = {word: dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    keywords: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         with quietly():
             model, info = cls.from_pretrained(None, config=config, state_dict=dict(tensors), **keywords)
