@@ -57,7 +57,7 @@ def load(config: Any, kind: Kind, file: Path, dtype: str, dropped: list[str]) ->
     model, info = _filled(model_class(config, kind), config, tensors, held)
     if kind != "encoder" and _only_head_lacks(model, info):
         kind = "encoder"
-        model, info = _filled(_headless(config, kind), config, tensors, held)
+        model, info = _filled(model_class(config, kind), config, tensors, held)
     unneeded = [name for name in info["missing_keys"] if any(part in name.split(".") for part in UNNEEDED)]
     info = {**info, "missing_keys": set(info["missing_keys"]) - set(unneeded)}
     _drop_unneeded(base_of(model))
@@ -70,9 +70,9 @@ def load(config: Any, kind: Kind, file: Path, dtype: str, dropped: list[str]) ->
 
 def untrained(config: Any, kind: Kind, dtype: str) -> nn.Module:
     """The model of a configuration with random weights, drawn from torch's generator."""
-    cls = model_class(config, kind)
+    cls: Any = model_class(config, kind)
     with quietly():
-        model = cls(config) if kind != "encoder" else _headless(config, kind)(config)
+        model = cls(config, **_without_pooler(cls))
     _drop_unneeded(base_of(model))
     return model.to(DTYPES["float32" if dtype == "auto" else dtype])
 
@@ -81,7 +81,7 @@ def _filled(cls: Any, config: Any, tensors: Mapping[str, Tensor], dtype: torch.d
     keywords: dict[str, Any] = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}
     try:
         with quietly():
-            model, info = cls.from_pretrained(None, config=config, state_dict=dict(tensors), **keywords)
+            model, info = cls.from_pretrained(None, config=config, state_dict=dict(tensors), **keywords, **_without_pooler(cls))
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         what = f"transformers cannot build {cls.__name__} as config.json describes it ({type(error).__name__}: {reason})"
@@ -89,22 +89,9 @@ def _filled(cls: Any, config: Any, tensors: Mapping[str, Tensor], dtype: torch.d
     return model, info
 
 
-class _NoPooler:
-    """A model class whose pooler is not built, for it would be random."""
-
-    def __init__(self, cls: Any, config: Any) -> None:
-        takes = "add_pooling_layer" in inspect.signature(cls.__init__).parameters
-        self.cls, self.words, self.__name__ = cls, {"add_pooling_layer": False} if takes else {}, cls.__name__
-
-    def __call__(self, config: Any) -> nn.Module:
-        return self.cls(config, **self.words)
-
-    def from_pretrained(self, *given: Any, **words: Any) -> Any:
-        return self.cls.from_pretrained(*given, **words, **self.words)
-
-
-def _headless(config: Any, kind: Kind) -> Any:
-    return _NoPooler(model_class(config, kind), config)
+def _without_pooler(cls: type) -> dict[str, bool]:
+    """What keeps a class from building a pooler, which would be random where the file has none."""
+    return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(cls.__init__).parameters else {}
 
 
 def base_of(model: nn.Module) -> nn.Module:
