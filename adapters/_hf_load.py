@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -43,10 +43,10 @@ def quietly() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def load(config: Any, kind: Kind, file: Path, dtype: str, dropped: list[str]) -> tuple[nn.Module, Kind, LoadAudit]:
+def load(config: Any, kind: Kind, file: Path, dtype: str, notes: Sequence[str]) -> tuple[nn.Module, Kind, LoadAudit]:
     """The model of a configuration with the weights of a file; its kind is ``encoder`` where the file holds no language head.
 
-    ``dtype`` is float32, bf16 or auto (bf16 above LARGE). What ``dropped`` names was never asked for.
+    ``dtype`` is float32, bf16 or auto (bf16 above LARGE); ``notes`` are said with the audit.
 
     Raises:
         CheckpointMismatch: tensors are missing, have another shape, or belong to another architecture.
@@ -62,7 +62,7 @@ def load(config: Any, kind: Kind, file: Path, dtype: str, dropped: list[str]) ->
     info = {**info, "missing_keys": set(info["missing_keys"]) - set(unneeded)}
     _drop_unneeded(base_of(model))
     audit = audit_from_loading_info(model, info, file)
-    words = [*dropped]
+    words = [*notes]
     if held is not torch.float32:
         words.append(f"{size / 1e9:.1f} B parameters: its weights are held in bf16; --option dtype=float32 holds them whole")
     return model, kind, replace(audit, warnings=(*audit.warnings, *words))
