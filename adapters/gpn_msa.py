@@ -185,7 +185,7 @@ class GPNMSA(Adapter, MaskedModel, Pretrainable, BaseResolved):
         file = weight_file(checkpoint)
         config = read_config(file, ("GPNRoFormer",), fields=FIELDS)
         check_settings(config, SETTINGS, file)
-        tensors = rename(read_tensors(file), OFFICIAL_NAMES, file)
+        tensors = rename(read_tensors(file, "model."), OFFICIAL_NAMES, file)
         known, names = _species(config, file)
         if known and species not in (0, known):
             raise UserError(f"option species={species}: {file} was trained with {known}; leave the option out")

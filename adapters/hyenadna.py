@@ -52,7 +52,7 @@ LONGER = {
 # The official files' names → ours. They begin with `hyena.backbone.` in the hub's files, `model.backbone.` in the authors', and
 # have `.layer` if gradients were checkpointed. All sines of a filter share one frequency vector; safetensors files hold it once.
 OFFICIAL_NAMES = (
-    (r"^(?:\w+\.)*?backbone\.", ""),
+    (r"^(?:(?:hyena|model)\.)?backbone\.", ""),
     (r"\.(mixer|mlp)\.layer\.", r".\1."),
     (r"^(?:\w+\.)*?lm_head\.", "lm_head."),
     (r"^embeddings\.word_embeddings\.", "embed."),

@@ -24,7 +24,7 @@ from torch import Tensor
 from harness.card import ModelCard
 from harness.data import Window
 from harness.errors import BadData, CheckpointMismatch, UserError
-from harness.files.checkpoint import TEXT, Field, check_fields, read_config, read_tensors, rename, weight_file
+from harness.files.checkpoint import TEXT, Field, check_fields, check_finite, read_config, read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
 from ._bert import BERT_NAMES, POST_NORM, has_language_head, read_shape
@@ -238,14 +238,15 @@ def read_arrays(file: Path) -> dict[str, Tensor]:
     if file.suffix == ".pdparams":
         raise BadData(f"checkpoint {file}: a pickle, which is not run here; where PaddlePaddle is installed: {PADDLE_COMMAND}")
     if file.suffix != ".npz":
-        return read_tensors(file)
+        return read_tensors(file, "bert.", "ernie.", "rnaernie.")
     try:
         _check_arrays(file)
         with np.load(file, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+            found = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
     except Exception as error:  # zipfile and numpy raise many kinds for a damaged file
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise BadData(f"checkpoint {file}: cannot be read as arrays ({reason}); convert it again: {PADDLE_COMMAND}") from None
+    return check_finite(found, file)
 
 
 def _check_arrays(file: Path) -> None:

@@ -81,7 +81,7 @@ class RNAFM(RNAModel):
         if checkpoint is None:
             return cls(of_size(cls.name, size, SIZES), OFFICIAL, pooling, layer)
         file = weight_file(checkpoint, "RNA-FM_pretrained.pth")
-        theirs = read_tensors(file)
+        theirs = read_tensors(file, "rnafm.")
         if any("embed_tokens" in name for name in theirs):
             layout, tensors = "official", rename(theirs, OFFICIAL_NAMES, file)
         elif any(name.startswith(("model.", "rnafm.")) for name in theirs):

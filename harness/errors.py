@@ -30,7 +30,11 @@ class ChecksumMismatch(UserError):
 
 
 class CheckpointMismatch(UserError):
-    """Weights of another architecture; the message says how many tensors matched."""
+    """Weights of another architecture; the message says how many tensors matched. ``whole`` if all that the model expects did."""
+
+    def __init__(self, message: str = "", whole: bool = False) -> None:
+        super().__init__(message)
+        self.whole = whole
 
 
 class DownloadFailed(HarnessError):

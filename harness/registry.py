@@ -29,7 +29,7 @@ from harness.card import ModelCard
 from harness.data import Label
 from harness.errors import HarnessError, UnknownName, UserError
 from harness.facts import ModelFacts, read_card, read_facts
-from harness.task import Reading, Task
+from harness.task import Reading, Reference, Task
 
 if TYPE_CHECKING:
     from harness.adapter import Adapter
@@ -312,3 +312,8 @@ def draw_split(name: str, kind: str, labels: Sequence[Label], groups: Sequence[i
 def task_from_variants(path: Path, name: str | None = None) -> Task:
     """The task that the user's own file of variants makes, called ``name`` or after it; see ``tasks/variants.py``."""
     return importlib.import_module("harness.tasks.variants").from_variants(path, name)
+
+
+def variant_pairs(path: Path, reference: Reference) -> Any:
+    """What makes windows of a file's variants, without labels and a few at a time; see ``tasks/_variant_pairs.py``."""
+    return importlib.import_module("harness.tasks._variant_pairs").Pairs(path, reference)

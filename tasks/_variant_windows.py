@@ -72,7 +72,7 @@ class Windows(Sequence[Example]):
     def _example(self, number: int) -> Example:
         variant, context = self.variants[number], self.context
         change, first = variant.change, context // 2
-        locus = _locus(variant, context) if self.located else None
+        locus = window_locus(variant, context) if self.located else None
         # Letters with others put in, out or in place of them are no longer those of a locus, where a score could be looked up.
         changed_locus = locus if change.kind == SNV else None
         letters = self.sequences[number].tobytes().decode()
@@ -121,7 +121,7 @@ def cut_windows(
     from harness.files.alignments import open_alignment
 
     alignment = None if reference.alignment is None else open_alignment(reference.alignment, reference.species)
-    genome = _genome(path, reference)
+    genome = genome_of(path, reference)
     context, room = reference.context, reference.context - reference.context // 2
     whole = variants
     variants = [variant for variant in whole if (change := variant.change).kind == SNV or change.length < room]
@@ -134,7 +134,7 @@ def cut_windows(
     filled = max((len(change.reference) - len(change.alternate) for change in map(_change, variants)), default=0)
     size = context + max(filled, 0)
     check_memory(len(variants) * size * BYTES_A_SITE, f"context {context}", "use a shorter --context, or fewer variants")
-    loci = [_locus(variant, context, size) for variant in variants]
+    loci = [window_locus(variant, context, size) for variant in variants]
     if genome is not None:
         target = f"genome {genome.path.name}"
         letters = _genome_letters(path, genome, loci, changes)
@@ -158,7 +158,7 @@ def cut_windows(
     return variants, Windows(variants, letters, columns, np.arange(len(variants)), context), files, alignment
 
 
-def _locus(variant: Variant, context: int, size: int | None = None) -> Locus:
+def window_locus(variant: Variant, context: int, size: int | None = None) -> Locus:
     """The window's place; with another ``size``, that of as many letters from its start."""
     start = variant.change.position - 1 - context // 2
     return Locus(variant.chromosome, start, start + (size or context))
@@ -195,7 +195,7 @@ def _of_one_assembly(path: Path, variants: Sequence[Variant], genome: Genome | N
     return found[best]
 
 
-def _genome(path: Path, reference: Reference) -> Genome | None:
+def genome_of(path: Path, reference: Reference) -> Genome | None:
     """The genome that was given, else hg38 from the data folder; None if the windows need no genome.
 
     The target row of an alignment can replace it. Windows of 1 nt, which is all that scores per position or allele need,
@@ -247,6 +247,25 @@ def _confirmed(
     """
     import numpy as np
 
+    unknown, different = compared(variants, letters, first)
+    for kind, wrong, reason in (
+        ("off_genome", unknown, "lie where it has no letter: is it only a part?"),
+        ("reference_mismatch", different, "have another reference allele there: another assembly, or positions not 1-based?"),
+    ):
+        changes[kind] += (count := int(wrong.sum()))
+        if count > MAX_MISMATCH_SHARE * len(variants):
+            at = int(np.flatnonzero(wrong)[0])
+            raise BadData(
+                f"{path}, {target}: {count:,} of {len(variants):,} variants ({count / len(variants):.1%}) {reason} "
+                f"The first is {variants[at].id}, where it has {chr(letters[at, first])}"
+            )
+    return np.flatnonzero(~(unknown | different))
+
+
+def compared(variants: Sequence[Variant], letters: np.ndarray, first: int) -> tuple[np.ndarray, np.ndarray]:
+    """Whether the target has no letter at each variant's reference allele, and whether it has others; see :func:`_confirmed`."""
+    import numpy as np
+
     single = np.array([len(variant.reference) == len(variant.alternate) == 1 for variant in variants], bool)
     alleles = np.frombuffer("".join(variant.reference[0] for variant in variants).encode(), np.uint8)
     here = letters[:, first]
@@ -257,15 +276,4 @@ def _confirmed(
         own = letters[index, max(start, 0) : start + len(variant.reference)].tobytes().decode()
         unknown[index] = "N" in own
         different[index] = not unknown[index] and own != variant.reference[max(-start, 0) :][: len(own)]
-    for kind, wrong, reason in (
-        ("off_genome", unknown, "lie where it has no letter: is it only a part?"),
-        ("reference_mismatch", different, "have another reference allele there: another assembly, or positions not 1-based?"),
-    ):
-        changes[kind] += (count := int(wrong.sum()))
-        if count > MAX_MISMATCH_SHARE * len(variants):
-            at = int(np.flatnonzero(wrong)[0])
-            raise BadData(
-                f"{path}, {target}: {count:,} of {len(variants):,} variants ({count / len(variants):.1%}) {reason} "
-                f"The first is {variants[at].id}, where it has {chr(here[at])}"
-            )
-    return np.flatnonzero(~(unknown | different))
+    return unknown, different

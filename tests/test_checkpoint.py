@@ -14,7 +14,7 @@ from torch import nn
 
 from harness import registry
 from harness.engine.build import request
-from harness.errors import BadData, CheckpointMismatch, DataMissing, HarnessError
+from harness.errors import BadData, CheckpointMismatch, HarnessError
 from harness.files.checkpoint import (
     EPSILON,
     TEXT,
@@ -24,7 +24,6 @@ from harness.files.checkpoint import (
     partial_weights,
     read_config,
     read_tensors,
-    weight_file,
 )
 
 CONFIG = {
@@ -89,12 +88,6 @@ def wrapped_by_peft(bert):
         (lambda bert: {**bert, "bert.encoder.ln_f.weight": torch.ones(64)}, {}, r"ln_f\.weight belong to another"),
         (lambda bert: {**bert, "bert.encoder.rotary.weight": torch.ones(64)}, {}, r"rotary\.weight belong to another"),
         (wrapped_by_peft, {}, r"LoRA parts are in the file: save model\.merge_and_unload\(\)"),
-        (lambda bert: {f"net.{name}": value for name, value in bert.items()}, {}, r"every name begins with 'net\.' there"),
-        (
-            lambda bert: {name.removeprefix("bert."): value for name, value in bert.items() if name.startswith("bert.")},
-            {},
-            r"the names lack 'bert\.' there",
-        ),
         (lambda bert: {name: value.to(torch.int8) for name, value in bert.items()}, {}, "whole numbers: save them in float32"),
         (lambda bert: {name: value for name, value in bert.items() if name != LAYER}, {}, rf"45 of 46 .*: {LAYER}"),
         (lambda bert: {**bert, LAYER: torch.ones(3)}, {}, rf"45 of 46 tensors match.*another shape: {LAYER}"),
@@ -148,23 +141,21 @@ def test_numbers_of_any_width_are_converted(tmp_path, kind):
     assert model.weight.dtype == torch.float32
 
 
-def test_a_folder_without_weights_says_what_it_is(tmp_path):
-    (tmp_path / "trained/checkpoint-500").mkdir(parents=True)
-    (tmp_path / "trained/checkpoint-500/pytorch_model.bin").write_bytes(b"x")
-    with pytest.raises(DataMissing, match=r"no such file, nor a folder with .*; give its sub-folder checkpoint-500"):
-        weight_file(tmp_path / "trained")
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "adapter/adapter_config.json").write_text("{}")
-    with pytest.raises(DataMissing, match=r"a PEFT adapter without its base model; .*merge_and_unload"):
-        weight_file(tmp_path / "adapter")
-    (tmp_path / "adapter/model.safetensors").write_bytes(b"x")
-    with pytest.raises(BadData, match=r"a PEFT adapter \(LoRA\) lies beside model\.safetensors; merge the two"):
-        weight_file(tmp_path / "adapter")
-    assert weight_file(tmp_path / "adapter/model.safetensors").is_file()
-    with pytest.raises(
-        DataMissing, match=r"no such file, nor a folder with mine\.pt or model\.safetensors or pytorch_model\.bin$"
-    ):
-        weight_file(tmp_path / "none", "mine.pt")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda bert: {f"net.{name}": value for name, value in bert.items()}, r"every name begins with 'net\.' there"),
+        (
+            lambda bert: {name.removeprefix("bert."): value for name, value in bert.items() if name.startswith("bert.")},
+            r"the names lack 'bert\.' there",
+        ),
+    ],
+)
+def test_an_adapter_by_itself_names_the_prefix(bert, built, tmp_path, change, message):
+    """The request tries it, see test_wrappers.py."""
+    assert built(change(dict(bert))).warnings
+    with pytest.raises(CheckpointMismatch, match=message):
+        registry.adapter_class("dnabert1").from_checkpoint(tmp_path)
 
 
 class TestLoadingInfo:

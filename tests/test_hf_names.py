@@ -226,6 +226,18 @@ class TestRuns:
         assert "recorded already" in harness(*command, HARNESS_OFFLINE="1").stderr
         assert harness("verify").returncode == 0
 
+    def test_a_run_that_kept_its_weights_is_a_checkpoint_and_keeps_its_name(self, harness, tmp_path, tiny):
+        lines = [f"{window.sequence},{number % 2}" for number, window in enumerate(random_windows(40))]
+        (tmp_path / "mine.csv").write_text("sequence,label\n" + "\n".join(lines))
+        again = ("run", "--model", "hf", "--task", "mine.csv", "--epochs", "1", "--checkpoint")
+        assert harness(*again, str(tiny), "--keep").returncode == 0
+        (first,) = read_all(tmp_path / "results")
+        folder = str(tmp_path / "results" / first.folder)
+        assert harness(*again, folder).returncode == 0
+        assert {record.model["name"] for record in read_all(tmp_path / "results")} == {"hf:bert"}
+        assert "recorded already" in harness(*again, folder).stderr
+        refused(harness(*again, folder, "--option", "pooling=max"), "has options of its own")
+
     def test_ids_are_of_content_not_of_paths(self, tiny, tmp_path):
         first = self.plan("hf", checkpoint=str(tiny))
         copied = shutil.copytree(tiny, tmp_path / "elsewhere" / "renamed")

@@ -127,6 +127,16 @@ def test_the_head_is_reused_if_asked_for(task, tmp_path):
         execute(replace(plain, reuse_head=True), tmp_path, opened=task)
 
 
+def test_a_run_is_known_by_its_weights_and_by_the_folder_of_its_model(task, tmp_path):
+    run = planned_run("cnn", *task, epochs=1)
+    folder = folder_of(run, tmp_path, task)
+    for path in (folder / keep.WEIGHTS, folder.parent):
+        assert request("cnn", checkpoint=str(path)).checkpoint == str(folder)
+    folder_of(replace(run, seed=1), tmp_path, task)
+    with pytest.raises(DataMissing, match=r"holds 2 runs \(seed0-.*give the folder of one"):
+        request("cnn", checkpoint=str(folder.parent))
+
+
 def test_the_id_goes_by_what_was_trained_and_not_by_the_path(task, tmp_path):
     folder = folder_of(planned_run("cnn", *task, epochs=1), tmp_path, task)
     copy = tmp_path / "elsewhere"

@@ -271,8 +271,9 @@ class TestFile:
         shutil.copy(GOLDEN / "rnaernie_multimolecule/checkpoint/model.safetensors", tmp_path / "one")
         with pytest.raises(CheckpointMismatch, match="of 43 tensors match RNAFM"):
             load("rnafm", tmp_path / "one")
+        (tmp_path / "none").mkdir()
         with pytest.raises(DataMissing, match=r"RNA-FM_pretrained\.pth"):
-            load("rnafm", tmp_path)
+            load("rnafm", tmp_path / "none")
         state = read_tensors(GOLDEN / "rnafm/checkpoint/RNA-FM_pretrained.pth")
         state["encoder.encoder.embed_tokens.weight"] = torch.zeros(73, 40)
         torch.save(state, tmp_path / "codons.pth")

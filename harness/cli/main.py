@@ -13,7 +13,7 @@ import typer
 from harness.errors import HarnessError
 from harness.progress import printable
 
-from . import adapters, audit, compare, data, embed, look, pretrain, report, run, search, sweep, tables, verify, weights
+from . import adapters, audit, compare, data, embed, look, predict, pretrain, report, run, search, sweep, tables, verify, weights
 from .options import Once
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app.command("table", cls=Once)(tables.table)
 app.command("verify", cls=Once)(verify.verify)
 app.command("report", cls=Once)(report.report)
 app.command("compare", cls=Once)(compare.compare)
+app.command("predict", cls=Once)(predict.predict)
 app.command("embed", cls=Once)(embed.embed)
 app.command("pretrain", cls=Once)(pretrain.pretrain)
 app.add_typer(look.list_app, name="list")

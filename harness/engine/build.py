@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import registry
-from harness.errors import BadData, CheckpointMismatch, UserError
-from harness.files import generic, hub, sources
+from harness.errors import BadData, CheckpointMismatch, DataMissing, DownloadFailed, UserError
+from harness.files import generic, hub, peft, sources
 from harness.files.code import beside, code_digest, code_modules, watch_reading
 from harness.files.fingerprint import digest, file_digest, remembered
+from harness.files.weight_files import INDEX, Found, adapter_folder, find_weights, parts
 
 from . import keep
 
@@ -27,9 +28,10 @@ _UNREAD = (hub.SUMS, "loss.csv", "loss.png", "state.pt")
 _UNREAD_ENDINGS = (".md", ".bad", ".part", ".tmp", ".lock", ".metadata")
 # What may lie beside a weight file and be read with it.
 _BESIDE = re.compile(
-    r"(\w*config|tokenizer|vocab|merges|special_tokens_map|added_tokens|spiece|spm|sentencepiece\.bpe|pretrain|.*\.index)"
+    r"((?!adapter_)\w*config|tokenizer|vocab|merges|special_tokens_map|added_tokens|pretrain|spiece|spm|sentencepiece(\.bpe)?)"
     r"\.(json|txt|model)"
 )
+_ARRAYS = (".npz", ".pdparams")  # weights that only some models read
 _PRETRAINED = "pretrain.json"  # the record of `harness pretrain`
 
 
@@ -51,25 +53,36 @@ class ModelRequest:
     allow_partial: bool = False
 
     def fingerprint(self) -> str | None:
-        """sha256 over the checkpoint's files that may be read: weights, configuration, vocabulary; None without one."""
+        """sha256 over what is read of the checkpoint: weights, configuration, vocabulary; None without one.
+
+        Of a PEFT adapter these are its own weights and settings and the files of its base model. Paths do not matter.
+        """
         if self.checkpoint is None:
             return None
         path = Path(self.checkpoint)
         if keep.is_kept(path):
             return keep.read(path).fingerprint(path)
-        if path.name.endswith(".index.json"):  # of weights in several files, which lie beside it
-            path = path.parent
-        if path.is_dir():
-            files = [file for file in path.iterdir() if _may_be_read(file)]
-        else:
-            files = [path, *(file for file in path.parent.iterdir() if _BESIDE.fullmatch(file.name) and file != path)]
-        # What a weight file is called does not matter; what lies beside it is read by its name.
-        return digest(sorted([file.name if _BESIDE.fullmatch(file.name) else "", _content(file)] for file in files))
+        card = registry.model_facts(self.model).card
+        try:
+            found = find_weights(path, *(name for name in card.files if name.endswith((".pth", ".pt", ".ckpt"))))
+        except (DataMissing, BadData):
+            if not path.is_dir():
+                raise
+            # Files whose names only the model knows, or what building it will refuse.
+            return digest(sorted(_named(file) for file in path.iterdir() if _may_be_read(file)))
+        read = parts(found.file)
+        beside = [file for file in found.file.parent.iterdir() if file not in read and _may_be_read(file)]
+        if registry.is_own(self.model) or not path.is_dir():
+            beside = [file for file in beside if _BESIDE.fullmatch(file.name) or (path.is_dir() and file.suffix in _ARRAYS)]
+        return digest(sorted([*map(_named, read), *map(_named, beside), *_adapter(found)]))
 
     @property
     def name(self) -> str:
         """What tables and records call the model."""
-        return generic.model_name(registry.model_facts(self.model), self.checkpoint or self.options.get(generic.CONFIG))
+        facts = registry.model_facts(self.model)
+        if facts.card.generic and self.checkpoint is not None and keep.is_kept(Path(self.checkpoint)):
+            return keep.read(Path(self.checkpoint)).run["name"]
+        return generic.model_name(facts, self.checkpoint or self.options.get(generic.CONFIG))
 
     def identity(self) -> str:
         """sha256 of everything but code and seed that determines the untrained model.
@@ -126,7 +139,8 @@ class ModelRequest:
     def build(self) -> Adapter:
         """The adapter. Random weights are drawn from torch's generator, which the caller seeds.
 
-        A checkpoint is loaded whole, or partly where the user allows that, whatever the adapter itself checks.
+        A checkpoint is loaded whole, or partly where the user allows that, whatever the adapter itself checks. What was chosen
+        or changed to read it (a sub-folder, a prefix of names, a merged LoRA) is said in the audit's warnings.
 
         Raises:
             UserError: the adapter loads no weights, or refuses an option.
@@ -135,14 +149,18 @@ class ModelRequest:
         """
         import torch
 
-        from harness.files.checkpoint import partial_weights
+        from harness.files.checkpoint import load_as_found
 
         path = None if self.checkpoint is None else Path(self.checkpoint)
         self._check_code()
         if path is not None and keep.is_kept(path):
             return keep.backbone(path)
-        with partial_weights(self.allow_partial):
-            adapter = registry.adapter_class(self.model).from_checkpoint(path, size=self.size, **self.options)
+        model = registry.adapter_class(self.model)
+        adapter, notes = load_as_found(
+            lambda: model.from_checkpoint(path, size=self.size, **self.options), partial=self.allow_partial
+        )
+        if adapter.audit is not None and notes:
+            adapter.audit = replace(adapter.audit, warnings=(*notes, *adapter.audit.warnings))
         if adapter.card.generic:
             vars(adapter).update(name=self.name, card=registry.model_facts(self.model).card)
         if path is not None and adapter.audit is None:
@@ -186,11 +204,40 @@ def request(
         path = generic.resolve(facts, checkpoint, init, typed)
     elif checkpoint is not None:
         path = hub.resolve(facts.name, facts.card, checkpoint)
-        if keep.is_kept(path):
-            keep.check(path, facts.name, options or {})
     elif init is None and official and (facts.card.checkpoint or facts.card.get):
         path = hub.official(facts.name, facts.card)
+    if path is not None and checkpoint is not None and keep.is_kept(path := keep.run_of(path)):
+        keep.check(path, facts.name, options or {})
+    if path is not None and (adapter := adapter_folder(path)) and (base := peft.hub_base(adapter)):
+        _fetch_base(facts, base, adapter)
     return ModelRequest(model, path and str(path), size, typed, allow_partial)
+
+
+def _fetch_base(facts: registry.ModelFacts, base: str, adapter: Path) -> None:
+    """Fetch the base model of a PEFT adapter from the hub; the card's own model at the card's revision.
+
+    Raises:
+        DataMissing: it is not to be had.
+    """
+    try:
+        hub.fetch(facts.name, facts.card) if base == facts.card.checkpoint else hub.resolve(facts.name, facts.card, base)
+    except (DownloadFailed, DataMissing) as error:
+        reason = str(error).rpartition("from the hub: ")[2]
+        raise DataMissing(f"checkpoint {str(adapter)!r}: a PEFT adapter, whose base model {base} is not here: {reason}") from None
+
+
+def _named(file: Path) -> list[str]:
+    """A file's name, if what it is called matters, and its content."""
+    return [file.name if _BESIDE.fullmatch(file.name) or file.name.endswith(INDEX) else "", _content(file)]
+
+
+def _adapter(found: Found) -> list[list[str]]:
+    """What a PEFT adapter that is merged contributes: its settings and its weights."""
+    folder = found.adapter or (found.file.parent if peft.describes(found.file) else None)
+    if folder is None:
+        return []
+    weights = peft.adapter_file(folder)
+    return [["adapter", digest(peft.read_settings(folder).identity())], *([["", file_digest(weights)]] if weights else [])]
 
 
 def _content(file: Path) -> str:

@@ -68,6 +68,21 @@ def is_kept(folder: Path) -> bool:
     return (folder / PLAN).is_file()
 
 
+def run_of(checkpoint: Path) -> Path:
+    """The run's folder that a checkpoint is, whose weights it is, or the only one in it; else the checkpoint itself.
+
+    Raises:
+        DataMissing: there are several in it.
+    """
+    if checkpoint.name == WEIGHTS and is_kept(checkpoint.parent):
+        return checkpoint.parent
+    runs = [] if is_kept(checkpoint) else sorted(path.parent for path in checkpoint.glob(f"*/{PLAN}"))
+    if len(runs) > 1:
+        names = ", ".join(run.name for run in runs[:4]) + (", …" if len(runs) > 4 else "")
+        raise DataMissing(f"checkpoint {checkpoint}: holds {len(runs)} runs ({names}); give the folder of one")
+    return runs[0] if runs else checkpoint
+
+
 def has_weights(folder: Path) -> bool:
     """Whether a run's folder holds what was trained."""
     try:
@@ -85,7 +100,7 @@ def check(folder: Path, model: str, options: Mapping[str, Any]) -> None:
         DataMissing: it kept no weights.
     """
     kept = read(folder)
-    if kept.run["name"] != model:
+    if kept.run["name"].partition(":")[0] != model:  # of a generic adapter, what follows names the weights
         raise CheckpointMismatch(f"checkpoint {folder}: is a run of {kept.run['name']}, not of {model}")
     if options:
         raise UserError(f"option {next(iter(options))!r}: the run in {folder} has options of its own; leave it out")

@@ -1,14 +1,14 @@
-"""Weight files and their configuration, and the audit of what a model took from them. :mod:`.tensors` reads the files."""
+"""Weight files and their configuration, and the audit of what a model took from them.
+
+:mod:`.weight_files` finds the files; :mod:`.tensors`, :mod:`.lora` and :mod:`.configuration` read them; :mod:`.reading` tries
+their names.
+"""
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256 as new_sha256
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,13 @@ from torch import Tensor, nn
 from harness.adapter import LoadAudit
 from harness.errors import BadData, CheckpointMismatch, DataMissing
 
+from . import lora, peft
+from .configuration import DROPOUT, EPSILON, HEADS, LAYERS, ROWS, TEXT, WIDTH, Field, check_fields, read_config
+from .fingerprint import digest
+from .reading import BUFFER, HEAD, common_prefixes, current, is_whole, load_as_found, partial_allowed, partial_weights, reading
 from .sources import sha256
-from .tensors import INDEX, read_tensors, shards
+from .tensors import read_tensors as read_file
+from .weight_files import find_weights, parts
 
 __all__ = [
     "DROPOUT",
@@ -30,140 +35,163 @@ __all__ = [
     "ROWS",
     "TEXT",
     "WIDTH",
+    "Field",
+    "Resolved",
     "audit_from_loading_info",
+    "check_fields",
+    "check_finite",
     "check_size",
+    "load_as_found",
     "load_tensors",
     "partial_weights",
     "read_config",
     "read_tensors",
     "rename",
+    "resolve_weights",
     "weight_file",
 ]
 
-Field = tuple[type, float | None, float | None]  # the type of a setting, and its lowest and highest value
-# Bounds for the settings that most configurations have; beyond them, no published model is.
-LAYERS: Field = (int, 1, 512)
-HEADS: Field = (int, 1, 1024)
-WIDTH: Field = (int, 1, 1 << 16)
-ROWS: Field = (int, 1, 1 << 22)  # of an embedding: tokens or positions
-EPSILON: Field = (float, 0, 0.1)
-DROPOUT: Field = (float, 0, 0.99)
-TEXT: Field = (str, None, None)
-
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-MAX_CONFIG = 1 << 24  # bytes of a config.json
-
-_partial: ContextVar[bool] = ContextVar("partial_weights", default=False)
-# Heads and losses, which a model without them does without.
-_HEAD = re.compile(
-    r"(?:[A-Za-z_]+\.){0,2}(?:cls|head|lmhead|\w+_head|pooler|classifier|score|qa_outputs|seq_relationship|predictions"
-    r"|criterion)\..*"
-)
-# What holds no learned value, and what a training loop left behind.
-_BUFFER = re.compile(
-    r"(?:.*\.)?(?:position_ids|token_type_ids|inv_freq|masked_bias|num_batches_tracked|_float_tensor|version)"
-    r"|(?:.*\.)?(?:optimizer|optim|lr_scheduler|scheduler)(?:\..*|$)"
-)
-
-
-@contextmanager
-def partial_weights(allowed: bool = True) -> Iterator[None]:
-    """Within the block, a checkpoint may lack tensors or hold others. A run that allows this must record it."""
-    token = _partial.set(allowed)
-    try:
-        yield
-    finally:
-        _partial.reset(token)
-
 
 def weight_file(checkpoint: Path, *names: str) -> Path:
-    """The file with the weights: ``checkpoint`` itself, or the first of ``names`` and WEIGHT_FILES that this folder has.
+    """The file with the weights: ``checkpoint`` itself, or what :func:`find_weights` finds in this folder.
 
-    Of a model in several files it is their index, which :func:`read_tensors` reads.
+    Of a model in several files it is their index, which :func:`read_tensors` reads. Of a PEFT adapter it is the file of its base
+    model, beside which configuration and vocabulary lie; :func:`read_tensors` merges the adapter.
 
     Raises:
         DataMissing: there is no such file; the message says what is there instead.
-        BadData: a PEFT adapter lies beside the weights, which would be left out.
+        BadData: a folder holds several models, or a PEFT adapter beside weights that it may or may not be merged into.
     """
-    names = (*names, *WEIGHT_FILES)
-    for candidate in (
-        checkpoint,
-        *(checkpoint / name for name in names),
-        *(checkpoint / (name + INDEX) for name in WEIGHT_FILES),
-    ):
-        if os.path.isfile(candidate):
-            if candidate != checkpoint and os.path.isfile(checkpoint / "adapter_config.json"):
-                raise BadData(
-                    f"checkpoint {str(checkpoint)!r}: a PEFT adapter (LoRA) lies beside {candidate.name}; merge the two "
-                    f"(model.merge_and_unload().save_pretrained(FOLDER)), or give {candidate} to leave the adapter out"
-                )
-            return candidate
-    if os.path.isfile(checkpoint / "adapter_config.json"):
-        raise DataMissing(
-            f"checkpoint {str(checkpoint)!r}: a PEFT adapter without its base model; "
-            "save the whole: model.merge_and_unload().save_pretrained(FOLDER)"
-        )
-    inside = [path.name for path in sorted(checkpoint.glob("*/")) if any(os.path.isfile(path / name) for name in names)]
-    remedy = f"; give its sub-folder {_some(inside)}" if inside else ""
-    raise DataMissing(f"checkpoint {str(checkpoint)!r}: no such file, nor a folder with {' or '.join(names)}{remedy}")
+    found = find_weights(checkpoint, *names)
+    active = current()
+    if found.adapter is not None:
+        if active is None:
+            raise DataMissing(
+                f"checkpoint {str(checkpoint)!r}: a PEFT adapter without its base model; "
+                f"harness.load_model finds it and merges the two; or {peft.MERGE}"
+            )
+        active.adapters[found.file] = found.adapter
+    if active is not None:
+        active.say(*found.notes)
+    for rival in found.rivals:
+        _check_alike(found.file, rival)
+    return found.file
 
 
-def read_config(
-    file: Path, families: Sequence[str], name: str = "config.json", fields: Mapping[str, Field] | None = None
-) -> dict[str, Any]:
-    """The JSON object in the file ``name`` beside a weight file; empty where there is none.
+def read_tensors(file: Path, *bases: str) -> dict[str, Tensor]:
+    """The tensors of a weight file or index by name, on the CPU, in float32; a PEFT adapter that leads to it is merged.
 
-    ``fields`` maps settings to (type, lowest, highest); None for no bound. A whole number passes for a float, and a setting
-    that is null counts as absent. Settings without a field are given back as they are.
+    ``bases`` are prefixes of the official names that a file of the bare encoder may lack (``bert.``). Those that the model's own
+    names have are known already.
 
     Raises:
-        BadData: it cannot be read, or a setting has another type or lies outside its bounds.
-        CheckpointMismatch: it describes a model of none of ``families``.
+        BadData: the file is damaged, is a pickle with more than tensors in it, or holds a value that is not finite.
+        CheckpointMismatch: it holds a LoRA that cannot be merged exactly.
+        DataMissing: a file that an index names is not there.
     """
-    path = file.parent / name
-    if not path.is_file():
-        return {}
-    try:
-        if path.stat().st_size > MAX_CONFIG:
-            raise ValueError(f"larger than {MAX_CONFIG:,} bytes")
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadData(f"{path}: not JSON ({error}); fetch it again") from None
-    if not isinstance(config, dict):
-        raise BadData(f"{path}: expected a JSON object; fetch it again")
-    family = config.get("model_type", families[0])  # the oldest files do not say
-    if family not in families:
+    active = current()
+    if active is None:
+        return _read(file, None, [])
+    active.bases |= dict.fromkeys(bases)
+    if file not in active.tensors:
+        notes: list[str] = []
+        active.tensors[file] = _read(file, active.adapters.get(file), notes)
+        active.say(*notes)
+    found = dict(active.tensors[file])
+    return found if active.change is None else active.change.apply(found)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A checkpoint as ``transformers`` can take it: the folder of its configuration and vocabulary, the tensors by name.
+
+    ``file`` is the weight file that was read, for :func:`audit_from_loading_info`.
+    """
+
+    folder: Path
+    file: Path
+    tensors: dict[str, Tensor]
+    notes: tuple[str, ...]
+
+
+def resolve_weights(checkpoint: Path, *bases: str) -> Resolved:
+    """The tensors of whatever file or folder a user gave, PEFT adapters merged, and where its configuration lies.
+
+    Within :func:`load_as_found`, as engine.build calls it, names are those under trial, and ``notes`` are said anyway.
+
+    Raises:
+        DataMissing, BadData, CheckpointMismatch: as :func:`weight_file` and :func:`read_tensors`.
+    """
+    with reading() as active:
+        file = weight_file(checkpoint)
+        return Resolved(file.parent, file, read_tensors(file, *bases), tuple(active.notes))
+
+
+def _read(file: Path, adapter: Path | None, notes: list[str]) -> dict[str, Tensor]:
+    """A file's tensors, with the LoRA of ``adapter`` or that which the file itself holds merged."""
+    found = check_finite(read_file(file, notes), file)
+    part = peft.adapter_file(adapter) if adapter is not None else None
+    if adapter is not None and part is not None:
+        if lora.holds_lora(found):
+            raise CheckpointMismatch(f"checkpoint {file}: the base model of {adapter} holds LoRA parts itself; {peft.MERGE}")
+        delta = check_finite(read_file(part, notes), part)
+        found, said = lora.merge(delta, peft.read_settings(adapter), part, found)
+        notes.extend([f"{said[0]}; the base model is {file}", *said[1:]])
+    elif lora.holds_lora(found) and peft.describes(file):
+        found, said = lora.merge(found, peft.read_settings(file.parent), file)
+        notes.extend(said)
+        if (active := current()) is not None:
+            active.merged.add(file)
+    elif any(".base_layer." in name for name in found):
         raise CheckpointMismatch(
-            f"{path}: model_type {str(family)[:60]!r}, expected {' or '.join(families)}; 0 tensors were loaded"
+            f"checkpoint {file}: LoRA parts are in the file: save model.merge_and_unload(), or put its {peft.CONFIG} beside it, "
+            "which says their scale; 0 tensors were loaded"
         )
-    check_fields(config, fields or {}, path)
-    return {setting: value for setting, value in config.items() if value is not None or setting not in (fields or {})}
+    elif adapter is not None:
+        raise BadData(
+            f"checkpoint {str(adapter)!r}: {peft.CONFIG} of a PEFT adapter (LoRA) lies beside {file.name}, which holds no LoRA "
+            f"parts; merge the two ({peft.MERGED}), or give {file} to leave the adapter out"
+        )
+    return found
 
 
-def check_fields(config: Mapping[str, Any], fields: Mapping[str, Field], path: Path) -> None:
-    """Hold the settings of a configuration, read from ``path``, to their types and bounds. Null ones count as absent.
+def check_finite(found: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
+    """The tensors of a file, if all of their values are finite; buffers without learned values may hold others.
 
     Raises:
-        BadData: a setting has another type or is out of bounds.
+        BadData: one is NaN or infinite, as after a diverged training or a conversion to float16.
     """
-    for setting, field in fields.items():
-        value = config.get(setting)
-        if value is not None and not _fits(value, *field):
-            raise BadData(f"{path}: {setting} {str(value)[:60]!r}, expected {_expected(*field)}; fetch it again")
+    for name, tensor in found.items():
+        if tensor.is_floating_point() and not BUFFER.fullmatch(name) and not bool(torch.isfinite(tensor).all()):
+            wrong = int((~torch.isfinite(tensor)).sum())
+            raise BadData(
+                f"checkpoint {file}: {name} holds values that are not finite ({wrong:,} of {tensor.numel():,} are NaN or "
+                "infinite); fetch it again, or give an earlier checkpoint of the same training"
+            )
+    return found
 
 
-def _fits(value: Any, kind: type, low: float | None, high: float | None) -> bool:
-    if (isinstance(value, bool) and kind is not bool) or not isinstance(value, (int, float) if kind is float else kind):
-        return False
-    if isinstance(value, float) and not math.isfinite(value):
-        return False
-    return (low is None or value >= low) and (high is None or value <= high)
+def _check_alike(file: Path, rival: Path) -> None:
+    """Refuse a folder with two weight files unless they hold the same model; names that one of them ties may be absent.
+
+    Raises:
+        BadData: their tensors differ.
+    """
+    first, second = read_file(file), read_file(rival)
+    differing = [name for name in first.keys() & second.keys() if not _equal(first[name], second[name])]
+    for one, other in ((first, second), (second, first)):
+        values = list(other.values())
+        differing += [name for name in one.keys() - other.keys() if not any(_equal(one[name], value) for value in values)]
+    differing = sorted(name for name in differing if not BUFFER.fullmatch(name))
+    if differing:
+        raise BadData(
+            f"checkpoint {str(file.parent)!r}: {file.name} and {rival.name} hold different models "
+            f"({len(differing)} tensors differ, such as {differing[0]}); give the file that is meant"
+        )
 
 
-def _expected(kind: type, low: float | None, high: float | None) -> str:
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "an object"}
-    bounds = [f"from {low:g}" if low is not None else "", f"to {high:g}" if high is not None else ""]
-    return " ".join(word for word in [words[kind], *bounds] if word)
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
 
 
 def check_size(parameters: int, file: Path) -> None:
@@ -172,7 +200,7 @@ def check_size(parameters: int, file: Path) -> None:
     Raises:
         CheckpointMismatch: the file holds less than a quarter of such a model in float32, half of it in float16.
     """
-    size = sum(part.stat().st_size for part in (shards(file) if file.name.endswith(INDEX) else [file]))
+    size = sum(part.stat().st_size for part in parts(file))
     if parameters > max(size, 1 << 20):
         raise CheckpointMismatch(
             f"checkpoint {file}: {size:,} bytes, but its config.json describes a model of {parameters:,} parameters; "
@@ -212,6 +240,8 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], file: Path) -
     """
     expected = module.state_dict()
     missing = [name for name, tensor in expected.items() if name not in tensors or not _alike(tensors[name], tensor)]
+    if missing and (active := current()) is not None:
+        active.bases |= dict.fromkeys(common_prefixes(expected))
     audit = _audit(type(module).__name__, list(expected), missing, tensors.keys() - expected.keys(), file, tensors)
     module.load_state_dict({name: tensors[name] for name in expected if name not in missing}, strict=not missing)
     return audit
@@ -244,31 +274,38 @@ def _audit(
 ) -> LoadAudit:
     """What was loaded; refused unless it is the whole model or :func:`partial_weights` allows less."""
     matched, warnings = len(expected) - len(missing), []
-    if missing and not (_partial.get() and matched):
+    if missing and not (partial_allowed() and matched):
         raise CheckpointMismatch(
             f"checkpoint {file}: {matched} of {len(expected)} tensors match {model}; "
-            f"not there, or of another shape{_cause(expected, unused, tensors or {})}: {_some(missing)}"
+            f"not there, or of another shape{_cause(expected, unused, tensors or {})}: {_some(missing)}",
+            whole=is_whole(missing),
         )
     if missing:
         warnings.append(f"partial weights: {len(missing)} of {len(expected)} tensors are not in the file and stay random")
-    consequential = sorted(name for name in unused if not _HEAD.fullmatch(name) and not _BUFFER.fullmatch(name))
+    consequential = sorted(name for name in unused if not HEAD.fullmatch(name) and not BUFFER.fullmatch(name))
     if consequential:
         what = f"{matched} of {len(expected)} tensors match {model}, but {_some(consequential)} belong to another architecture"
-        if not _partial.get():
-            raise CheckpointMismatch(f"checkpoint {file}: {what}; {_remedy(consequential)}, or --allow-partial leaves them out")
+        if not partial_allowed():
+            remedy = f"{_remedy(consequential)}, or --allow-partial leaves them out"
+            raise CheckpointMismatch(f"checkpoint {file}: {what}; {remedy}", whole=is_whole(missing))
         warnings.append(f"left out, as allowed: {len(consequential)} of the file's tensors ({_some(consequential)})")
-    if buffers := sorted(name for name in unused if _BUFFER.fullmatch(name) and not _HEAD.fullmatch(name)):
+    if buffers := sorted(name for name in unused if BUFFER.fullmatch(name) and not HEAD.fullmatch(name)):
         warnings.append(f"not used: {len(buffers)} of the file's tensors, which hold no learned values ({_some(buffers)})")
-    return LoadAudit(
-        str(file), _digest(file), len(expected), matched, tuple(missing), tuple(sorted(unused)), warnings=tuple(warnings)
-    )
+    source, sha = _origin(file)
+    return LoadAudit(source, sha, len(expected), matched, tuple(missing), tuple(sorted(unused)), warnings=tuple(warnings))
 
 
-def _digest(file: Path) -> str:
-    """sha256 of a weight file; of a model in several files, that of their index and of each of them."""
-    if not file.name.endswith(INDEX):
-        return sha256(file)
-    return new_sha256("".join(map(sha256, [file, *shards(file)])).encode()).hexdigest()
+def _origin(file: Path) -> tuple[str, str]:
+    """Where weights come from, and their sha256: of a model in several files that of their index and of each of them."""
+    files = parts(file)
+    found = sha256(file) if len(files) == 1 else new_sha256("".join(map(sha256, files)).encode()).hexdigest()
+    active = current()
+    adapter = active.adapters.get(file) if active is not None else None
+    if adapter is not None and (part := peft.adapter_file(adapter)):
+        return str(part), digest([found, sha256(part), peft.read_settings(adapter).identity()])
+    if active is not None and peft.describes(file) and file in active.merged:
+        return str(file), digest([found, peft.read_settings(file.parent).identity()])
+    return str(file), found
 
 
 def _some(names: Sequence[str]) -> str:
@@ -287,9 +324,11 @@ def _cause(expected: Sequence[str], unused: Collection[str], tensors: Mapping[st
         return " (LoRA parts are in the file: save model.merge_and_unload())"
     if any(name.endswith((".absmax", ".quant_map", ".qweight", ".scales", ".weight_scale")) for name in unused):
         return " (the values are quantised: save them in float32)"
-    for prefix in sorted({name.partition(".")[0] + "." for name in unused}):
-        if 2 * sum(prefix + name in unused for name in expected) > len(expected):
-            return f" (every name begins with {prefix!r} there: save the state_dict of the model inside)"
+    first = sorted({name.partition(".")[0] + "." for name in unused})
+    if copies := [prefix for prefix in first if 2 * sum(prefix + name in unused for name in expected) > len(expected)]:
+        if len(copies) > 1:
+            return f" (the file holds the model {len(copies)} times, as {_some(copies)}: save the one that is meant)"
+        return f" (every name begins with {copies[0]!r} there: save the state_dict of the model inside)"
     for prefix in sorted({name.partition(".")[0] + "." for name in expected}):
         if 2 * sum(name.removeprefix(prefix) in unused for name in expected) > len(expected):
             return f" (the names lack {prefix!r} there: save the whole model, with its head)"

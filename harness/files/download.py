@@ -139,6 +139,8 @@ def download(
         except HTTPError as error:
             error.close()
             reason = f"HTTP {error.code} {error.reason}"
+            if code := error.headers.get("X-Error-Code"):  # the hub's own, such as GatedRepo
+                reason += f", {code[:40]}"
             if error.code == 416:  # the server has nothing after our last byte, and the file is not complete: start over
                 discard(part)
             elif error.code not in _TRANSIENT:

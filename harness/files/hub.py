@@ -152,9 +152,7 @@ def fetch(
                 found = _fetch(hub_id, revision, file, folder / file, published.get(file), progress, commit)
                 _remember(folder, {file: found})
     except OSError as error:  # the network's errors have become DownloadFailed by now
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror or error}); set HARNESS_WEIGHTS to another folder"
-        ) from error
+        raise sources.unwritable(error, folder, "HARNESS_WEIGHTS") from error
     _accept(card, folder)
     return folder
 
@@ -277,6 +275,30 @@ def _fetch(
         )
     finish(part, path)
     return found
+
+
+def _explained(error: DownloadFailed, url: str, where: str, file: str, folder: Path) -> DownloadFailed:
+    """A failed download in the user's terms. ``where`` is a repository and its revision."""
+    if not str(error).startswith(url):
+        return error
+    reason = str(error).removeprefix(f"{url}: ").rstrip("; ")
+    status = re.match(r"HTTP (\d+)\b", reason)
+    hub_id, token = where.partition(" ")[0], bool(_authorisation(url))
+    page = f"{url.partition('/' + hub_id)[0]}/{hub_id}"
+    if "GatedRepo" in reason or (status and status[1] == "403" and "DisabledRepo" not in reason):
+        remedy = f"its owner asks for consent: accept the terms at {page}, then " + (
+            "try again; the account of HF_TOKEN has no access yet" if token else "set HF_TOKEN to a token of that account"
+        )
+    elif "RevisionNotFound" in reason:
+        remedy = "the repository has no such revision"
+    elif "EntryNotFound" in reason:
+        remedy = "no such repository or file: the repository lacks this file"
+    elif status and status[1] in ("401", "404"):
+        access = "which the account of HF_TOKEN may not read" if token else "which needs HF_TOKEN"
+        remedy = f"no such repository or file, or a private one, {access}"
+    else:
+        remedy = "check the network"
+    return DownloadFailed(f"{where}: {file} cannot be fetched ({reason}): {remedy}; or copy it to {folder}")
 
 
 def _authorisation(url: str) -> dict[str, str]:

@@ -12,6 +12,7 @@ Environment variables:
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -193,7 +194,17 @@ def fetch(source: Source, progress: Transferred | None = None, force: bool = Fal
         with locked(path.parent):
             return _fetch(source, url, path, progress, force)
     except OSError as error:  # the network's errors have become DownloadFailed by now
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); set HARNESS_DATA to another folder") from error
+        raise unwritable(error, path, "HARNESS_DATA") from error
+
+
+def unwritable(error: OSError, path: Path, setting: str) -> UserError:
+    """Why a file or folder cannot be written, and the remedy; ``setting`` is the environment variable that names another."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"{path}: no space left on the disk; make room and run the same again, which goes on where it stopped, or set "
+            f"{setting} to a folder on another disk"
+        )
+    return UserError(f"{path}: cannot be written ({error.strerror or error}); set {setting} to another folder")
 
 
 def _fetch(source: Source, url: str, path: Path, progress: Transferred | None, force: bool) -> Path:

@@ -10,7 +10,6 @@ import io
 import json
 import math
 import pickle
-import re
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,9 +19,11 @@ from typing import Any, BinaryIO, ClassVar
 import torch
 from torch import Tensor
 
-from harness.errors import BadData, DataMissing
+from harness.errors import BadData
 
-INDEX = ".index.json"  # the end of the name of a file that lists shards
+from .containers import Ignored, Refused, is_inert, model_of
+from .weight_files import INDEX, shards
+
 MAX_PICKLE = 1 << 26  # bytes of a pickle besides its tensors
 MAX_EXPANDED = 1 << 20  # numbers that a tensor may have beyond those stored for it
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of torch before 1.6
@@ -38,23 +39,24 @@ _DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-_TRAINING = re.compile(r"optim|sched|scaler|rng|callback|loop")  # what a training loop saves beside the weights
 _NO_PICKLE = "save its state_dict, best as safetensors"
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
+def read_tensors(file: Path, notes: list[str] | None = None) -> dict[str, Tensor]:
     """The tensors of a weight file by name, on the CPU; floating-point numbers of any width as float32.
 
     ``file`` is a safetensors file, a torch pickle of any version, or the index of a model in several files (INDEX). In a
     training loop's checkpoint the model's tensors are found by what they are (``state_dict``, ``model``, …); the prefixes
-    of wrappers (``module.``, ``_orig_mod.``, Lightning's ``model.``) are taken off where every name has them.
+    of wrappers (``module.``, ``_orig_mod.``, Lightning's ``model.``) are taken off where every name has them. What was
+    chosen or taken off is added to ``notes``.
 
     Raises:
         BadData: the file is damaged, holds something else, or is a pickle with more than tensors in it, which is not run.
         DataMissing: a file that an index names is not there.
     """
+    notes = [] if notes is None else notes
     if file.name.endswith(INDEX):
-        return _read_shards(file)
+        return _read_shards(file, notes)
     try:
         with file.open("rb") as stream:
             head = stream.read(64)
@@ -71,9 +73,9 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             raise BadData("it is cut or empty")
         else:
             state = _read_legacy(file)
-        state = _model_of(state)
+        state = model_of(state, notes)
         return {name: _checked(name, tensor) for name, tensor in state.items()}
-    except _Refused as error:
+    except Refused as error:
         raise BadData(f"checkpoint {file}: {error}") from None
     except MemoryError:
         size = file.stat().st_size
@@ -83,75 +85,24 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         raise BadData(f"checkpoint {file}: cannot be read as weights ({reason}); fetch it again") from None
 
 
-def shards(index: Path) -> list[Path]:
-    """The files that an index names, in order; all lie beside it.
-
-    Raises:
-        BadData: it is no index, or names a file elsewhere.
-        DataMissing: a file is not there.
-    """
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        if not names or any(Path(name).name != name for name in names):
-            raise ValueError("expected names of files beside it")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BadData(f"{index}: not an index of weight files ({type(error).__name__}: {error}); fetch it again") from None
-    if absent := [name for name in names if not (index.parent / name).is_file()]:
-        raise DataMissing(f"checkpoint {index}: {len(absent)} of its {len(names)} files are missing, such as {absent[0]}")
-    return [index.parent / name for name in names]
-
-
-def _read_shards(index: Path) -> dict[str, Tensor]:
+def _read_shards(index: Path, notes: list[str]) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     for shard in shards(index):
-        part = read_tensors(shard)
+        part = read_tensors(shard, notes)
         if twice := found.keys() & part.keys():
             raise BadData(f"checkpoint {index}: {min(twice)} is in two of its files; fetch them again")
         found |= part
     promised = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    if lacking := sorted(set(promised) - set(found)):
+    if lacking := sorted(model_of(dict.fromkeys(promised, torch.empty(0)), []).keys() - found.keys()):
         raise BadData(f"checkpoint {index}: {lacking[0]} is in none of its files; fetch them again")
     return found
 
 
-class _Refused(Exception):
-    """Why a readable file is not read; becomes BadData."""
-
-
-def _model_of(state: Any) -> dict[str, Any]:
-    """The names and tensors of a model in what a file holds, without the prefixes of wrappers."""
-    lightning = isinstance(state, dict) and "pytorch-lightning_version" in state
-    if not _is_state(state):
-        inner = state if isinstance(state, dict) else {}
-        sets = [
-            name
-            for name, value in inner.items()
-            if isinstance(name, str) and _is_state(value) and not _TRAINING.search(name.lower())
-        ]
-        if not sets:
-            raise _Refused("expected a state_dict (names to tensors); save model.state_dict()")
-        if len(sets) > 1:
-            raise _Refused(f"holds several sets of tensors ({', '.join(map(str, sets))[:100]}); save the one that is meant")
-        state = inner[sets[0]]
-    for prefix in ("module.", "_orig_mod.", "module.", *(["model."] if lightning else [])):
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
-
-
-def _is_state(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and bool(value)
-        and all(isinstance(name, str) and isinstance(item, Tensor) for name, item in value.items())
-    )
-
-
 def _checked(name: str, tensor: Tensor) -> Tensor:
     if tensor.is_complex():
-        raise _Refused(f"{name} holds complex numbers, which no model here reads")
+        raise Refused(f"{name} holds complex numbers, which no model here reads")
     if tensor.ndim > 1 and tensor.numel() == 0:
-        raise _Refused(f"{name} has the shape {tuple(tensor.shape)} and so no values; fetch it again")
+        raise Refused(f"{name} has the shape {tuple(tensor.shape)} and so no values; fetch it again")
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
@@ -160,13 +111,6 @@ class _Storage:
     dtype: torch.dtype
     key: str
     count: int
-
-
-class _Ignored:
-    """Stands for a value in a pickle that is no tensor."""
-
-    def __init__(self, *arguments: Any) -> None:
-        pass
 
 
 _Unpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]  # the one in Python, which allocates only what it reads
@@ -186,22 +130,22 @@ class _Reader(_Unpickler):
             return _DTYPES[name]
         known: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): _plain,
-            ("argparse", "Namespace"): _Ignored,
-            ("torch", "Size"): _Ignored,
-            ("torch", "device"): _Ignored,
+            ("argparse", "Namespace"): Ignored,
+            ("torch", "Size"): Ignored,
+            ("torch", "device"): Ignored,
             ("torch._utils", "_rebuild_tensor"): self.tensor,
             ("torch._utils", "_rebuild_tensor_v2"): self.tensor,
             ("torch._utils", "_rebuild_parameter"): self.parameter,
         }
         if (module, name) in known:
             return known[module, name]
-        if module == "torch" and isinstance(vars(torch).get(name), torch.dtype):
-            return _Ignored
+        if is_inert(module, name) or (module == "torch" and isinstance(vars(torch).get(name), torch.dtype)):
+            return Ignored
         if module.startswith("torch._utils") and name.startswith("_rebuild_"):
             kind = name.removeprefix("_rebuild_").replace("_", " ")
-            raise _Refused(f"holds a {kind}, which is not read here (sparse, quantised or without values); {_NO_PICKLE}")
+            raise Refused(f"holds a {kind}, which is not read here (sparse, quantised or without values); {_NO_PICKLE}")
         called = f"{module}.{name}"[:80]
-        raise _Refused(f"a pickle with more than tensors in it ({called}) was refused, not run; {_NO_PICKLE}")
+        raise Refused(f"a pickle with more than tensors in it ({called}) was refused, not run; {_NO_PICKLE}")
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _, count, *view = pid
@@ -249,7 +193,7 @@ class _Reader(_Unpickler):
 
 def _plain(pairs: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
     """A dict whose keys are text and numbers: tuples in tuples can take for ever to hash."""
-    pairs = list(pairs)
+    pairs = [(key, value) for key, value in pairs if key is not Ignored and not isinstance(key, Ignored)]
     if not all(isinstance(key, str | int | float) for key, _ in pairs):
         raise ValueError("a key that is neither text nor a number")
     return dict(pairs)
@@ -286,7 +230,7 @@ def _read_zip(file: Path) -> Any:
         if f"{root}byteorder" in archive.namelist() and read(f"{root}byteorder") != b"little":
             raise ValueError("big-endian numbers")
         if archive.getinfo(f"{root}data.pkl").file_size > MAX_PICKLE:
-            raise _Refused(f"its pickle is larger than {MAX_PICKLE:,} bytes without the tensors; {_NO_PICKLE}")
+            raise Refused(f"its pickle is larger than {MAX_PICKLE:,} bytes without the tensors; {_NO_PICKLE}")
         return _Reader(io.BytesIO(read(f"{root}data.pkl")), fetch).load()
 
 
