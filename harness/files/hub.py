@@ -184,16 +184,6 @@ def _endpoint() -> str:
     return endpoint.rstrip("/")
 
 
-def _explained(error: DownloadFailed, url: str, where: str, file: str, folder: Path) -> DownloadFailed:
-    """A failed download in the user's terms."""
-    if not str(error).startswith(url):
-        return error
-    reason = str(error).removeprefix(f"{url}: ").rstrip("; ")
-    unknown = re.match(r"HTTP 40[134]\b", reason)
-    remedy = "no such repository or file, or a private one, which needs HF_TOKEN" if unknown else "check the network"
-    return DownloadFailed(f"{where}: {file} cannot be fetched ({reason}): {remedy}; or copy it to {folder}")
-
-
 def with_files(card: ModelCard) -> ModelCard:
     """The card with the files in its folder, or that were once fetched into it, where it names none itself."""
     if not card.generic or card.checkpoint is None:
@@ -284,7 +274,7 @@ def _explained(error: DownloadFailed, url: str, where: str, file: str, folder: P
     reason = str(error).removeprefix(f"{url}: ").rstrip("; ")
     status = re.match(r"HTTP (\d+)\b", reason)
     hub_id, token = where.partition(" ")[0], bool(_authorisation(url))
-    page = f"{url.partition('/' + hub_id)[0]}/{hub_id}"
+    page = f"{url.partition('/' + hub_id)[0].removesuffix('/api/models')}/{hub_id}"
     if "GatedRepo" in reason or (status and status[1] == "403" and "DisabledRepo" not in reason):
         remedy = f"its owner asks for consent: accept the terms at {page}, then " + (
             "try again; the account of HF_TOKEN has no access yet" if token else "set HF_TOKEN to a token of that account"
