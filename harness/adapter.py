@@ -56,6 +56,7 @@ class Adapter(nn.Module, ABC):
         max_length: the longest window in nucleotides; None if unlimited.
         embedding_dim: D, the width of what :meth:`forward` returns.
         audit: what was loaded from a checkpoint; None after random initialisation.
+        max_unknown: the largest share of the training split's tokens that may be unknown to the model; None if any may.
 
     Weights that the embedding does not need (a language-model head) have ``requires_grad`` off.
     """
@@ -70,6 +71,7 @@ class Adapter(nn.Module, ABC):
     embedding_dim: int
     audit: LoadAudit | None = None
     species_names: tuple[str, ...] | None = None
+    max_unknown: float | None = None
 
     @classmethod
     @abstractmethod

@@ -13,7 +13,7 @@ class ModelCard:
     hub id of the official weights, ``revision`` its pinned commit, ``files`` what of it is needed, ``sha256`` what is known
     of these; where a model is published elsewhere, ``checkpoint`` is None and ``get`` says where to find it. ``scores``
     names the reference file (`harness data get`) that a model of scores looks up by default. A ``floor`` is what any model
-    must beat.
+    must beat. A ``generic`` adapter reads the weights of many models, of which ``NAME:owner/name`` names one on the hub.
     """
 
     summary: str
@@ -30,3 +30,4 @@ class ModelCard:
     get: str = ""
     scores: str = ""
     floor: bool = False
+    generic: bool = False

@@ -2,6 +2,7 @@
 
 ``--model X`` is ``adapters/X.py``; ``--task X`` is any task of any file in ``tasks/``. The same names may come from an
 installed package (entry points ``harness.adapters`` and ``harness.tasks``), and a model also from a path to a file.
+``X:owner/name`` is a repository of the Hugging Face hub, read by the generic adapter ``X``.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import sys
 import traceback
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache, lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -32,10 +35,28 @@ if TYPE_CHECKING:
     from harness.adapter import Adapter
 
 FLOORS = "floors"
+_REPOSITORY = re.compile(r"([A-Za-z]\w*):(\w[\w.-]*/\w[\w.-]*?)(?:@(\w[\w.-]*))?")
 
 
 def _canonical(name: str) -> str:
     return name.lower().replace("-", "_")
+
+
+def repository(name: str) -> tuple[str, str, str | None] | None:
+    """(adapter, hub id, revision) of a model called ``ADAPTER:owner/name[@revision]``; None for any other name.
+
+    Raises:
+        UnknownName: it begins like one, but does not name a repository or a generic adapter.
+    """
+    adapter = _canonical(name.partition(":")[0])
+    if ":" not in name or name.endswith(".py") or adapter not in model_files():
+        return None
+    if not (match := _REPOSITORY.fullmatch(name)) or ".." in name:
+        raise UnknownName(f"model {name[:100]!r}: expected {adapter}:owner/name or {adapter}:owner/name@revision")
+    if not read_card(model_files()[adapter]).generic:
+        generic = [other for other, card in model_cards().items() if card.generic]
+        raise UnknownName(f"model {name!r}: {adapter} does not read other models' repositories; {', '.join(generic)} does")
+    return adapter, match[2], match[3]
 
 
 def unknown(kind: str, name: str, known: list[str]) -> UnknownName:
@@ -94,7 +115,7 @@ def model_names(name: str) -> list[str]:
     """
     if _canonical(name) == FLOORS:
         return [model for model, card in model_cards().items() if card.floor]
-    if name.endswith(".py"):
+    if name.endswith(".py") or repository(name):
         return [name]
     if _canonical(name) not in model_files():
         raise unknown("model", name, [*model_files(), FLOORS])
@@ -112,6 +133,8 @@ def model_file(name: str) -> Path:
             raise UnknownName(f"model {name!r}: no such file")
         return Path(name)
     files = model_files()
+    if found := repository(name):
+        return files[found[0]]
     if _canonical(name) not in files:
         raise unknown("model", name, [*files, FLOORS])
     return files[_canonical(name)]
@@ -119,11 +142,13 @@ def model_file(name: str) -> Path:
 
 def is_own(name: str) -> bool:
     """Whether a model is one of the project's, rather than a plug-in."""
-    return not name.endswith(".py") and _canonical(name) in _built_in("adapters")
+    return not name.endswith(".py") and _canonical(name.partition(":")[0]) in _built_in("adapters")
 
 
 def model_facts(name: str) -> ModelFacts:
     """Card, recipe and options of a model, as a rule without importing it.
+
+    Those of ``ADAPTER:owner/name[@revision]`` are the adapter's, but for the name (without the revision) and the checkpoint.
 
     Raises:
         UnknownName: no such model.
@@ -136,7 +161,12 @@ def model_facts(name: str) -> ModelFacts:
 
 @lru_cache(maxsize=256)
 def _facts(name: str, file: Path, changed: int, size: int) -> ModelFacts:
-    return read_facts(file, lambda: adapter_class(name))
+    facts = read_facts(file, lambda: adapter_class(name))
+    if found := repository(name):
+        adapter, hub_id, revision = found
+        card = replace(facts.card, checkpoint=hub_id, revision=revision)
+        return replace(facts, name=f"{adapter}:{hub_id}", card=card)
+    return facts
 
 
 def adapter_class(name: str) -> type[Adapter]:
@@ -151,6 +181,8 @@ def adapter_class(name: str) -> type[Adapter]:
     if name.endswith(".py"):
         file = model_file(name).resolve()
         module = _module_from(file, file.stat().st_mtime_ns)
+    elif found := repository(name):
+        return adapter_class(found[0])
     elif _canonical(name) in _built_in("adapters"):
         module = importlib.import_module(f"harness.adapters.{_canonical(name)}")
     elif _canonical(name) in (plugins := _plugins("harness.adapters")):

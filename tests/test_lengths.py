@@ -24,6 +24,7 @@ LIMITED = {  # what to do where a model cannot read the longest
     "genemask": "--option long=chunks",
     "rnaernie": "--option long=chunks",
     "rnafm": "choose a model without this limit",
+    "hf": "choose a model without this limit",
     "gpn_msa": r"choose a model without this limit \(msamamba\)",
 }
 

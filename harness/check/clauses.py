@@ -156,7 +156,8 @@ def lora_layers(model: Candidate) -> str:
     layers = {}
     for target in targets:
         named = {name: module for name, module in adapter.named_modules() if f".{name}".endswith(f".{target}")}
-        others = [f"{name}, a {type(module).__name__}" for name, module in named.items() if not isinstance(module, nn.Linear)]
+        odd = {name: type(module).__name__ for name, module in named.items() if not isinstance(module, nn.Linear)}
+        others = [f"{name}, a {kind}" for name, kind in odd.items() if kind != "Conv1D"]  # GPT-2's, a transposed nn.Linear
         if others or not named:
             raise Violation(f"target {target!r} is the name of {some(others) or 'no layer'}; expected nn.Linear")
         layers |= named

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,6 +23,7 @@ list_app = typer.Typer(no_args_is_help=True, help="Show the models or tasks ther
 @list_app.command("models", cls=Once)
 def list_models() -> None:
     """Every model: what it reads, its size and length limit, licence and paper."""
+    from harness.files.hub import local_repositories
     from harness.registry import faults, model_cards
 
     from .screen import Screen
@@ -37,8 +40,27 @@ def list_models() -> None:
         ]
         for name, card in model_cards().items()
     ]
+    rows += [
+        [f"{name}:{hub_id}", _described(folder), "sequence", f"{_gigabytes(folder):.2g} GB", "?", "see the hub", "see the hub"]
+        for name, card in model_cards().items()
+        if card.generic
+        for hub_id, folder in local_repositories(model_cards())
+    ]
     Screen().table(["model", "what it is", "reads", "parameters", "length", "licence", "paper"], rows)
     _say(faults())
+
+
+def _described(folder: Path) -> str:
+    """The architecture that a folder's config.json names."""
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return ", ".join(found.get("architectures") or [found["model_type"]]) + f", in {folder.name}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "its config.json cannot be read"
+
+
+def _gigabytes(folder: Path) -> float:
+    return sum(file.stat().st_size for file in folder.iterdir() if file.suffix in (".safetensors", ".bin")) / 1e9
 
 
 @list_app.command("tasks", cls=Once)
@@ -84,11 +106,11 @@ def show(
     name: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A model, a task, or a path to an adapter file.")],
 ) -> None:
     """All that is known of a model (its options and recipe too) or of a task."""
-    from harness.registry import find_tasks, model_files, unknown
+    from harness.registry import find_tasks, model_files, repository, unknown
 
     from .screen import Screen
 
-    if name.endswith(".py") or name.lower().replace("-", "_") in model_files():
+    if name.endswith(".py") or repository(name) or name.lower().replace("-", "_") in model_files():
         Screen().card(_model_card(name))
         return
     try:

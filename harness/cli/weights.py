@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,11 +11,12 @@ from .options import Once
 if TYPE_CHECKING:
     from harness.card import ModelCard
 
+Model = Annotated[str, typer.Argument(help="A model, `floors`, or a repository of the hub as hf:owner/name[@revision].")]
 app = typer.Typer(no_args_is_help=True, help="Get, find and check the official weights of models.")
 
 
 @app.command("get", cls=Once)
-def weights_get(model: str) -> None:
+def weights_get(model: Model) -> None:
     """Download a model's official weights at the pinned revision, with resume and checksum."""
     from harness.files.hub import fetch
 
@@ -28,7 +29,7 @@ def weights_get(model: str) -> None:
 
 
 @app.command("path", cls=Once)
-def weights_path(model: str) -> None:
+def weights_path(model: Model) -> None:
     """Print the folder of a model's official weights; fails where they are not here."""
     from harness.files.hub import official
 
@@ -37,7 +38,7 @@ def weights_path(model: str) -> None:
 
 
 @app.command("verify", cls=Once)
-def weights_verify(model: str) -> None:
+def weights_verify(model: Model) -> None:
     """Compare a model's files with their checksums; exit 1 if any is not intact."""
     from harness.files.hub import USABLE, official, verify
 
@@ -52,6 +53,6 @@ def weights_verify(model: str) -> None:
 
 
 def _cards(model: str) -> dict[str, ModelCard]:
-    from harness.registry import model_cards, model_names
+    from harness.registry import model_facts, model_names
 
-    return {name: model_cards()[name] for name in model_names(model)}
+    return {name: model_facts(name).card for name in model_names(model)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import registry
 from harness.errors import BadData, CheckpointMismatch, DataMissing, DownloadFailed, UserError
-from harness.files import hub, peft, sources
+from harness.files import generic, hub, peft, sources
 from harness.files.code import beside, code_digest, code_modules, watch_reading
 from harness.files.fingerprint import digest, file_digest, remembered
 from harness.files.weight_files import INDEX, Found, adapter_folder, find_weights, parts
@@ -77,17 +76,22 @@ class ModelRequest:
             beside = [file for file in beside if _BESIDE.fullmatch(file.name) or (path.is_dir() and file.suffix in _ARRAYS)]
         return digest(sorted([*map(_named, read), *map(_named, beside), *_adapter(found)]))
 
+    @property
+    def name(self) -> str:
+        """What tables and records call the model."""
+        facts = registry.model_facts(self.model)
+        if facts.card.generic and self.checkpoint is not None and keep.is_kept(Path(self.checkpoint)):
+            return keep.read(Path(self.checkpoint)).run["name"]
+        return generic.model_name(facts, self.checkpoint or self.options.get(generic.CONFIG))
+
     def identity(self) -> str:
         """sha256 of everything but code and seed that determines the untrained model.
 
         Files count by their content: the checkpoint's, those that options name, and the scores that the card names.
         """
-        scores = registry.model_facts(self.model).card.scores
-        published = sources.locate(sources.REFERENCES[scores]) if scores else None
-        options = {
-            name: file_digest(Path(value)) if isinstance(value, str) and os.path.isfile(value) else value
-            for name, value in self.options.items()
-        }
+        facts = registry.model_facts(self.model)
+        published = sources.locate(sources.REFERENCES[facts.card.scores]) if facts.card.scores else None
+        options = {name: generic.option_content(facts, name, value) for name, value in self.options.items()}
         return digest(
             {
                 "weights": self.fingerprint() or self.size,
@@ -157,6 +161,8 @@ class ModelRequest:
         )
         if adapter.audit is not None and notes:
             adapter.audit = replace(adapter.audit, warnings=(*notes, *adapter.audit.warnings))
+        if adapter.card.generic:
+            vars(adapter).update(name=self.name, card=registry.model_facts(self.model).card)
         if path is not None and adapter.audit is None:
             raise UserError(f"checkpoint {str(path)!r}: {adapter.name} loads no weights; leave --checkpoint out")
         audit = adapter.audit
@@ -192,17 +198,19 @@ def request(
         DownloadFailed: the hub cannot be reached.
     """
     facts = registry.model_facts(model)
-    size = _random_size(init, checkpoint)
+    size, typed = _random_size(init, checkpoint), _typed(facts, options or {})
     path = None
-    if checkpoint is not None:
-        path = keep.run_of(hub.resolve(facts.name, facts.card, checkpoint))
-        if keep.is_kept(path):
-            keep.check(path, facts.name, options or {})
+    if facts.card.generic:
+        path = generic.resolve(facts, checkpoint, init, typed)
+    elif checkpoint is not None:
+        path = hub.resolve(facts.name, facts.card, checkpoint)
     elif init is None and official and (facts.card.checkpoint or facts.card.get):
         path = hub.official(facts.name, facts.card)
+    if path is not None and checkpoint is not None and keep.is_kept(path := keep.run_of(path)):
+        keep.check(path, facts.name, options or {})
     if path is not None and (adapter := adapter_folder(path)) and (base := peft.hub_base(adapter)):
         _fetch_base(facts, base, adapter)
-    return ModelRequest(model, path and str(path), size, _typed(facts, options or {}), allow_partial)
+    return ModelRequest(model, path and str(path), size, typed, allow_partial)
 
 
 def _fetch_base(facts: registry.ModelFacts, base: str, adapter: Path) -> None:

@@ -202,5 +202,10 @@ def add_lora(adapter: Adapter, recipe: Recipe) -> None:
         raise UserError(f"tune 'lora': {adapter.name} names no layers to adapt; use --tune full or probe")
     from peft import LoraConfig, inject_adapter_in_model
 
-    config = LoraConfig(r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, target_modules=list(adapter.lora_targets))
+    config = LoraConfig(
+        r=recipe.lora_rank,
+        lora_alpha=recipe.lora_alpha,
+        target_modules=list(adapter.lora_targets),
+        fan_in_fan_out=any(type(module).__name__ == "Conv1D" for module in adapter.modules()),  # of transformers' GPT-2
+    )
     inject_adapter_in_model(config, adapter)

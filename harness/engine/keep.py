@@ -100,7 +100,7 @@ def check(folder: Path, model: str, options: Mapping[str, Any]) -> None:
         DataMissing: it kept no weights.
     """
     kept = read(folder)
-    if kept.run["name"] != model:
+    if kept.run["name"].partition(":")[0] != model:  # of a generic adapter, what follows names the weights
         raise CheckpointMismatch(f"checkpoint {folder}: is a run of {kept.run['name']}, not of {model}")
     if options:
         raise UserError(f"option {next(iter(options))!r}: the run in {folder} has options of its own; leave it out")

@@ -13,8 +13,9 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -23,7 +24,7 @@ from harness.card import ModelCard
 from harness.errors import BadData, ChecksumMismatch, DataMissing, DownloadFailed, UserError
 from harness.task import Source
 
-from . import sources
+from . import repository, sources
 from .atomic import atomic
 from .fingerprint import file_digest
 from .sources import aside, cache_home, locked, offline, partial, sha256
@@ -58,6 +59,10 @@ def official(name: str, card: ModelCard) -> Path:
         where = f"; {card.get}" if card.get else ""
         raise DataMissing(f"{name} has no weights on the hub{where}; give --checkpoint, or --init random to train from scratch")
     folder = locate(card.checkpoint, card.revision)
+    if card.generic and repository.is_whole(folder):
+        card = with_files(card)
+    elif card.generic:
+        raise DataMissing(f"{name}: its weights are not in {folder}; `harness weights get {name}` downloads them")
     if absent := [file for file in card.files if not os.path.isfile(folder / file)]:
         some = f" {', '.join(absent)} of" if len(absent) < len(card.files) else ""
         raise DataMissing(
@@ -68,8 +73,9 @@ def official(name: str, card: ModelCard) -> Path:
     return folder
 
 
-def resolve(name: str, card: ModelCard, checkpoint: str) -> Path:
+def resolve(name: str, card: ModelCard, checkpoint: str, weights: bool = True) -> Path:
     """The file or folder that ``--checkpoint`` names: a path, or a hub id (``owner/name[@revision]``), which is fetched.
+    ``weights`` as in :func:`fetch`.
 
     What exists, begins like a path (PATH_BEGINNINGS) or ends like a weight file (PATH_ENDINGS) is never asked of the hub.
 
@@ -88,7 +94,7 @@ def resolve(name: str, card: ModelCard, checkpoint: str) -> Path:
         raise DataMissing(f"checkpoint {checkpoint[:200]!r}: no such file or folder{also}")
     hub_id, _, revision = checkpoint.partition("@")
     try:
-        return fetch(name, card, hub_id, revision or None)
+        return fetch(name, card, hub_id, revision or None, weights=weights)
     except DownloadFailed as error:
         raise DataMissing(
             f"checkpoint {checkpoint!r}: no such file or folder here, and not to be had from the hub: {error}"
@@ -101,10 +107,13 @@ def fetch(
     hub_id: str | None = None,
     revision: str | None = None,
     progress: sources.Transferred | None = None,
+    weights: bool = True,
 ) -> Path:
     """The folder of a model's files from the hub, downloaded unless they are there; cut downloads are resumed.
 
-    ``hub_id`` and ``revision`` default to the card's. The files' checksums are kept beside them.
+    ``hub_id`` and ``revision`` default to the card's. The files' checksums are kept beside them. A generic card names no files:
+    they are those of the repository that make a model, all from one commit, or without ``weights`` its configuration and
+    tokenizer alone.
 
     Raises:
         UserError: the model is not on the hub, or the weights folder cannot be written.
@@ -115,25 +124,81 @@ def fetch(
         hub_id, revision = card.checkpoint, card.revision
     if hub_id is None:
         raise UserError(f"{name} is not on the hub: {card.get or 'give --checkpoint'}")
-    if not card.files:
-        raise UserError(f"{name}: its card names no files to fetch; give --checkpoint a folder")
     folder = locate(hub_id, revision)
+    if not (card.files or card.generic):
+        raise UserError(f"{name}: its card names no files to fetch; give --checkpoint a folder")
+    whole = repository.is_whole if weights else repository.is_described
+    if card.generic and whole(folder):
+        card = replace(card, files=repository.present(folder))
     absent = [file for file in card.files if not os.path.isfile(folder / file)]
-    if not absent:
+    if card.files and not absent:
         _accept(card, folder)
         return folder
     if offline() or os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
-        raise DownloadFailed(f"HARNESS_OFFLINE is set and {hub_id} is not in {folder}; copy {', '.join(absent)} there by hand")
+        needed = ", ".join(absent) or "config.json, the tokenizer's files and the weights"
+        raise DownloadFailed(f"HARNESS_OFFLINE is set and {hub_id} is not in {folder}; copy {needed} there by hand")
+    commit, published = revision, _published(card, folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
+            if card.generic:
+                listing = _listing(hub_id, revision, folder)
+                listing = listing if weights else listing.without_weights()
+                card, commit = replace(card, files=tuple(listing.files)), listing.commit
+                absent = [file for file in card.files if not os.path.isfile(folder / file)]
+                published = {file: digest for file, (digest, _) in listing.files.items() if digest}
+                repository.check_room(folder, (listing.files[file][1] for file in absent))
             for file in absent:
-                found = _fetch(hub_id, revision, file, folder / file, _published(card, folder).get(file), progress)
+                found = _fetch(hub_id, revision, file, folder / file, published.get(file), progress, commit)
                 _remember(folder, {file: found})
     except OSError as error:  # the network's errors have become DownloadFailed by now
         raise sources.unwritable(error, folder, "HARNESS_WEIGHTS") from error
     _accept(card, folder)
     return folder
+
+
+def _listing(hub_id: str, revision: str | None, folder: Path) -> repository.Listing:
+    """What the hub says of a repository's files."""
+    from .download import discard, download
+
+    endpoint = _endpoint()
+    url = f"{endpoint}/api/models/{hub_id}/revision/{revision or 'main'}?blobs=true"
+    part, where = partial(folder / ".listing.json"), f"{hub_id} at {revision or 'main'}"
+    discard(part)
+    try:
+        download(url, part, checked=False, remedy="", pause=sources.PAUSE, headers=_authorisation(url))
+        return repository.parse(json.loads(part.read_text(encoding="utf-8")), where)
+    except ValueError:
+        raise DownloadFailed(f"{where}: the hub does not list its files; check HF_ENDPOINT") from None
+    except DownloadFailed as error:
+        raise _explained(error, url, where, "its list of files", folder) from None
+    finally:
+        discard(part)
+
+
+def _endpoint() -> str:
+    from .download import check_address
+
+    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    check_address(endpoint, "HF_ENDPOINT")
+    return endpoint.rstrip("/")
+
+
+def with_files(card: ModelCard) -> ModelCard:
+    """The card with the files in its folder, or that were once fetched into it, where it names none itself."""
+    if not card.generic or card.checkpoint is None:
+        return card
+    folder = locate(card.checkpoint, card.revision)
+    return replace(card, files=tuple(sorted({*repository.present(folder), *_sums(folder)})))
+
+
+def local_repositories(known: Mapping[str, ModelCard]) -> Iterator[tuple[str, Path]]:
+    """Hub id and folder of the repositories on this machine that are whole and not the official weights of a ``known`` model."""
+    official = {card.checkpoint for card in known.values()}
+    for folder in sorted(weights_home().glob("*--*/*/")):
+        hub_id = folder.parent.name.replace("--", "/", 1)
+        if hub_id not in official and HUB_ID.fullmatch(hub_id) and repository.is_whole(folder):
+            yield hub_id, folder
 
 
 def dataset_files(hub_id: str, folder: str) -> list[Source]:
@@ -171,16 +236,20 @@ def dataset_files(hub_id: str, folder: str) -> list[Source]:
 
 
 def _fetch(
-    hub_id: str, revision: str | None, file: str, path: Path, published: str | None, progress: sources.Transferred | None
+    hub_id: str,
+    revision: str | None,
+    file: str,
+    path: Path,
+    published: str | None,
+    progress: sources.Transferred | None,
+    commit: str | None,
 ) -> str:
-    """Download one file; its sha256."""
-    from .download import check_address, discard, download, finish
+    """Download one file, as it is at ``commit``; its sha256."""
+    from .download import discard, download, finish
 
     if path.is_file():
         return sha256(path)  # another process fetched it while we waited for the lock
-    endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    check_address(endpoint, "HF_ENDPOINT")
-    url = f"{endpoint.rstrip('/')}/{hub_id}/resolve/{revision or 'main'}/{quote(file)}"
+    url = f"{_endpoint()}/{hub_id}/resolve/{commit or 'main'}/{quote(file)}"
     path.parent.mkdir(parents=True, exist_ok=True)
     part, folder = partial(path), locate(hub_id, revision)
     try:
@@ -205,7 +274,7 @@ def _explained(error: DownloadFailed, url: str, where: str, file: str, folder: P
     reason = str(error).removeprefix(f"{url}: ").rstrip("; ")
     status = re.match(r"HTTP (\d+)\b", reason)
     hub_id, token = where.partition(" ")[0], bool(_authorisation(url))
-    page = f"{url.partition('/' + hub_id)[0]}/{hub_id}"
+    page = f"{url.partition('/' + hub_id)[0].removesuffix('/api/models')}/{hub_id}"
     if "GatedRepo" in reason or (status and status[1] == "403" and "DisabledRepo" not in reason):
         remedy = f"its owner asks for consent: accept the terms at {page}, then " + (
             "try again; the account of HF_TOKEN has no access yet" if token else "set HF_TOKEN to a token of that account"
@@ -234,7 +303,7 @@ def _authorisation(url: str) -> dict[str, str]:
 def verify(card: ModelCard) -> dict[Path, Status]:
     """The state of every file of the official weights: whether it is still what was downloaded."""
     assert card.checkpoint is not None
-    folder = locate(card.checkpoint, card.revision)
+    card, folder = with_files(card), locate(card.checkpoint, card.revision)
     known = _sums(folder) | _published(card, folder)
     states: dict[Path, Status] = {}
     for file in card.files:

@@ -87,6 +87,8 @@ def _bound(found: list[tuple[Task, list[str]]], reference: Reference | None) -> 
 
 def absolute(word: str) -> str:
     """A path made absolute, so that a plan means the same in every folder; a name as it is."""
+    if registry.repository(word):
+        return word
     return str(Path(word).absolute()) if word.endswith(".py") or _is_file(word) else word
 
 

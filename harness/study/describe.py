@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import registry
 from harness.engine import hardware
+from harness.errors import UserError
 from harness.evidence.metrics import metrics_of
 from harness.task import CLASSIFICATION, MAIN_METRIC, MULTILABEL, REGRESSION
 
@@ -41,7 +42,7 @@ def asked(run: Run, opened: tuple[Task, Splits] | None) -> dict[str, Any]:
         "run_id": run.id,
         "task": _task(run, *opened) if opened else _named(run),
         "model": {
-            "name": facts.name,
+            "name": run.name or facts.name,
             "card": asdict(facts.card),
             "recipe": asdict(run.published()),
             "checkpoint": checkpoint,
@@ -91,7 +92,11 @@ def _named(run: Run) -> dict[str, Any]:
 
 
 def begun(trial: Trial) -> dict[str, Any]:
-    """A record's fields before the run: what was asked for, and on what."""
+    """A record's fields before the run: what was asked for, and on what.
+
+    Raises:
+        UserError: more of the training split's tokens are unknown to the model than it allows.
+    """
     import torch
 
     run, task, splits, adapter = trial.run, trial.task, trial.splits, trial.adapter
@@ -115,7 +120,7 @@ def begun(trial: Trial) -> dict[str, Any]:
             *([ONE_ROW] if adapter.card.reads == "alignment" and sequence_only else []),
             *([ZERO_SHOT] if trial.recipe.tune == "zero" else []),
         ],
-        "unknown_tokens": _unknown_share(adapter, splits.train),
+        "unknown_tokens": _checked_share(adapter, splits.train, task),
         "parameters": trial.parameters(),
     }
     record["environment"] |= {
@@ -125,6 +130,17 @@ def begun(trial: Trial) -> dict[str, Any]:
         "processes": trial.accelerator.num_processes,
     }
     return record
+
+
+def _checked_share(adapter: Adapter, examples: Sequence[Example], task: Task) -> float | None:
+    share = _unknown_share(adapter, examples)
+    if share is not None and adapter.max_unknown is not None and share > adapter.max_unknown:
+        raise UserError(
+            f"{task.label}: {share:.1%} of the training split's tokens are unknown to {adapter.name}, which allows "
+            f"{adapter.max_unknown:.1%}; write letters as its vocabulary does (--option letters=…), or allow more "
+            f"(--option unknown={share + 0.005:.2f})"
+        )
+    return share
 
 
 def _unknown_share(adapter: Adapter, examples: Sequence[Example]) -> float | None:

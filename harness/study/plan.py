@@ -109,7 +109,8 @@ class Run:
         Paths do not count: the content of what they name does.
         """
         recipe = self.published().override(**self.recipe).used() | {"precision": self.precision}
-        key = [self.name, self.origin, self.label, self.split, self.data, recipe, self.seed, self.code, self.device]
+        name = registry.model_facts(self.model).name  # a generic model's own name may hold that of a folder
+        key = [name, self.origin, self.label, self.split, self.data, recipe, self.seed, self.code, self.device]
         key += [self.part, self.stop_above] if self.part != "test" else []
         key += ["head"] if self.reuse_head else []
         return f"seed{self.seed}-{digest(key)[:10]}"
@@ -213,7 +214,7 @@ def plan(
     for found, words in asked:
         rule = split or found.split_rules[0]
         content = _content(found, words, rule, reference, reading)
-        for facts, wanted in models:
+        for _, wanted in models:
             tuned = recipes[wanted.model, found.family]
             device_type, precision = resolved[tuned.precision]
             one = Run(
@@ -232,7 +233,7 @@ def plan(
                 sample=found.simulated,
                 data=content,
                 label=found.label,
-                name=facts.name,
+                name=wanted.name,
                 own_name=name,
                 reading=reading and asdict(reading),
                 family=found.family,
