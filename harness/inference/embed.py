@@ -188,7 +188,7 @@ def embed_file(
     said, without = False, 0
     with embedding_file(out, about, per_base) as file:
         for entries in _chunks(source, embedder):
-            found = embedder([Example(entry.id, entry.windows, 0) for entry in entries], cache)
+            found = embedder([entry.example for entry in entries], cache)
             file.add([entry.id for entry in entries], found)
             without += sum(int(np.isnan(part[:, 0]).sum()) for part in found) if per_base else 0
             if isinstance(file, Npz) and file.bytes > LARGE and not said:
