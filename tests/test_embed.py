@@ -117,7 +117,7 @@ class TestFiles:
     def test_what_the_model_does_not_know_is_said(self, harness, tmp_path):
         (tmp_path / "in.fa").write_text(">a\nACGTNNNN\n>b\nacguACGT\n")
         said = harness("embed", "in.fa", "--model", "gpn_msa", *TINY, "--out", "e.npz").stderr
-        assert "letters changed on reading: lower case 4, u to t 1" in said
+        assert "counted: lower case 4, u to t 1" in said
         assert "gpn_msa reads alignments: sequences alone, as here, are not what it was trained for" in said
         assert "25.00% of the tokens of the first 2 sequences are unknown to gpn_msa" in said
 

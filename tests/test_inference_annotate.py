@@ -79,6 +79,8 @@ def records() -> list[tuple[list[str], list[str | float]]]:
         (line(100, at(100, 30), at(100)), ["too_long_for_context"]),
         (line(5000, "A", "C"), ["off_genome"]),
         (line(50, "A", "C", chromosome="chrUn"), ["off_genome"]),
+        (line(0, "A", "C"), ["off_genome"]),
+        (line(0, "N", "<INS>"), ["symbolic_allele"]),
         (
             line(120, at(120, 2), other(at(120)) + other(at(121)), "END=1"),
             [score(120, at(120, 2), other(at(120)) + other(at(121)))],
@@ -127,13 +129,13 @@ def test_every_record_stays_and_has_a_score_or_a_reason(tmp_path, vcf, genome):
                 assert own.get("HARNESS_SKIPPED", ["."] * len(expected))[number] == "."
     assert done.scored == 6
     assert done.skipped == {
-        "symbolic_allele": 2,
+        "symbolic_allele": 3,
         "reference_mismatch": 1,
         "no_alternate_allele": 1,
         "alleles_are_the_same": 1,
         "letters_besides_acgt": 1,
         "too_long_for_context": 1,
-        "off_genome": 2,
+        "off_genome": 3,
     }
     assert "kept without a score: 1 reference mismatch" in done.notes
     assert any(note.startswith("WARNING: the genome has other letters") for note in done.notes)
@@ -205,7 +207,7 @@ def test_what_cannot_be_annotated_is_refused(tmp_path, vcf, genome):
     with pytest.raises(BadData, match=r"bad\.vcf, line 4: .* is no VCF record"):
         annotate(seeds(made), opened(bad, genome), tmp_path / "out.vcf")
     bad.write_text(HEADER + "\n")
-    with pytest.raises(BadData, match="none of the variants"):
+    with pytest.raises(BadData, match=r"bad\.vcf: no variants; expected a VCF"):
         annotate(seeds(made), opened(bad, genome), tmp_path / "out.vcf")
     bad.write_text(f"{HEADER}\nchr1\t50\t.\t{other(at(50))}\t{at(50)}\t.\t.\t.\n")
     with pytest.raises(BadData, match=r"none of the variants \(1 reference mismatch\); is the genome of another assembly\?"):
@@ -250,6 +252,19 @@ def test_windows_are_those_that_training_cuts(tmp_path, genome, aligned):
             assert (one.sequence, one.locus) == (two.sequence, two.locus)
             assert (one.alignment is not None) == aligned
             assert one.alignment is None or (one.alignment == two.alignment).all()
+
+
+@pytest.mark.parametrize(("ask", "ending"), [(annotate, "vcf"), (predict, "csv")])
+def test_a_model_is_told_which_letters_a_longer_variant_changes(tmp_path, vcf, genome, ask, ending):
+    told = []
+
+    def answer(example):
+        told.append(example.changed)
+        return 0.5
+
+    ask(seeds(Made(windows_per_example=2, answer=answer)), opened(vcf, genome), tmp_path / f"out.{ending}")
+    first = CONTEXT // 2
+    assert told == [None, None, None, (first, first + 2), (first, first + 7), (first, first + 2)]
 
 
 # --- the command ---------------------------------------------------------------------------------------------------------

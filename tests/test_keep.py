@@ -189,11 +189,26 @@ class TestRefused:
             (lambda it: (it / "run.json").write_text("["), BadData, "cannot be read"),
             (lambda it: edit(it, format=2), BadData, "has format '2', and this version reads 1; use the version that wrote it"),
             (lambda it: edit(it, more=1), BadData, "cannot be read"),
+            (lambda it: edit(it, lengths=[1, 2, 3]), BadData, "cannot be read"),
+            (lambda it: edit(it, kept="some"), BadData, "cannot be read"),
             (lambda it: edit(it, classes=["a", "b", "c"]), CheckpointMismatch, "is not what this run trained"),
             (lambda it: edit(it, run={"model": "cnn"}), BadData, "run.json"),
             (lambda it: drop(it, "head.1.bias"), CheckpointMismatch, "1 are missing, such as head.1.bias"),
         ],
-        ids=["no plan", "nothing", "no weights", "weights damaged", "plan damaged", "newer", "odd", "classes", "run", "tensor"],
+        ids=[
+            "no plan",
+            "nothing",
+            "no weights",
+            "weights damaged",
+            "plan damaged",
+            "newer",
+            "odd",
+            "lengths",
+            "kept",
+            "classes",
+            "run",
+            "tensor",
+        ],
     )
     def test_folders(self, folder, damage, error, message):
         damage(folder)
@@ -220,6 +235,13 @@ class TestRefused:
             trained.predict(["ACGT", "AC!"])
         with pytest.raises(UserError, match="trained on single sequences"):
             trained.predict([("ACGT", "ACGA")])
+        with pytest.raises(UserError, match="one alone; give a list"):
+            trained.predict("ACGT")
+
+    def test_files_that_changed_since_the_run_are_said(self, folder):
+        assert load_run(folder).notes == []
+        edit(folder, run=keep.read(folder).run | {"origin": "0" * 64})
+        assert "have changed since the run" in load_run(folder).notes[0]
 
     def test_longer_than_the_model(self, task, tmp_path):
         folder = folder_of(planned_run("dnabert1", *task, tune="probe"), tmp_path, task)

@@ -89,6 +89,11 @@ def test_one_class_in_the_labels():
     assert scores(PROBABILITIES, np.zeros(4, int))["f1"] == 0
 
 
+def test_one_class_in_labels_and_predictions_is_no_warning(recwarn):
+    assert scores(np.array([[0.1, 0.9]]), np.array([1]))["mcc"] == 0.0
+    assert not recwarn.list
+
+
 def test_float32_rounding_is_no_fault(recwarn):
     raw = np.random.default_rng(0).random((50, 3), np.float32)
     scores(raw / raw.sum(axis=1, keepdims=True), np.arange(50) % 3)

@@ -185,6 +185,9 @@ def read(folder: Path) -> Kept:
         kept = Kept(**content)
         Recipe(**kept.recipe)
         kept.request()
+        shortest, longest = kept.lengths
+        if not 0 < shortest <= longest or kept.kept not in (ALL, TRAINED, NOTHING):
+            raise ValueError(f"lengths {kept.lengths}, kept {kept.kept!r}")
         return kept
     except FileNotFoundError:
         what = f"has no {PLAN}: not the folder of a run, or of one before models were kept"

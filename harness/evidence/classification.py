@@ -46,6 +46,7 @@ def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         truth, ranking = (labels, probabilities[:, 1]) if binary else (one_hot, probabilities)
         auroc = metrics.roc_auc_score(truth, ranking, average="macro")
         auprc = metrics.average_precision_score(truth, ranking, average="macro")
+    several = len(np.unique([labels, predicted])) > 1  # of one class alone, MCC is 0, and scikit-learn would warn
     normalised = probabilities / probabilities.sum(axis=1, keepdims=True)  # else log_loss warns about float32 rounding
     squared_error = ((probabilities - one_hot) ** 2).sum(axis=1).mean()  # scikit-learn before 1.7 takes two classes only
     return {
@@ -55,7 +56,7 @@ def scores(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         "f1": f1,
         "log_loss": metrics.log_loss(labels, normalised, labels=classes),
         "hard_log_loss": metrics.log_loss(labels, np.float64(predicted[:, None] == classes), labels=classes),
-        "mcc": metrics.matthews_corrcoef(labels, predicted),
+        "mcc": metrics.matthews_corrcoef(labels, predicted) if several else 0.0,
         "auroc": auroc,
         "auprc": auprc,
         "brier": squared_error / 2 if binary else squared_error,

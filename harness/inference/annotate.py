@@ -15,7 +15,7 @@ import numpy as np
 import harness
 from harness.data import Example
 from harness.engine.classifier import ZeroShot
-from harness.errors import UserError
+from harness.errors import BadData, UserError
 from harness.files.text import text_lines
 from harness.progress import Reporter
 
@@ -66,11 +66,11 @@ def annotate(seeds: Seeds, found: Input, out: Path, reporter: Reporter | None = 
         if not line.startswith("#"):
             total += len(vcf_record(path, number, line).alternates)
     if not total:
-        raise nothing_scored(path, Counter())
+        raise BadData(f"{path}: no variants; expected {EXPECTED}")
 
     def questions() -> Iterator[Question]:
         for allele in alleles(path, pairs):
-            yield codes[allele.reason] if allele.reason else Example(allele.id, allele.windows, 0)
+            yield codes[allele.reason] if allele.reason else Example(allele.id, allele.windows, 0, allele.changed)
 
     with Part(out, about(seeds, found, what="vcf"), seeds.width) as part:
         fill(part, seeds, questions(), total, reporter.say)

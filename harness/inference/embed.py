@@ -188,7 +188,7 @@ def embed_file(
     said, without = False, 0
     with embedding_file(out, about, per_base) as file:
         for entries in _chunks(source, embedder):
-            found = embedder([Example(entry.id, entry.windows, 0) for entry in entries], cache)
+            found = embedder([entry.example for entry in entries], cache)
             file.add([entry.id for entry in entries], found)
             without += sum(int(np.isnan(part[:, 0]).sum()) for part in found) if per_base else 0
             if isinstance(file, Npz) and file.bytes > LARGE and not said:
@@ -213,7 +213,7 @@ def _look_through(source: Input, embedder: Embedder, reporter: Reporter) -> int:
     for note in source.notes:
         reporter.say(note)
     if counts := ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in source.changes.items() if number):
-        reporter.say(f"letters changed on reading: {counts}")
+        reporter.say(f"counted: {counts}")
     if adapter.card.reads == "alignment" and not aligned:
         reporter.say(f"{adapter.name} reads alignments: sequences alone, as here, are not what it was trained for")
     unknown = [adapter.unknown_tokens(adapter.collate(first[start : start + 64])) for start in range(0, len(first), 64)]

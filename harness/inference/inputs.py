@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.data import Locus, Window
+from harness.data import Example, Locus, Window
 from harness.errors import BadData, UserError
 from harness.files import bed, readers
 from harness.files.fingerprint import digest, file_digest, file_states
@@ -31,13 +31,19 @@ class Entry(NamedTuple):
     """What a model is asked about: one window, or two (reference, alternate) of a variant.
 
     ``label`` is the file's own word, or one for each of several label columns; None where it has none. ``where`` is the
-    entry's place in the file, for messages.
+    entry's place in the file, for messages. ``changed`` is that of :class:`harness.data.Example`.
     """
 
     id: str
     windows: tuple[Window, ...]
     label: Label
     where: str
+    changed: tuple[int, int] | None = None
+
+    @property
+    def example(self) -> Example:
+        """What a model is asked; its label is 0."""
+        return Example(self.id, self.windows, 0, self.changed)
 
 
 class Placed(NamedTuple):
@@ -104,7 +110,7 @@ class Input:
                     self.changes[allele.reason] += 1
                     continue
                 found = True
-                yield Entry(allele.id, allele.windows, allele.label, allele.where)
+                yield Entry(allele.id, allele.windows, allele.label, allele.where, allele.changed)
         self.changes.update(self.pairs.changes)
         if not found:
             raise nothing_scored(self.paths[0], self.changes)

@@ -67,13 +67,13 @@ def predict(
     if out is None:
         write = writing.lines(sys.stdout, rows.columns)
         for some in _some(found):
-            for entry, row in zip(some, seeds.rows([_example(entry) for entry in some]).tolist(), strict=True):
+            for entry, row in zip(some, seeds.rows([entry.example for entry in some]).tolist(), strict=True):
                 write(rows.row(entry, row, scoring))
             sys.stdout.flush()
         return _outcome(survey, scoring)
     facts = about(seeds, found, what="table")
     with Part(out, facts, seeds.width) as part:
-        fill(part, seeds, map(_example, found), survey.entries, reporter.say)
+        fill(part, seeds, (entry.example for entry in found), survey.entries, reporter.say)
         with writing.table(out, rows.columns) as write:
             first = 0
             for some in _some(found):
@@ -237,10 +237,6 @@ class _Rows:
         return row
 
 
-def _example(entry: Entry) -> Example:
-    return Example(entry.id, entry.windows, 0)
-
-
 def _some(found: Input) -> Iterator[list[Entry]]:
     """Entries in the chunks in which they are asked about."""
     waiting: list[Entry] = []
@@ -248,7 +244,7 @@ def _some(found: Input) -> Iterator[list[Entry]]:
     def examples() -> Iterator[Example]:
         for entry in found:
             waiting.append(entry)
-            yield _example(entry)
+            yield entry.example
 
     for chunk in chunks(examples()):
         yield waiting[: len(chunk)]

@@ -81,8 +81,12 @@ class Trained:
 
         Raises:
             BadData: a sequence is empty or has letters that are no nucleotide codes.
-            UserError: one is longer than the model takes, or no pair where pairs are needed.
+            UserError: one is longer than the model takes, no pair where pairs are needed, or a sequence alone, not in a list.
         """
+        from harness.data import Window
+
+        if isinstance(sequences, str | Window):
+            raise UserError("sequences: one alone; give a list of them")
         return self.outputs([self.example(item, str(number)) for number, item in enumerate(sequences)], batch_size)
 
     def embed(self, sequences: Sequence[str | Window], *, per_base: bool = False, layer: int | None = None) -> Any:
@@ -157,6 +161,8 @@ def load_run(folder: str | Path, *, checkpoint: str | Path | None = None, device
     trained = Trained(folder, run, kept, record, classifier.to(accelerator.device), accelerator)
     if here.type != run.device:
         trained.notes.append(f"trained on {run.device}, asked on {here.type}: probabilities may differ in their last digits")
+    if kept.request(None if checkpoint is None else str(checkpoint)).identity() != run.origin:
+        trained.notes.append(f"files that {run.name} reads, such as scores, have changed since the run: its answers may, too")
     if kept.code != model_code(run.model):
         trained.notes.append(f"the code of {run.name} or of the engine has changed since the run: its answers may have, too")
     return trained

@@ -20,6 +20,7 @@ TOGETHER = 1024  # alleles whose windows are cut together
 
 _VCF = re.compile(r"\.vcf(\.b?gz)?$", re.IGNORECASE)
 _POSITION = re.compile(r"[1-9][0-9]{0,10}")
+_TELOMERE = "0"  # a VCF's position before the first base
 
 
 class Record(NamedTuple):
@@ -35,13 +36,15 @@ class Record(NamedTuple):
 
 
 class Allele(NamedTuple):
-    """One alternate allele: its windows (reference, alternate), or the ``reason`` why there are none."""
+    """One alternate allele: its windows (reference, alternate) and the letters ``changed`` as in :class:`harness.data.Example`,
+    or the ``reason`` why there are none."""
 
     id: str
     windows: tuple[Window, ...]
     label: str | None
     where: str
     reason: str
+    changed: tuple[int, int] | None = None
 
 
 def is_vcf(path: Path) -> bool:
@@ -67,7 +70,8 @@ def vcf_record(path: Path, number: int, line: str) -> Record:
         BadData: it is none.
     """
     where, fields = f"{path}, line {number}", line.split("\t")
-    if len(fields) < 5 or not _POSITION.fullmatch(fields[1]) or not fields[0] or not fields[0].isprintable() or not fields[3]:
+    there = len(fields) >= 5 and (fields[1] == _TELOMERE or _POSITION.fullmatch(fields[1]))
+    if not there or not fields[0] or not fields[0].isprintable() or not fields[3]:
         raise BadData(f"{where}: {line[:40]!r} is no VCF record: CHROM POS ID REF ALT …, separated by tabs")
     chromosome, position, name, reference, alternates = fields[:5]
     return Record(chromosome, int(position), reference, tuple(alternates.split(",")), "" if name == "." else name, None, where)
@@ -115,5 +119,7 @@ def alleles(path: Path, pairs: Any) -> Iterator[Allele]:
             name = f"{bare(record.chromosome)}:{record.position}:{record.reference.upper()}:{alternate.upper()}"
             if record.name and not is_vcf(path):
                 name = record.name
-            windows, reason = ((), example) if isinstance(example, str) else (example.windows, "")
-            yield Allele(name, windows, record.label, record.where, reason)
+            if isinstance(example, str):
+                yield Allele(name, (), record.label, record.where, example)
+            else:
+                yield Allele(name, example.windows, record.label, record.where, "", example.changed)
