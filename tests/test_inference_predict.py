@@ -380,3 +380,11 @@ def test_a_run_of_another_version_is_refused(harness, tmp_path, model):
 def test_seeds_need_runs_of_one_kind():
     assert Seeds([Made()]).width == 3  # type: ignore[list-item]
     assert Seeds([Made(), Made(seed=1)]).width == 5  # type: ignore[list-item]
+
+
+def test_a_file_of_the_users_own_is_not_taken_for_unfinished_answers(tmp_path, fasta):
+    own = tmp_path / f"x.csv{PART}"
+    own.write_text("my notes\n")
+    with pytest.raises(UserError, match="holds something else; move it"):
+        predict(seeds(), open_input([fasta]), tmp_path / "x.csv")
+    assert own.read_text() == "my notes\n"

@@ -238,3 +238,11 @@ def test_what_cannot_be_scanned_is_refused_before_anything_is_asked(tmp_path, ge
     refused(both, Layout(8, 4), "overlaps with line 1 on the other strand", genome=genome)
     refused(written("off.bed", "chr3\t0\t20\n"), Layout(8, 4), "has no chromosome 'chr3'", BadData, genome=genome)
     refused(written("end.bed", "chr2\t90\t200\n"), Layout(8, 4), "lie off it: another assembly", BadData, genome=genome)
+
+
+@pytest.mark.parametrize("options", [{"threshold": 0.5}, {"threshold": float("nan"), "peaks": "p.bed"}])
+def test_a_threshold_is_a_number_and_of_peaks(tmp_path, genome, options):
+    if "peaks" in options:
+        options["peaks"] = tmp_path / options["peaks"]
+    with pytest.raises(UserError, match="threshold .*: a number from which on positions are peaks"):
+        scan(seeds(), open_input([genome]), Layout(12, 5), tmp_path / "x.bg", **options)

@@ -139,6 +139,9 @@ class Part:
                 raise UserError(f"out {out}: another process is writing it; choose another --out, or wait") from None
         line = json.dumps({**about, "width": width}, sort_keys=True).encode() + b"\n"
         found = self._file.readline(1 << 20)
+        if found and not found.startswith(b"{"):
+            self._file.close()
+            raise UserError(f"out {out}: {self.path} is needed for what is written on the way, and holds something else; move it")
         if found != line:
             self.stale = _changed(found, line)
             self._file.seek(0)

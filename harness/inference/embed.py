@@ -182,6 +182,8 @@ def embed_file(
         embedder = Embedder(adapter, accelerator, precision, layer, per_base, batch_size)
     count = _look_through(source, embedder, reporter)
     has_weights = next(adapter.parameters(), None) is not None
+    if has_weights and adapter.audit is None:
+        reporter.say(f"{adapter.name}: its weights are random, drawn from seed {seed}")
     more = [] if layer is None else ["mean over bases", layer]
     cache = EmbeddingCache.of(request, adapter, seed, device_type, precision, *more) if has_weights else None
     about = _about(request, embedder, seed, source.kind)

@@ -7,6 +7,7 @@ not asked about; positions that no other window covers have no value.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -117,6 +118,8 @@ def scan(
     column = _column(seeds, of_class)
     if peaks is not None:
         tracks.check_peaks(peaks, [*read, out], force)
+    if threshold is not None and (peaks is None or not math.isfinite(threshold)):
+        raise UserError(f"threshold {threshold:g}: a number from which on positions are peaks, with --peaks FILE")
     if threshold is None:
         threshold = THRESHOLD
         if peaks is not None and seeds.first.kind == REGRESSION:
