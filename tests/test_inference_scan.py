@@ -244,5 +244,5 @@ def test_what_cannot_be_scanned_is_refused_before_anything_is_asked(tmp_path, ge
 def test_a_threshold_is_a_number_and_of_peaks(tmp_path, genome, options):
     if "peaks" in options:
         options["peaks"] = tmp_path / options["peaks"]
-    with pytest.raises(UserError, match="threshold .*: a number from which on positions are peaks"):
+    with pytest.raises(UserError, match=r"threshold .*: a number from which on positions are peaks"):
         scan(seeds(), open_input([genome]), Layout(12, 5), tmp_path / "x.bg", **options)
