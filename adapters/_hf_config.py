@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import BadData, CheckpointMismatch, DataMissing
+from harness.files.configuration import HEADS, LAYERS, ROWS, WIDTH, check_fields
 
 Kind = Literal["masked", "causal", "encoder"]
 MAX_CONFIG = 1 << 24  # bytes
+# What every model of sequences has; beyond these bounds even a model without weights takes hours to build.
+SHAPE = {"vocab_size": ROWS, "hidden_size": WIDTH, "num_hidden_layers": LAYERS}
 # Authors' classes that replace the ones taken here. One for classification alone (DNABERT-1's) does not.
 OURS = ("AutoModel", "AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModelForPreTraining")
 CAUSAL_ENDINGS = ("ForCausalLM", "LMHeadModel")
@@ -73,6 +76,9 @@ def read_json(folder: Path) -> dict[str, Any]:
         raise BadData(f"{path}: not JSON ({error}); fetch it again") from None
     if not isinstance(stated, dict) or not isinstance(stated.get("model_type"), str):
         raise BadData(f"{path}: names no model_type; only models in the layout of transformers are read")
+    for name, kind in (("auto_map", dict), ("architectures", list)):
+        if not isinstance(stated.get(name) or kind(), kind):
+            raise BadData(f"{path}: {name} is of the wrong type ({type(stated[name]).__name__}); fetch it again")
     return stated
 
 
@@ -110,6 +116,7 @@ def read_config(folder: Path, ignored: Collection[str]) -> tuple[Any, type, Kind
         config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises all kinds
         raise BadData(f"{path}: transformers cannot read it ({type(error).__name__}: {_short(error)})") from None
+    _check_shape(config, path)
     cls = model_class(config, kind)
     if unknown := {key: value for key, value in unknown_settings(stated, config, cls).items() if key not in ignored}:
         listed = ", ".join(f"{key} {_short(value)}" for key, value in unknown.items())
@@ -123,6 +130,20 @@ def read_config(folder: Path, ignored: Collection[str]) -> tuple[Any, type, Kind
         )
     notes = [f"authors' code that is not run: {', '.join(sorted(map(_class_of, remote.values())))}"] if remote else []
     return config, cls, kind, notes
+
+
+def _check_shape(config: Any, path: Path) -> None:
+    if absent := [name for name in SHAPE if getattr(config, name, None) is None]:
+        raise CheckpointMismatch(f"{path}: model_type {config.model_type!r} has no {absent[0]}; only models of text are read")
+    if getattr(config, "is_encoder_decoder", False):
+        raise CheckpointMismatch(
+            f"{path}: model_type {config.model_type!r} has an encoder and a decoder, which answers for another sequence than the "
+            "window; give a model with one of them"
+        )
+    check_fields({name: getattr(config, name) for name in SHAPE}, SHAPE, path)
+    heads = {"num_attention_heads": getattr(config, "num_attention_heads", None)}
+    if isinstance(heads["num_attention_heads"], int):
+        check_fields(heads, {"num_attention_heads": HEADS}, path)
 
 
 def model_class(config: Any, kind: Kind) -> type:

@@ -52,6 +52,10 @@ def load(config: Any, kind: Kind, file: Path, dtype: str, notes: Sequence[str]) 
         CheckpointMismatch: tensors are missing, have another shape, or belong to another architecture.
     """
     tensors = read_tensors(file)
+    if whole := [name for name, tensor in tensors.items() if name.endswith(".weight") and not tensor.is_floating_point()]:
+        raise CheckpointMismatch(
+            f"checkpoint {file}: {whole[0]} holds whole numbers, as of quantised weights; save it in float32"
+        )
     size = sum(tensor.numel() for tensor in tensors.values())
     held = DTYPES["bf16" if dtype == "auto" and size > LARGE else "float32" if dtype == "auto" else dtype]
     model, info = _filled(model_class(config, kind), config, tensors, held)
@@ -187,7 +191,7 @@ def lora_layers(model: nn.Module, family: str, called: set[str], used: set[int])
 def token_limit(model: nn.Module, config: Any) -> int | None:
     """The most tokens that a model reads at once, special ones included; None where its configuration names no limit."""
     limit = next(
-        (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions") if getattr(config, name, None)), None
+        (it for it in (getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")) if it and it > 0), None
     )
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.endswith(("position_embeddings", "embed_positions", "wpe")):

@@ -288,6 +288,11 @@ def _one_a_base(vocabulary: Vocabulary, alphabet: Alphabet) -> bool:
     return list(vocabulary.tokenizer(text, add_special_tokens=False)["input_ids"]) == [vocabulary.ids[letter] for letter in text]
 
 
+def _drops(reader: Raw, base: str, ids: np.ndarray) -> bool:
+    """Whether a tokenizer leaves a base out: ``ids`` of the first probe are those without it."""
+    return np.array_equal(reader.ids([_probes(1)[0].replace(base, "")])[0], ids)
+
+
 def _raw(vocabulary: Vocabulary, alphabets: list[Alphabet], where: str) -> Raw:
     """The tokenizer itself, with the spelling of letters of which it knows most, in fewest tokens."""
     if vocabulary.tokenizer is None:
@@ -297,7 +302,9 @@ def _raw(vocabulary: Vocabulary, alphabets: list[Alphabet], where: str) -> Raw:
         reader = Raw(vocabulary.tokenizer, dict(vocabulary.ids), alphabet, vocabulary.other, vocabulary.mask)
         rows = reader.ids(_probes())
         total = sum(map(len, rows))
-        unknown = 1.0 if min(map(len, rows)) == 0 else sum(int((row == vocabulary.other).sum()) for row in rows) / total
+        unknown = sum(int((row == vocabulary.other).sum()) for row in rows) / max(total, 1)
+        if any(_drops(reader, base, rows[0]) for base in BASES):  # a vocabulary without an unknown token
+            unknown = 1.0
         tried.append((unknown, total, reader))
     unknown, _, reader = min(tried, key=lambda it: it[:2])
     if unknown > 0:

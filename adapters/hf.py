@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from harness.adapter import Adapter, BaseResolved, Batch, CausalModel, MaskedModel
 from harness.card import ModelCard
 from harness.data import Window
-from harness.errors import BadData, UserError
+from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.files import hub
 from harness.files.checkpoint import weight_file
 from harness.recipe import Recipe
@@ -41,6 +41,8 @@ from ._options import checked, checked_layer, of_size
 POOLINGS = ("mean", "cls", "max", "last")
 SIZES = {"tiny": (2, 64, 4, 128), "base": (12, 768, 12, 3072)}  # of a BERT without files: layers, width, heads, inner width
 POSITIONS = 1026
+PROBE = Window("ACGT" * 6)
+PADDING, PADDING_BF16 = 1e-3, 5e-2  # by how much what must not count may move an embedding, for rounding alone
 LETTERS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "A", "C", "G", "T", "N")
 
 
@@ -94,7 +96,7 @@ class HF(Adapter, BaseResolved):
         if self.pooling == "cls" and not vocabulary.before:
             raise UserError("option pooling='cls': the tokenizer puts no token before a sequence; choose mean, max or last")
         self.layer = checked_layer(layer, self.blocks, self.pooling)
-        rows = model.get_input_embeddings().num_embeddings  # type: ignore[operator, union-attr]
+        rows = len(model.get_input_embeddings().weight)  # type: ignore[operator, union-attr, arg-type]
         stated = getattr(config, "pad_token_id", None)
         self.pad = stated if isinstance(stated, int) and 0 <= stated < rows else vocabulary.pad
         self.limit = token_limit(model, config)
@@ -272,13 +274,51 @@ class HF(Adapter, BaseResolved):
         self.eval()
         try:
             with torch.enable_grad(), quietly():
-                used = freeze_unused(self.model, self(self.collate([Window("ACGT" * 6)])))
+                alone = self(self.collate([PROBE]))
+                used = freeze_unused(self.model, alone)
+            self._check_padding(alone.detach())
+            if isinstance(self, CausalModel):
+                self._check_causal()
+        except UserError:
+            raise
+        except Exception as error:  # whatever transformers' code raises where settings contradict each other
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointMismatch(
+                f"{type(self.model).__name__} of transformers reads no window as configured ({type(error).__name__}: {reason})"
+            ) from None
         finally:
             for hook in hooks:
                 hook.remove()
             self.train(mode)
         names = lora_layers(self, family, called, used)
         vars(self)["lora_targets"] = names
+
+    def _check_padding(self, alone: Tensor) -> None:
+        """Refuse a model whose attention takes padding for letters (FNet, Funnel, Nyströmformer, ConvBERT …)."""
+        longer = Window(PROBE.sequence * 2)
+        if self.max_length is not None and len(longer) > self.max_length:
+            return
+        with torch.no_grad(), quietly():
+            padded = self(self.collate([PROBE, longer]))[:1]
+        apart = float((padded - alone).abs().max() / alone.abs().max().clamp(min=1e-12))
+        if apart > (PADDING_BF16 if alone.dtype is torch.bfloat16 else PADDING):
+            raise CheckpointMismatch(
+                f"{type(self.model).__name__} of transformers answers otherwise for a window that is padded beside a longer one "
+                f"(by {apart:.1%}), so that no answer would be the window's own; choose another architecture"
+            )
+
+    def _check_causal(self) -> None:
+        """Refuse a causal head on attention that sees what follows (XLNet, a BERT that is no decoder)."""
+        batch = self.collate([PROBE])
+        tokens, rows = batch["tokens"], len(self.model.get_input_embeddings().weight)
+        other = torch.cat([tokens[:, :-1], (tokens[:, -1:] + 1) % rows], dim=1)
+        with torch.no_grad(), quietly():
+            seen, changed = (self.hidden_states({**batch, "tokens": it})[:, :-1] for it in (tokens, other))
+        if seen.numel() and float((seen - changed).abs().max() / seen.abs().max()) > PADDING:
+            raise CheckpointMismatch(
+                f"{type(self.model).__name__} of transformers sees the letters that follow, so that it is no causal model; "
+                "if it fills in bases, its config.json must name that class in architectures, or is_decoder"
+            )
 
 
 def _of_letters(shape: tuple[int, int, int, int]) -> tuple[nn.Module, Any, Vocabulary, Kind]:

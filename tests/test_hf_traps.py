@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 from conftest import random_windows
-from made_hf import SPECIALS, bpe, checkpoint, edit, fast, kmers
+from made_hf import SPECIALS, bpe, checkpoint, edit, fast, kmers, letters
 from safetensors.torch import load_file, save_file
 
 from harness import registry
@@ -277,3 +277,53 @@ def test_tokens_of_the_tokenizers_own_are_never_random(tmp_path):
     assert bpe().tokenize("ACGTACGA") == bpe().tokenize("ACGTACGA")
     words = set(HF.from_checkpoint(folder).vocabulary.ids)
     assert set(kmers(2)) <= words
+
+
+class TestWhatTransformersBuildsButNoWindowShouldBeReadWith:
+    def test_models_of_something_else_than_sequences(self, bert):
+        (bert / "config.json").write_text(json.dumps({"model_type": "vit", "architectures": ["ViTModel"]}))
+        assert "has no vocab_size" in reason(bert)
+        (bert / "config.json").write_text(json.dumps({"model_type": "t5", "d_model": 32, "num_layers": 2, "vocab_size": 10}))
+        assert "an encoder and a decoder" in reason(bert)
+
+    @pytest.mark.parametrize(("setting", "value"), [("num_hidden_layers", 10**9), ("hidden_size", 10**9), ("vocab_size", 10**12)])
+    def test_absurd_sizes_before_anything_is_built(self, bert, setting, value):
+        edit(bert / "config.json", **{setting: value})
+        assert setting in reason(bert, BadData)
+
+    def test_attention_that_takes_padding_for_letters(self, tmp_path):
+        from transformers import FNetConfig, FNetForMaskedLM
+
+        letters().save_pretrained(tmp_path)
+        config = FNetConfig(vocab_size=10, hidden_size=32, num_hidden_layers=2, intermediate_size=48, max_position_embeddings=64)
+        FNetForMaskedLM(config).save_pretrained(tmp_path)
+        assert "padded beside a longer one" in reason(tmp_path)
+
+    def test_a_causal_head_on_attention_that_sees_what_follows(self, bert):
+        edit(bert / "config.json", architectures=["BertLMHeadModel"])
+        assert "sees the letters that follow" in reason(bert)
+        edit(bert / "config.json", is_decoder=True)
+        assert HF.from_checkpoint(bert).audit.matched
+
+    def test_a_tokenizer_without_an_unknown_token_drops_no_base(self, tmp_path):
+        """Written with U, a sequence has fewer tokens for a vocabulary of T: that must not count as better."""
+        from tokenizers.models import BPE
+
+        pairs = ["TT", "AC", "GA"]
+        words = ["[MASK]", *"ACGT", *pairs]
+        model = BPE({word: number for number, word in enumerate(words)}, [(pair[0], pair[1]) for pair in pairs])
+        checkpoint("bert", tmp_path, vocab_size=len(words))
+        roles = {"unk_token": None, "pad_token": None, "mask_token": "[MASK]"}
+        fast(words, model=model, around=False, **roles).save_pretrained(tmp_path)
+        adapter = HF.from_checkpoint(tmp_path)
+        assert adapter.facts()["reading"] == "raw (upper case, T)"
+        assert len(adapter.reader.ids(["TTTTTTTT"])[0]) == 4
+
+    @pytest.mark.parametrize("setting", ["auto_map", "architectures"])
+    def test_settings_of_another_type(self, bert, setting):
+        edit(bert / "config.json", **{setting: 5})
+        assert f"{setting} is of the wrong type (int)" in reason(bert, BadData)
+
+    def test_whole_numbers_in_place_of_weights(self, bert):
+        weights(bert, lambda tensors: {name: it.to(torch.int8) for name, it in tensors.items()})
+        assert "holds whole numbers" in reason(bert)
