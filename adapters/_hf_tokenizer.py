@@ -184,7 +184,7 @@ def check_rows(vocabulary: Vocabulary, rows: int, where: Path) -> str | None:
             f"{where}: its tokenizer has {max(vocabulary.ids.values()) + 1} tokens, the embedding {rows} rows; there is none for "
             f"{some or 'its special tokens'}: put the tokenizer of these very weights beside them"
         )
-    return f"the tokenizer has {len(beyond)} entries more than the embedding, which are empty and never used" if beyond else None
+    return f"entries of the tokenizer beyond the embedding: {len(beyond)}, empty and never used" if beyond else None
 
 
 def choose_reader(vocabulary: Vocabulary, letters: str, causal: bool, where: str) -> tuple[Reader, list[str]]:

@@ -32,6 +32,7 @@ class Hub(BaseHTTPRequestHandler):
     """Serves a folder as the repository owner/tiny: its listing, and its files in parts if asked."""
 
     folder: ClassVar[Path]
+    main = SHA  # the newest commit, of which nothing is served but the listing
     asked: ClassVar[list[str]] = []
     cut: ClassVar[set[str]] = set()  # files whose next answer ends in the middle
 
@@ -44,7 +45,8 @@ class Hub(BaseHTTPRequestHandler):
                     {"lfs": {"sha256": hashlib.sha256(file.read_bytes()).hexdigest()}} if file.suffix == ".safetensors" else {}
                 )
                 siblings.append({"rfilename": file.name, "size": file.stat().st_size, **large})
-            return self.answer(json.dumps({"sha": SHA, "siblings": siblings}).encode())
+            revision = self.path.split("/revision/")[1].split("?")[0]
+            return self.answer(json.dumps({"sha": Hub.main if revision == "main" else revision, "siblings": siblings}).encode())
         file = self.folder / self.path.rsplit("/", 1)[-1]
         if self.path.startswith(f"/owner/tiny/resolve/{SHA}/") and file.is_file():
             return self.answer(file.read_bytes(), file.name)
@@ -78,7 +80,7 @@ def tiny(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def served(tiny, tmp_path, monkeypatch):
     """The hub's environment; a folder of its own for weights."""
-    Hub.folder, Hub.asked, Hub.cut = tiny, [], set()
+    Hub.folder, Hub.main, Hub.asked, Hub.cut = tiny, SHA, [], set()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
@@ -114,6 +116,15 @@ def test_a_cut_download_is_resumed(served, tiny):
     assert (served / "model.safetensors").read_bytes() == (tiny / "model.safetensors").read_bytes()
     assert Hub.asked.count(f"/owner/tiny/resolve/{SHA}/model.safetensors") == 2
     assert not list(served.glob("*.part"))
+
+
+def test_files_that_are_fetched_later_are_from_the_same_commit(served):
+    """Configuration of one commit and weights of the next would be a model that nobody published."""
+    hub.resolve("hf", registry.model_facts("hf").card, "owner/tiny", weights=False)
+    assert not (served / "model.safetensors").exists()
+    Hub.main = "2" * 40
+    assert request("hf:owner/tiny").checkpoint == str(served)
+    assert all(f"/resolve/{SHA}/" in path for path in Hub.asked if "resolve" in path)
 
 
 def test_weights_that_are_not_what_the_hub_lists_are_not_used(served, monkeypatch):

@@ -226,7 +226,7 @@ class TestTokenizers:
         tokenizer["model"]["vocab"][""] = len(tokenizer["model"]["vocab"])
         (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
         model = HF.from_checkpoint(folder).eval()
-        assert any("1 entries more than the embedding" in line for line in model.audit.warnings)
+        assert any("entries of the tokenizer beyond the embedding: 1" in line for line in model.audit.warnings)
         assert torch.isfinite(model(model.collate(random_windows(2)))).all()
 
     def test_of_another_alphabet(self, tmp_path):

@@ -32,6 +32,7 @@ from .sources import aside, cache_home, locked, offline, partial, sha256
 Status = Literal["ok", "no checksum", "missing", "wrong checksum"]
 USABLE = ("ok", "no checksum")
 SUMS = "SHA256SUMS"  # of the files that were fetched or accepted; `verify` compares with it
+COMMIT = ".commit"  # of a repository's files, the later of which are fetched from the same one
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@\w[\w.-]*)?")
 PATH_BEGINNINGS, PATH_ENDINGS = (".", "/", "~"), (".pt", ".bin", ".safetensors", ".ckpt", ".pth", ".npz", ".json")
 
@@ -142,7 +143,8 @@ def fetch(
         folder.mkdir(parents=True, exist_ok=True)
         with locked(folder):
             if card.generic:
-                listing = _listing(hub_id, revision, folder)
+                listing = _listing(hub_id, _commit(folder) or revision, folder)
+                (folder / COMMIT).write_text(listing.commit + "\n", encoding="utf-8")
                 listing = listing if weights else listing.without_weights()
                 card, commit = replace(card, files=tuple(listing.files)), listing.commit
                 absent = [file for file in card.files if not os.path.isfile(folder / file)]
@@ -155,6 +157,15 @@ def fetch(
         raise sources.unwritable(error, folder, "HARNESS_WEIGHTS") from error
     _accept(card, folder)
     return folder
+
+
+def _commit(folder: Path) -> str | None:
+    """The commit that a repository's files in this folder are from, once some were fetched: a branch may have moved since."""
+    try:
+        found = (folder / COMMIT).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
+    return found if re.fullmatch(r"[0-9a-f]{40}", found) else None
 
 
 def _listing(hub_id: str, revision: str | None, folder: Path) -> repository.Listing:
