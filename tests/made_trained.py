@@ -13,12 +13,23 @@ import numpy as np
 from harness.data import Example, Window
 from harness.errors import UserError
 from harness.inference.answers import Seeds
+from harness.progress import Reporter
 from harness.task import CLASSIFICATION, REGRESSION
 
 
 def gc(sequence: str) -> float:
     """The share of G and C."""
     return (sequence.count("G") + sequence.count("C")) / len(sequence)
+
+
+class Heard(Reporter):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, message: str) -> None:
+        self.lines.append(message)
 
 
 @dataclass

@@ -13,7 +13,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from conftest import ROOT
-from made_trained import Adapter, Made, gc, seeds
+from made_trained import Adapter, Heard, Made, gc, seeds
 from sklearn.metrics import roc_auc_score
 
 from harness.errors import HarnessError, UserError
@@ -21,17 +21,8 @@ from harness.inference import answers
 from harness.inference.answers import PART, Seeds
 from harness.inference.inputs import open_input
 from harness.inference.predict import columns_of, predict
-from harness.progress import Reporter
 
 SEQUENCES = ["ACGTACGTAA", "GGGGGCCCCC", "ATATATATAT", "GCGCATATGG"]
-
-
-class Heard(Reporter):
-    def __init__(self):
-        self.lines = []
-
-    def say(self, message):
-        self.lines.append(message)
 
 
 @pytest.fixture

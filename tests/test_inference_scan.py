@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from made_trained import Adapter, Made, gc, seeds
+from made_trained import Adapter, Heard, Made, gc, seeds
 
 from harness.data import reverse_complement
 from harness.errors import BadData, UnknownName, UserError
@@ -17,18 +17,9 @@ from harness.inference.answers import PART
 from harness.inference.inputs import open_input
 from harness.inference.scan import Layout, scan
 from harness.inference.tracks import Stretch
-from harness.progress import Reporter
 
 LENGTH = 97
 CHROMOSOME = "".join(np.random.default_rng(4).choice(list("ACGT"), LENGTH))
-
-
-class Heard(Reporter):
-    def __init__(self):
-        self.lines = []
-
-    def say(self, message):
-        self.lines.append(message)
 
 
 @pytest.fixture

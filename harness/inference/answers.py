@@ -17,7 +17,7 @@ from harness.data import Example
 from harness.errors import HarnessError, UserError
 from harness.study.plan import model_code
 
-from .inputs import Input
+from .inputs import Input, together
 from .trained import Trained, load_run, run_folders_of
 
 try:
@@ -101,16 +101,11 @@ def load_seeds(
 
 def chunks(questions: Iterable[Question]) -> Iterator[list[Question]]:
     """The questions in lists of CHUNK, or of fewer where they have more letters than CHUNK_LETTERS."""
-    some, letters = list[Question](), 0
-    for question in questions:
-        length = 0 if isinstance(question, int) else sum(map(len, question.windows))
-        if some and (len(some) == CHUNK or letters + length > CHUNK_LETTERS):
-            yield some
-            some, letters = [], 0
-        some.append(question)
-        letters += length
-    if some:
-        yield some
+
+    def letters(question: Question) -> int:
+        return 0 if isinstance(question, int) else sum(map(len, question.windows))
+
+    return together(questions, letters, CHUNK, CHUNK_LETTERS)
 
 
 class Part:

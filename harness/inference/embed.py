@@ -27,7 +27,7 @@ from harness.progress import Reporter
 from harness.registry import model_facts
 
 from .embedding_files import Npz, check_out, embedding_file
-from .inputs import VARIANTS, Entry, Input
+from .inputs import VARIANTS, Entry, Input, together
 
 CHUNK = 4096  # sequences that are embedded, and written, together,
 CHUNK_NUMBERS = 1 << 26  # unless the states of their bases are more numbers than this
@@ -228,16 +228,7 @@ def _look_through(source: Input, embedder: Embedder, reporter: Reporter) -> int:
 def _chunks(source: Input, embedder: Embedder) -> Iterator[list[Entry]]:
     """Entries to embed together: many, but for base by base not more than memory holds."""
     most = CHUNK_NUMBERS // embedder.adapter.embedding_dim if embedder.per_base else CHUNK_NUMBERS
-    chunk, letters = [], 0
-    for entry in source:
-        length = sum(map(len, entry.windows))
-        if chunk and (len(chunk) == CHUNK or letters + length > most):
-            yield chunk
-            chunk, letters = [], 0
-        chunk.append(entry)
-        letters += length
-    if chunk:
-        yield chunk
+    return together(source, lambda entry: sum(map(len, entry.windows)), CHUNK, most)
 
 
 def _about(request: ModelRequest, embedder: Embedder, seed: int, kind: str) -> dict[str, Any]:

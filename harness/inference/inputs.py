@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from harness.data import Example, Locus, Window
 from harness.errors import BadData, UserError
@@ -24,6 +24,7 @@ SEQUENCES, INTERVALS, VARIANTS = "sequences", "intervals", "variants"
 EXPECTED = "FASTA, a table (CSV, TSV, JSON, parquet), BED or VCF"
 TOGETHER = 1024  # intervals whose letters are read together, in the order of the genome
 
+T = TypeVar("T")
 Label = str | tuple[str, ...] | None
 
 
@@ -183,6 +184,20 @@ def open_input(
     if (option := next((f"{name} {value!r}" for name, value in asked if value), "")) and not _is_table(paths[0]):
         raise UserError(f"{option}: {paths[0]} is no table; leave it out")
     return Input(paths, kinds[0], genome, Columns(sequence_column, tuple(label_columns), optional=True))
+
+
+def together(items: Iterable[T], letters: Callable[[T], int], count: int, most: int) -> Iterator[list[T]]:
+    """The items in lists of ``count``, or of fewer where they have more than ``most`` letters, unless a single one does."""
+    some, total = list[T](), 0
+    for item in items:
+        own = letters(item)
+        if some and (len(some) == count or total + own > most):
+            yield some
+            some, total = [], 0
+        some.append(item)
+        total += own
+    if some:
+        yield some
 
 
 def nothing_scored(path: Path, reasons: Counter[str]) -> BadData:
