@@ -280,7 +280,7 @@ def test_the_local_executor_starts_a_requeued_job_again(tmp_path):
     until(lambda: "epoch 2:" in "".join(path.read_text() for path in logs(results).glob("*_log.out")))
     (holder,) = holders(results)
     os.kill(holder.process, signal.SIGUSR2)
-    until(lambda: list(holders(results)) == [] or next(holders(results)).process != holder.process)
+    until(lambda: [one.process for one in holders(results)] != [holder.process])
     until(lambda: recorded(run, results))
     (log,) = logs(results).glob("*_log.out")
     assert "SIGUSR2: requeued" in log.read_text()
