@@ -56,8 +56,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def test_a_sample_is_explained_and_becomes_a_column(harness, run, tmp_path):
-    Path("known.meme").write_text(MEME)
-    done = harness("explain", str(run), "--windows", "20", "--logo", "1", "--motifs", "known.meme")
+    done = harness("explain", str(run), "--windows", "20", "--logo", "1")
     assert done.returncode == 0, done.stderr
     assert "explains the class 'bound' by mutagenesis: 20 of 391 windows" in done.stderr
     assert "attribution_auroc  0." in done.stdout
@@ -92,6 +91,18 @@ def test_a_sample_is_explained_and_becomes_a_column(harness, run, tmp_path):
     again = harness("explain", str(run), "--windows", "20")
     assert again.returncode == 2
     assert "exists; choose another folder with --out, or replace it with --force" in again.stderr
+
+
+@pytest.mark.slow
+def test_motifs_are_compared_with_known_ones(harness, run, tmp_path):
+    """Tomtom is compiled on first use, which takes longer than anything else here."""
+    Path("known.meme").write_text(MEME)
+    done = harness("explain", str(run), "--windows", "100", "--logo", "0", "--motifs", "known.meme")
+    assert done.returncode == 0, done.stderr
+    (out,) = (tmp_path / "explained" / "QKI-sample" / "kmer").iterdir()
+    matches = rows_of(out / "matches.csv")
+    assert matches
+    assert matches[0]["known"] in done.stdout
 
 
 def test_an_input_is_explained_without_the_metric_and_counted(harness, run, tmp_path):

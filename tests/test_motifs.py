@@ -150,6 +150,7 @@ class TestOfAModel:
 
 
 class TestComparison:
+    @pytest.mark.slow  # Tomtom is compiled on first use
     def test_a_motif_is_most_like_itself_and_its_reverse_complement(self):
         own = Motif("own", np.eye(4)[codes_of("ACTAACG")] * 0.9 + 0.025)
         rng = np.random.default_rng(1)
@@ -163,6 +164,7 @@ class TestComparison:
         assert notes == []
         assert compare([own], [*others, turned], both_strands=False)[0][0].known != "turned"
 
+    @pytest.mark.slow
     def test_few_known_motifs_are_said_to_make_p_values_doubtful(self):
         own = Motif("own", np.eye(4)[codes_of("ACTAACG")] * 0.9 + 0.025)
         matches, notes = compare([own], [own])

@@ -47,6 +47,7 @@ def test_both_themes_have_the_same_colours():
     )
 
 
+@pytest.mark.slow
 def test_a_page_of_400_records_is_below_three_megabytes(tmp_path, monkeypatch):
     with_pairs(monkeypatch)
     path = report(study(tmp_path / "results", models=20, tasks=20, seeds=1, count=100), tmp_path / "report.html")
