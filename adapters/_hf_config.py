@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 import sys
 from collections.abc import Collection, Mapping
@@ -11,10 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import BadData, CheckpointMismatch, DataMissing
-from harness.files.configuration import HEADS, LAYERS, ROWS, WIDTH, check_fields
+from harness.files.configuration import HEADS, LAYERS, ROWS, WIDTH, check_fields, read_object
 
 Kind = Literal["masked", "causal", "encoder"]
-MAX_CONFIG = 1 << 24  # bytes
 # What every model of sequences has; beyond these bounds even a model without weights takes hours to build.
 SHAPE = {"vocab_size": ROWS, "hidden_size": WIDTH, "num_hidden_layers": LAYERS}
 # Authors' classes that replace the ones taken here. One for classification alone (DNABERT-1's) does not.
@@ -68,13 +66,8 @@ def read_json(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise DataMissing(f"{folder}: no config.json; give a folder in the hub's layout (config.json, tokenizer, weights)")
-    try:
-        if path.stat().st_size > MAX_CONFIG:
-            raise ValueError(f"larger than {MAX_CONFIG:,} bytes")
-        stated = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadData(f"{path}: not JSON ({error}); fetch it again") from None
-    if not isinstance(stated, dict) or not isinstance(stated.get("model_type"), str):
+    stated = read_object(path)
+    if not isinstance(stated.get("model_type"), str):
         raise BadData(f"{path}: names no model_type; only models in the layout of transformers are read")
     for name, kind in (("auto_map", dict), ("architectures", list)):
         if not isinstance(stated.get(name) or kind(), kind):

@@ -62,6 +62,17 @@ def start(*arguments: str, folder: Path, **options) -> subprocess.Popen[str]:
 
 
 @pytest.fixture
+def one_thread():
+    """torch with one thread, as the processes have that a run is compared with."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def own_cache(tmp_path, monkeypatch):
     """A cache folder of the test's own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

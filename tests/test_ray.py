@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from conftest import ROOT
 
 from harness.errors import UserError
@@ -25,14 +24,6 @@ ray = pytest.importorskip("ray", reason="needs Ray: pip install 'gfm-harness[ray
 
 from harness.study import on_ray  # noqa: E402
 from harness.study.on_ray import RayPool  # noqa: E402
-
-
-@pytest.fixture
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from .fingerprint import digest
 from .reading import BUFFER, HEAD, common_prefixes, current, is_whole, load_as_found, partial_allowed, partial_weights, reading
 from .sources import sha256
 from .tensors import read_tensors as read_file
-from .weight_files import find_weights, parts
+from .weight_files import find_weights, parts, some
 
 __all__ = [
     "DROPOUT",
@@ -277,20 +277,20 @@ def _audit(
     if missing and not (partial_allowed() and matched):
         raise CheckpointMismatch(
             f"checkpoint {file}: {matched} of {len(expected)} tensors match {model}; "
-            f"not there, or of another shape{_cause(expected, unused, tensors or {})}: {_some(missing)}",
+            f"not there, or of another shape{_cause(expected, unused, tensors or {})}: {some(missing)}",
             whole=is_whole(missing),
         )
     if missing:
         warnings.append(f"partial weights: {len(missing)} of {len(expected)} tensors are not in the file and stay random")
     consequential = sorted(name for name in unused if not HEAD.fullmatch(name) and not BUFFER.fullmatch(name))
     if consequential:
-        what = f"{matched} of {len(expected)} tensors match {model}, but {_some(consequential)} belong to another architecture"
+        what = f"{matched} of {len(expected)} tensors match {model}, but {some(consequential)} belong to another architecture"
         if not partial_allowed():
             remedy = f"{_remedy(consequential)}, or --allow-partial leaves them out"
             raise CheckpointMismatch(f"checkpoint {file}: {what}; {remedy}", whole=is_whole(missing))
-        warnings.append(f"left out, as allowed: {len(consequential)} of the file's tensors ({_some(consequential)})")
+        warnings.append(f"left out, as allowed: {len(consequential)} of the file's tensors ({some(consequential)})")
     if buffers := sorted(name for name in unused if BUFFER.fullmatch(name) and not HEAD.fullmatch(name)):
-        warnings.append(f"not used: {len(buffers)} of the file's tensors, which hold no learned values ({_some(buffers)})")
+        warnings.append(f"not used: {len(buffers)} of the file's tensors, which hold no learned values ({some(buffers)})")
     source, sha = _origin(file)
     return LoadAudit(source, sha, len(expected), matched, tuple(missing), tuple(sorted(unused)), warnings=tuple(warnings))
 
@@ -308,10 +308,6 @@ def _origin(file: Path) -> tuple[str, str]:
     return str(file), found
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-
-
 def _remedy(names: Sequence[str]) -> str:
     if any("lora_" in name for name in names):
         return "merge the LoRA parts first (model.merge_and_unload())"
@@ -327,7 +323,7 @@ def _cause(expected: Sequence[str], unused: Collection[str], tensors: Mapping[st
     first = sorted({name.partition(".")[0] + "." for name in unused})
     if copies := [prefix for prefix in first if 2 * sum(prefix + name in unused for name in expected) > len(expected)]:
         if len(copies) > 1:
-            return f" (the file holds the model {len(copies)} times, as {_some(copies)}: save the one that is meant)"
+            return f" (the file holds the model {len(copies)} times, as {some(copies)}: save the one that is meant)"
         return f" (every name begins with {copies[0]!r} there: save the state_dict of the model inside)"
     for prefix in sorted({name.partition(".")[0] + "." for name in expected}):
         if 2 * sum(name.removeprefix(prefix) in unused for name in expected) > len(expected):

@@ -38,14 +38,7 @@ def read_config(
     path = file.parent / name
     if not path.is_file():
         return {}
-    try:
-        if path.stat().st_size > MAX_CONFIG:
-            raise ValueError(f"larger than {MAX_CONFIG:,} bytes")
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadData(f"{path}: not JSON ({error}); fetch it again") from None
-    if not isinstance(config, dict):
-        raise BadData(f"{path}: expected a JSON object; fetch it again")
+    config = read_object(path)
     family = config.get("model_type", families[0])  # the oldest files do not say
     if family not in families:
         raise CheckpointMismatch(
@@ -53,6 +46,23 @@ def read_config(
         )
     check_fields(config, fields or {}, path)
     return {setting: value for setting, value in config.items() if value is not None or setting not in (fields or {})}
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        BadData: it is none, or larger than any configuration.
+    """
+    try:
+        if path.stat().st_size > MAX_CONFIG:
+            raise ValueError(f"larger than {MAX_CONFIG:,} bytes")
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadData(f"{path}: not JSON ({error}); fetch it again") from None
+    if not isinstance(found, dict):
+        raise BadData(f"{path}: expected a JSON object; fetch it again")
+    return found
 
 
 def check_fields(config: Mapping[str, Any], fields: Mapping[str, Field], path: Path) -> None:

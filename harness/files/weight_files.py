@@ -79,19 +79,19 @@ def find_weights(checkpoint: Path, *names: str) -> Found:
         file, *further = usual
         comparable = [path for path in further if path.name.endswith((*ENDINGS, INDEX)) and file.name.endswith((*ENDINGS, INDEX))]
         unread = [path.name for path in (*further, *others) if path not in comparable]
-        notes = [f"{file.name} is read, not {_some(unread)}"] if unread else []
+        notes = [f"{file.name} is read, not {some(unread)}"] if unread else []
         return Found(file, checkpoint if config else None, tuple(comparable), tuple(notes))
     if len(others) == 1:
         return Found(others[0], notes=(f"{others[0].name} is read, the only weight file in {checkpoint}",))
     if others:
         raise BadData(
-            f"checkpoint {str(checkpoint)!r}: {len(others)} weight files ({_some([path.name for path in others])}), "
+            f"checkpoint {str(checkpoint)!r}: {len(others)} weight files ({some([path.name for path in others])}), "
             f"and none is called {' or '.join(wanted)}; give one of them"
         )
     if config:
         raise DataMissing(f"checkpoint {str(checkpoint)!r}: {peft.CONFIG} without {' or '.join(peft.WEIGHTS)}; fetch it again")
     if shards := [name for name in listed if _SHARD.fullmatch(name) and name.lower().endswith(ENDINGS)]:
-        raise DataMissing(f"checkpoint {str(checkpoint)!r}: {_some(shards)} without their index (…{INDEX}); fetch it too")
+        raise DataMissing(f"checkpoint {str(checkpoint)!r}: {some(shards)} without their index (…{INDEX}); fetch it too")
     return _in_sub_folder(checkpoint, names, " or ".join(wanted))
 
 
@@ -119,10 +119,10 @@ def _in_sub_folder(checkpoint: Path, names: Sequence[str], wanted: str) -> Found
         remedy = f" (its trainer calls {best} the best)" if best else ""
         raise DataMissing(
             f"checkpoint {str(checkpoint)!r}: {len(inside)} sub-folders with weights; give one of them: "
-            f"{_some([path.name for path in inside], 6)}{remedy}"
+            f"{some([path.name for path in inside], 6)}{remedy}"
         )
     unread = [name for name in _listed(checkpoint) if name.lower().endswith(_UNREAD)]
-    there = f"; there is {_some(unread)}, which is not read: save it as safetensors" if unread else ""
+    there = f"; there is {some(unread)}, which is not read: save it as safetensors" if unread else ""
     raise DataMissing(f"checkpoint {str(checkpoint)!r}: no such file, nor a folder with {wanted}{there}")
 
 
@@ -208,5 +208,6 @@ def _best(folders: Sequence[Path]) -> str:
     return ""
 
 
-def _some(names: Sequence[str], most: int = 3) -> str:
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first names, for a message."""
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")

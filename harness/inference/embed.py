@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from accelerate import Accelerator
 
 import harness
 from harness.adapter import Adapter, BaseResolved
-from harness.data import Example, Window, normalise
+from harness.data import Example, Window
 from harness.engine import hardware
 from harness.engine.bases import BaseReader
 from harness.engine.build import ModelRequest
@@ -27,7 +26,7 @@ from harness.progress import Reporter
 from harness.registry import model_facts
 
 from .embedding_files import Npz, check_out, embedding_file
-from .inputs import VARIANTS, Entry, Input, together
+from .inputs import VARIANTS, Entry, Input, as_window, together
 
 CHUNK = 4096  # sequences that are embedded, and written, together,
 CHUNK_NUMBERS = 1 << 26  # unless the states of their bases are more numbers than this
@@ -131,21 +130,12 @@ def embed(
     embedder = Embedder(model, Accelerator(cpu=device.type == "cpu"), "float32", layer, per_base, batch_size)
     examples = []
     for number, sequence in enumerate(sequences):
-        window = sequence if isinstance(sequence, Window) else Window(_clean(sequence, number))
+        window = as_window(sequence, f"sequence {number}")
         embedder.check(Entry(str(number), (window,), None, f"sequence {number}"))
         examples.append(Example(str(number), (window,), 0))
     if not examples:
         return [] if per_base else np.empty((0, model.embedding_dim), np.float32)
     return embedder(examples)
-
-
-def _clean(sequence: Any, number: int) -> str:
-    if not isinstance(sequence, str) or not sequence:
-        raise BadData(f"sequence {number}: {str(sequence)[:40]!r}, expected nucleotides")
-    try:
-        return normalise(sequence, Counter())
-    except BadData as error:
-        raise BadData(f"sequence {number}: {error}") from None
 
 
 def embed_file(

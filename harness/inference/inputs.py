@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from harness.data import Example, Locus, Window
+from harness.data import Example, Locus, Window, normalise
 from harness.errors import BadData, UserError
 from harness.files import bed, readers
 from harness.files.fingerprint import digest, file_digest, file_states
@@ -184,6 +184,22 @@ def open_input(
     if (option := next((f"{name} {value!r}" for name, value in asked if value), "")) and not _is_table(paths[0]):
         raise UserError(f"{option}: {paths[0]} is no table; leave it out")
     return Input(paths, kinds[0], genome, Columns(sequence_column, tuple(label_columns), optional=True))
+
+
+def as_window(value: Any, where: str) -> Window:
+    """A sequence in any usual spelling as a window, or the window that it is; letters that change are not counted.
+
+    Raises:
+        BadData: it is no text, empty, or has letters that are no nucleotide codes.
+    """
+    if isinstance(value, Window):
+        return value
+    if not isinstance(value, str) or not value:
+        raise BadData(f"{where}: {str(value)[:40]!r} is a {type(value).__name__}, expected nucleotides as text")
+    try:
+        return Window(normalise(value, Counter()))
+    except BadData as error:
+        raise BadData(f"{where}: {error}") from None
 
 
 def together(items: Iterable[T], letters: Callable[[T], int], count: int, most: int) -> Iterator[list[T]]:

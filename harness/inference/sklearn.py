@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Self
@@ -17,7 +16,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from harness import registry
-from harness.data import Example, Window, normalise
+from harness.data import Example, Window
 from harness.engine import hardware
 from harness.engine.build import request
 from harness.engine.cache import EmbeddingCache
@@ -27,6 +26,8 @@ from harness.engine.predict import predict
 from harness.engine.probe import probe
 from harness.errors import BadData, UserError
 from harness.recipe import Recipe
+
+from .inputs import as_window
 
 SETTINGS = tuple(item.name for item in fields(Recipe))
 
@@ -200,18 +201,7 @@ def _windows(X: Any) -> list[Window]:
     values = list(X) if values is None else values.tolist()
     if not values:
         raise ValueError("X has 0 sequences, while a minimum of 1 is required")
-    return [_window(value, number) for number, value in enumerate(values)]
-
-
-def _window(value: Any, number: int) -> Window:
-    if isinstance(value, Window):
-        return value
-    if not isinstance(value, str) or not value:
-        raise BadData(f"X[{number}]: {str(value)[:40]!r} is a {type(value).__name__}, expected nucleotides as text")
-    try:
-        return Window(normalise(value, Counter()))
-    except BadData as error:
-        raise BadData(f"X[{number}]: {error}") from None
+    return [as_window(value, f"X[{number}]") for number, value in enumerate(values)]
 
 
 def _seed(random_state: Any) -> int:

@@ -99,7 +99,9 @@ class Trained:
         """A sequence, or a pair of them, as an example without a label."""
         from harness.data import Example
 
-        windows = tuple(_window(one, name) for one in (item if isinstance(item, tuple) else (item,)))
+        from .inputs import as_window
+
+        windows = tuple(as_window(one, f"sequence {name}") for one in (item if isinstance(item, tuple) else (item,)))
         if len(windows) != self.windows_per_example:
             wanted = "pairs of sequences, reference and alternate" if self.windows_per_example == 2 else "single sequences"
             raise UserError(
@@ -120,21 +122,6 @@ class Trained:
                 raise UserError(
                     f"sequence {name}: {len(window):,} nt, but {self.run.name} takes at most {limit:,}; cut it, or use --scan"
                 )
-
-
-def _window(item: Any, name: str) -> Window:
-    from collections import Counter
-
-    from harness.data import Window, normalise
-
-    if isinstance(item, Window):
-        return item
-    if not isinstance(item, str) or not item:
-        raise BadData(f"sequence {name}: {str(item)[:40]!r}, expected nucleotides")
-    try:
-        return Window(normalise(item, Counter()))
-    except BadData as error:
-        raise BadData(f"sequence {name}: {error}") from None
 
 
 def load_run(folder: str | Path, *, checkpoint: str | Path | None = None, device: str = "auto") -> Trained:
