@@ -40,8 +40,8 @@ def causal_conv1d(
             stand after the end of x, and final_states are its first width - 1 inputs.
 
     Returns:
-        out (batch, channels, length) in x's type, a view of channel-last memory with ``cpu`` and ``cuda``; with return_final_states
-        also final_states (batch, channels, width - 1) in x's type.
+        out (batch, channels, length) in x's type, a view of channel-last memory with ``cpu`` and ``cuda``; also, if asked for,
+        final_states (batch, channels, width - 1) in x's type.
 
     Raises:
         ValueError: an unknown activation, or a tensor that has the wrong shape, is not real floating point, or is on another
