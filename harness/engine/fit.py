@@ -94,6 +94,8 @@ def fit(
     state = keep.load() if keep else None
     if state:
         size, events = state[1]["size"], state[1]["events"]
+    if recipe.compile:
+        torch.compiler.reset()  # else what ran before in this process would decide how much of this run is compiled
     while True:
         loop = None
         try:
