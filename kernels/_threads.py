@@ -61,6 +61,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
 
 
+@torch.compiler.disable  # it would look into Numba's compiler, too
 def share_out(compiled: Callable, items: int, *args: Any) -> None:
     """Call compiled(*args, first, last) on ranges that cover range(items), on torch.get_num_threads() threads.
 
