@@ -30,7 +30,7 @@ def even_ranges(windows: Sequence[Window], before: int = 0, bases: int = 1) -> T
     return ranges * within(lengths, len(first))[..., None]
 
 
-PLACES = "places"
+PLACES, ROWS = "places", "rows."
 
 
 def with_places(batch: Batch, read: Tensor) -> Batch:
@@ -63,8 +63,19 @@ class Packing:
         return x.new_zeros(self.rows * self.tokens, x.shape[1]).index_copy(0, self.places, x).unflatten(0, (self.rows, -1))
 
 
+def with_rows(batch: Batch) -> Batch:
+    """A batch with the rows of each length, int64, under names such as ``rows.87``, from which the lengths are read."""
+    lengths = batch["lengths"]
+    return {**batch, **{f"{ROWS}{length}": (lengths == length).nonzero()[:, 0] for length in lengths.unique().tolist()}}
+
+
 def equal_lengths(batch: Batch, axis: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each length in the batch: the examples that have it (bool, B), and their tokens as int64, unpadded along ``axis``."""
-    for length in batch["lengths"].unique().tolist():
-        same = batch["lengths"] == length
-        yield same, batch["tokens"][same].narrow(axis, 0, length).long()
+    """For each length in the batch: the rows that have it, as an index, and their tokens as int64, unpadded along ``axis``.
+
+    A device need not be asked for the lengths where they were found on the CPU, by :func:`with_rows`.
+    """
+    found = {int(name.removeprefix(ROWS)): rows for name, rows in batch.items() if name.startswith(ROWS)}
+    lengths = batch["lengths"]
+    for length in found or lengths.unique().tolist():
+        rows = found[length] if found else lengths == length
+        yield rows, batch["tokens"][rows].narrow(axis, 0, length).long()

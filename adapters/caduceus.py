@@ -33,7 +33,7 @@ from harness.files.checkpoint import (
 )
 from harness.recipe import Recipe
 
-from ._batches import equal_lengths, even_ranges
+from ._batches import equal_lengths, even_ranges, with_rows
 from ._characters import BASES, COMPLEMENT, FIELDS, MASK, VOCABULARY, check_vocabulary, collate
 from ._config import Settings, check_settings, check_sizes, count_layers, stated
 from ._mamba import Mamba, MambaShape
@@ -204,6 +204,9 @@ class Caduceus(Adapter, MaskedModel, BaseResolved):
         for rows, tokens in equal_lengths(batch):
             embeddings[rows] = self.encode(tokens, self.both_strands).mean(dim=(0, 2)).to(embeddings.dtype)
         return embeddings
+
+    def for_accelerator(self, batch: Batch) -> Batch:
+        return with_rows(batch)
 
     def token_ranges(self, windows: Sequence[Window]) -> Tensor:
         return even_ranges(windows)

@@ -39,7 +39,7 @@ from harness.files.checkpoint import (
 from harness.recipe import Recipe
 
 from . import _bert
-from ._batches import equal_lengths, even_ranges
+from ._batches import equal_lengths, even_ranges, with_rows
 from ._bert import BERT_NAMES
 from ._config import Settings, check_settings, check_sizes, count_layers, stated
 from ._masking import checked_positions, corrupt
@@ -261,6 +261,9 @@ class GPNMSA(Adapter, MaskedModel, Pretrainable, BaseResolved):
             states = self.encode(torch.cat([tokens, other_strand(tokens)]))[:, cut : length - cut]
             embeddings[rows] = states.mean(dim=1).unflatten(0, (2, -1)).mean(dim=0).to(embeddings.dtype)
         return embeddings
+
+    def for_accelerator(self, batch: Batch) -> Batch:
+        return with_rows(batch)
 
     def token_ranges(self, windows: Sequence[Window]) -> Tensor:
         return even_ranges(windows)

@@ -23,7 +23,7 @@ from harness.errors import BadData, UserError
 from harness.files.checkpoint import LAYERS, check_size, load_tensors, read_config, read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
-from ._batches import equal_lengths, even_ranges, mean_over, within
+from ._batches import equal_lengths, even_ranges, mean_over, with_rows, within
 from ._config import check_settings, count_layers
 from ._mamba import Mamba
 from ._masking import checked_positions, corrupt
@@ -301,6 +301,9 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable, BaseResolved):
         if self.pooling != "mean":
             return self.encode(tokens, at=lengths - 1 if self.pooling == "last" else lengths // 2)[:, 0, 0]
         return mean_over(self.encode(tokens)[:, 0], within(lengths, tokens.shape[-1]))
+
+    def for_accelerator(self, batch: Batch) -> Batch:
+        return with_rows(batch)
 
     def token_ranges(self, windows: Sequence[Window]) -> Tensor:
         return even_ranges(windows)

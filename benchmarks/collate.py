@@ -1,8 +1,8 @@
 """How much of an epoch is spent in making batches: `collate` beside the training step that follows it, in one process.
 
-    python benchmarks/collate.py [--models kmer,dnabert1,…] [--length 500] [--rows 10] [--size base] [--rounds 3]
+    python benchmarks/collate.py [--models kmer,dnabert1,…] [--length 500] [--batch N] [--rows 10] [--size base] [--rounds 3]
 
-Windows are random; batches are as large as the model's recipe for Genomic Benchmarks says. A model without weights has no step:
+Windows are random; batches are as large as the model's recipe for Genomic Benchmarks says, unless ``--batch`` does. A model without weights has no step:
 what follows is its forward pass. "share" is collate / (collate + step), the part of an epoch that an accelerator much faster than
 this processor would wait for is bounded by the windows per second of `collate`. Times are the best of several rounds, taken in
 turns. msamamba is also measured with alignments of `--rows` rows.
@@ -35,13 +35,14 @@ def examples(count: int, length: int, rows: int) -> list[Example]:
     return [Example(str(i), (with_rows(it, rows, i) if rows else it,), i % 2) for i, it in enumerate(windows)]
 
 
-def measure(name: str, length: int, rows: int, size: str, rounds: int) -> tuple[int, float, float]:
+def measure(name: str, length: int, count: int, rows: int, size: str, rounds: int) -> tuple[int, float, float]:
     """(batch size, seconds of collate, seconds of a step), the best of ``rounds``."""
     facts = model_facts(name)
     recipe = facts.recipe_for(FAMILY)
     torch.manual_seed(0)
     classifier = Classifier(adapter_class(name).from_checkpoint(size=size), 2, recipe)
-    batch = examples(recipe.batch_size, length, rows)
+    count = count or recipe.batch_size
+    batch = examples(count, length, rows)
     trained = [item for item in classifier.adapter.parameters() if item.requires_grad]
     collate, step = [], []
     for _ in range(rounds + 1):  # the first compiles
@@ -55,13 +56,14 @@ def measure(name: str, length: int, rows: int, size: str, rounds: int) -> tuple[
                 classifier.embed(tensors)
         collate.append(collated - begun)
         step.append(perf_counter() - collated)
-    return recipe.batch_size, min(collate[1:]), min(step[1:])
+    return count, min(collate[1:]), min(step[1:])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=MODELS)
     parser.add_argument("--length", type=int, default=500)
+    parser.add_argument("--batch", type=int, default=0)
     parser.add_argument("--rows", type=int, default=10)
     parser.add_argument("--size", default="base")
     parser.add_argument("--rounds", type=int, default=3)
@@ -70,7 +72,7 @@ def main() -> None:
     print(f"{'model':<16}{'batch':>6}{'collate ms':>12}{'step ms':>12}{'share':>9}{'windows/s of collate':>22}")
     for model in given.models.split(","):
         name, _, aligned = model.partition(":")
-        size, collate, step = measure(name, given.length, given.rows if aligned else 0, given.size, given.rounds)
+        size, collate, step = measure(name, given.length, given.batch, given.rows if aligned else 0, given.size, given.rounds)
         share = collate / (collate + step)
         print(f"{model:<16}{size:>6}{1e3 * collate:>12.2f}{1e3 * step:>12.1f}{share:>9.2%}{size / collate:>22,.0f}", flush=True)
 

@@ -1,4 +1,7 @@
-"""Padding left out of the transformer's layers, as where an accelerator computes: values and gradients are those with it."""
+"""What is known before a batch reaches an accelerator: padding left out of a transformer's layers, and rows of each length.
+
+Values and gradients are those without it, and no tensor is asked for its values.
+"""
 
 from __future__ import annotations
 
@@ -132,6 +135,15 @@ class TestAdapters:
         assert found.dtype == expected.dtype
         tolerance = 2e-2 if precision == "bf16" else 1e-5
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+    @pytest.mark.parametrize("name", ["caduceus", "gpn_msa", "msamamba"])
+    def test_rows_of_each_length_are_known(self, name, monkeypatch):
+        model = adapter(name, size="tiny")
+        batch = model.collate(random_windows(5, (20, 23)))
+        prepared = model.for_accelerator(batch)
+        expected = model(batch)
+        monkeypatch.setattr(torch.Tensor, "tolist", lambda self: pytest.fail("a tensor was asked for its values"))
+        assert torch.equal(model(prepared), expected)
 
     @pytest.mark.parametrize("name", ["dnabert1", "rnaernie"])
     def test_windows_read_in_pieces_stay_as_they_are(self, name):

@@ -60,7 +60,9 @@ class Batches(Generic[Item, Made]):
 
         def one() -> Made:
             item = next(items, _END)
-            made = item if item is _END else self.make(item)
+            if item is _END:
+                return _END
+            made = self.make(item)
             return pinned(made) if pin else made
 
         # A new thread begins on the first GPU, where pinning would give this process a second context.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from harness.errors import UserError
 from harness.files.fingerprint import remembered
@@ -160,18 +160,18 @@ def deterministic(on: bool) -> Iterator[None]:
         return
     import torch
 
-    cudnn, filled = torch.backends.cudnn, torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    cudnn, utils = cast(Any, torch.backends.cudnn), cast(Any, torch.utils.deterministic)
     was, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    chosen = cudnn.deterministic, cudnn.benchmark
+    chosen, filled = (cudnn.deterministic, cudnn.benchmark), utils.fill_uninitialized_memory
     try:
         torch.use_deterministic_algorithms(True)  # not to warn only: attention would keep a kernel that adds in any order
         cudnn.deterministic, cudnn.benchmark = True, False
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it
+        utils.fill_uninitialized_memory = False  # nothing reads it
         yield
     finally:
         torch.use_deterministic_algorithms(was, warn_only=warned)
         cudnn.deterministic, cudnn.benchmark = chosen
-        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+        utils.fill_uninitialized_memory = filled
 
 
 def reset_peak_memory(device: torch.device) -> None:
