@@ -2,10 +2,10 @@
 
     python benchmarks/collate.py [--models kmer,dnabert1,…] [--length 500] [--batch N] [--rows 10] [--size base] [--rounds 3]
 
-Windows are random; batches are as large as the model's recipe for Genomic Benchmarks says, unless ``--batch`` does. A model without weights has no step:
-what follows is its forward pass. "share" is collate / (collate + step), the part of an epoch that an accelerator much faster than
-this processor would wait for is bounded by the windows per second of `collate`. Times are the best of several rounds, taken in
-turns. msamamba is also measured with alignments of `--rows` rows.
+Windows are random; batches are as large as the model's recipe for Genomic Benchmarks says, unless ``--batch`` does. A model
+without weights has no step: what follows is its forward pass. "share" is collate / (collate + step), the part of an epoch that an
+accelerator much faster than this processor would wait for is bounded by the windows per second of `collate`. Times are the best
+of several rounds, taken in turns. msamamba is also measured with alignments of `--rows` rows.
 """
 
 from __future__ import annotations
