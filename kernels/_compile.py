@@ -25,14 +25,11 @@ _kernels: set[Any] = set()
 
 class _CompileClock(event.Listener):
     def __init__(self) -> None:
-        self.announced = False
         self.started: float | None = None
 
     def on_start(self, event: Any) -> None:
         if event.data["dispatcher"] in _kernels and self.started is None:
-            if compilation.on_compile is not None and not self.announced:
-                compilation.on_compile("compiling CPU kernels, once per machine …")
-            self.announced = True
+            compilation.announce("compiling CPU kernels, once per machine …")
             self.started = perf_counter()
 
     def on_end(self, event: Any) -> None:

@@ -1,17 +1,16 @@
-"""Causal depthwise convolution, as in Mamba (Gu & Dao 2023, arXiv:2312.00752): upstream's kernel on CUDA, Numba on CPU,
-torch elsewhere."""
+"""Causal depthwise convolution, as in Mamba (Gu & Dao 2023, arXiv:2312.00752), by the best implementation at hand, see
+``backends.py``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import cache
-from importlib.util import find_spec
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from .. import backends
 
 __all__ = ["causal_conv1d"]
 
@@ -23,6 +22,7 @@ def causal_conv1d(
     initial_states: Tensor | None = None,
     return_final_states: bool = False,
     activation: str | None = None,
+    reverse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """out_t = activation(bias + sum_k weight_k x_{t - width + 1 + k}), channel by channel; see definition.py.
 
@@ -36,51 +36,55 @@ def causal_conv1d(
         initial_states: (batch, channels, width - 1), what came before x; zeros by default.
         return_final_states: also return the last width - 1 inputs, to be the initial_states of the sequence's continuation.
         activation: None, or "silu" (also called "swish").
+        reverse: whether the sequence is read from its end to its beginning: out_t reads x_t to x_{t + width - 1}, initial_states
+            stand after the end of x, and final_states are its first width - 1 inputs.
 
     Returns:
-        out (batch, channels, length) in x's type, a view of channel-last memory on CPU; with return_final_states also
+        out (batch, channels, length) in x's type, a view of channel-last memory with ``cpu`` and ``cuda``; also, if asked for,
         final_states (batch, channels, width - 1) in x's type.
 
     Raises:
         ValueError: an unknown activation, or a tensor that has the wrong shape, is not real floating point, or is on another
-            device than x.
+            device than x; or HARNESS_KERNELS asks for an implementation that cannot take them.
     """
     _check(x, weight, bias, initial_states, activation)
     before = weight.shape[1] - 1
     silu = activation is not None
 
-    fits = x.is_cuda and x.dtype != torch.float64 and 2 <= weight.shape[1] <= 4 and initial_states is None
-    if fits and (upstream := _upstream()) is not None:
-        if x.stride(1) == 1 and (x.stride(0) % 8 or x.stride(2) % 8):  # channel-last memory that upstream refuses
-            x = x.contiguous()
-        out = upstream(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), activation="silu" if silu else None)
-    else:
-        given = (x, weight, bias, initial_states)
-        double = any(t is not None and t.dtype == torch.float64 for t in given)
+    given = {"x": x, "weight": weight, "bias": bias, "initial_states": initial_states}
+    double = any(t is not None and t.dtype == torch.float64 for t in given.values())
+    unfit = "it has no float64" if double else "" if before in (1, 2, 3) else "its filters are 2 to 4 wide"
+    refused = (("causal_conv1d", unfit or ("it takes no initial states here" if initial_states is not None else "")),)
+    backend = _choose("causal_conv1d", x.device, refused)
+    if backend in ("cpu", "definition"):
         dtype = torch.float64 if double else torch.float32
-        args = [None if t is None else t.to(dtype) for t in given]
-        if x.device.type == "cpu":
-            from .cpu import causal_conv1d as convolve
-        else:
-            from .definition import causal_conv1d as convolve
-        device = x.device.type
-        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
-            out = convolve(args[0], args[1], args[2], silu, args[3]).to(x.dtype)  # type: ignore[arg-type]
+        given = {name: None if t is None else t.to(dtype) for name, t in given.items()}
+    device = x.device.type
+    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        out = _implementation(backend)(**given, silu=silu, reverse=reverse).to(x.dtype)
 
     if not return_final_states:
         return out
+    if reverse:
+        seen = x if initial_states is None else torch.cat([x, initial_states.to(x.dtype)], dim=2)
+        return out, F.pad(seen, (0, before - seen.shape[2]))  # a negative width crops
     seen = x if initial_states is None else torch.cat([initial_states.to(x.dtype), x], dim=2)
-    return out, F.pad(seen, (before - seen.shape[2], 0))  # a negative width crops
+    return out, F.pad(seen, (before - seen.shape[2], 0))
 
 
-@cache
-def _upstream() -> Callable[..., Any] | None:
-    """Upstream's CUDA kernel; None if it is not installed."""
-    if find_spec("causal_conv1d") is None:
-        return None
-    from causal_conv1d import causal_conv1d_fn  # type: ignore[import-not-found]
+_choose = torch.compiler.assume_constant_result(backends.choose)
 
-    return causal_conv1d_fn
+
+def _implementation(backend: str) -> Callable[..., Tensor]:
+    if backend == "causal_conv1d":
+        from .causal_conv1d import causal_conv1d
+    elif backend == "cuda":
+        from .cuda import causal_conv1d
+    elif backend == "cpu":
+        from .cpu import causal_conv1d
+    else:
+        from .definition import causal_conv1d
+    return causal_conv1d
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None, initial_states: Tensor | None, activation: str | None) -> None:

@@ -108,11 +108,16 @@ class CausalConv1d(torch.autograd.Function):
         return dx, ordered_sum(dweight, 0)[:, :channels].T, dbias, None, None
 
 
-def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, initial_states: Tensor | None) -> Tensor:
+def causal_conv1d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, initial_states: Tensor | None, reverse: bool = False
+) -> Tensor:
     """out (batch, channels, length), in the floating type of the arguments (float32 or float64)."""
+    if reverse:
+        x, initial_states = x.flip(-1), None if initial_states is None else initial_states.flip(-1)
     x = x.transpose(1, 2)
     before = 0
     if initial_states is not None:
         before = initial_states.shape[2]
         x = torch.cat([initial_states.transpose(1, 2), x], dim=1)
-    return CausalConv1d.apply(x, weight, bias, silu, before).transpose(1, 2)  # type: ignore[union-attr]
+    out = CausalConv1d.apply(x, weight, bias, silu, before).transpose(1, 2)  # type: ignore[union-attr]
+    return out.flip(-1) if reverse else out

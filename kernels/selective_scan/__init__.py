@@ -1,15 +1,14 @@
-"""Selective scan (Gu & Dao 2023, Mamba, arXiv:2312.00752): upstream's kernel on CUDA, Numba on CPU, torch elsewhere."""
+"""Selective scan (Gu & Dao 2023, Mamba, arXiv:2312.00752) by the best implementation at hand, see ``backends.py``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import cache
-from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from .. import backends
 
 __all__ = ["selective_scan"]
 
@@ -25,6 +24,7 @@ def selective_scan(
     delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
     return_last_state: bool = False,
+    reverse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """h_t = exp(delta_t A) h_{t-1} + delta_t u_t B_t, out_t = (<C_t, h_t> + D u_t) silu(z_t); see definition.py.
 
@@ -42,45 +42,46 @@ def selective_scan(
         delta_bias: (channels).
         delta_softplus: whether delta is softplus(delta + delta_bias).
         return_last_state: also return the state after the last step.
+        reverse: whether steps are taken from the end of the sequence to its beginning, where the last state then is.
 
     Returns:
-        out (batch, channels, length) in u's type, a view of channel-last memory on CPU; with return_last_state also
-        last_state (batch, channels, state) in float32 or float64. Both have gradients (on CUDA with mamba_ssm, only out).
+        out (batch, channels, length) in u's type, a view of channel-last memory with ``cpu`` and ``cuda``; with return_last_state
+        also last_state (batch, channels, state) in float32 or float64. Both have gradients (with ``mamba_ssm``, only out).
 
     Raises:
-        ValueError: a tensor has the wrong shape, is not real floating point, or is on another device than u.
+        ValueError: a tensor has the wrong shape, is not real floating point, or is on another device than u;
+            or HARNESS_KERNELS asks for an implementation that cannot take them.
     """
     B, C = (x[:, None] if x.dim() == 3 else x for x in (B, C))
     given = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
     _check({name: x for name, x in given.items() if x is not None})
 
-    if u.is_cuda and u.dtype != torch.float64 and (upstream := _upstream()) is not None:
-        delta, B, C, z = (None if x is None else x.to(u.dtype) for x in (delta, B, C, z))  # type: ignore[assignment]
-        A, D, delta_bias = (None if x is None else x.float() for x in (A, D, delta_bias))  # type: ignore[assignment]
-        return upstream(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
-
     double = any(x is not None and x.dtype == torch.float64 for x in given.values())
-    dtype = torch.float64 if double else torch.float32
-    args = [None if x is None else x.to(dtype) for x in given.values()]
-    if u.device.type == "cpu":
-        from .cpu import selective_scan as scan
-    else:
-        from .definition import selective_scan as scan
+    refused = (("mamba_ssm", "it has no float64" if double else ""),)
+    backend = _choose("selective_scan", u.device, refused)
+    if backend in ("cpu", "definition"):
+        dtype = torch.float64 if double else torch.float32
+        given = {name: None if x is None else x.to(dtype) for name, x in given.items()}
     device = u.device.type
     with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
-        out, last_state = scan(*args, delta_softplus)  # type: ignore[arg-type]
+        out, last_state = _implementation(backend)(**given, delta_softplus=delta_softplus, reverse=reverse)
     out = out.to(u.dtype)
     return (out, last_state) if return_last_state else out
 
 
-@cache
-def _upstream() -> Callable[..., Any] | None:
-    """mamba_ssm's CUDA kernel; None if it is not installed."""
-    if find_spec("mamba_ssm") is None:
-        return None
-    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # type: ignore[import-not-found]
+_choose = torch.compiler.assume_constant_result(backends.choose)
 
-    return selective_scan_fn
+
+def _implementation(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
+    if backend == "mamba_ssm":
+        from .mamba_ssm import selective_scan
+    elif backend == "cuda":
+        from .cuda import selective_scan
+    elif backend == "cpu":
+        from .cpu import selective_scan
+    else:
+        from .definition import selective_scan
+    return selective_scan
 
 
 def _check(given: dict[str, Tensor]) -> None:

@@ -293,13 +293,16 @@ def _or_empty(x: Tensor | None, like: Tensor) -> Tensor:
 
 def selective_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    delta_bias: Tensor | None, delta_softplus: bool,
+    delta_bias: Tensor | None, delta_softplus: bool, reverse: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """out and last_state, in the floating type of the arguments (float32 or float64); B and C have four dimensions."""
+    if reverse:
+        u, delta, B, C, z = (None if x is None else x.flip(-1) for x in (u, delta, B, C, z))  # type: ignore[assignment]
     tensors = [x for x in (u, delta, A, B, C, D, z, delta_bias) if x is not None]
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     out, last_state = SelectiveScan.apply(  # type: ignore[misc]
         u.transpose(1, 2), delta.transpose(1, 2), A, B.permute(0, 3, 1, 2), C.permute(0, 3, 1, 2), D,
         None if z is None else z.transpose(1, 2), delta_bias, delta_softplus, keep,
     )  # fmt: skip
-    return out.transpose(1, 2), last_state
+    out = out.transpose(1, 2)
+    return (out.flip(-1) if reverse else out), last_state

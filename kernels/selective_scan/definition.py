@@ -15,7 +15,7 @@ For every step t, with A discretised by zero-order hold and B by Euler's rule (G
     y_t = <C_t, h_t> + D u_t
     out_t = y_t silu(z_t)
 
-Channel c reads group c // (channels / groups) of B and C.
+Channel c reads group c // (channels / groups) of B and C. With ``reverse``, t runs from the last step to the first.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from torch import Tensor
 
 def selective_scan(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-    delta_bias: Tensor | None, delta_softplus: bool,
+    delta_bias: Tensor | None, delta_softplus: bool, reverse: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """out and last_state, in the floating type of the arguments; B and C have four dimensions."""
+    if reverse:
+        u, delta, B, C, z = (None if x is None else x.flip(-1) for x in (u, delta, B, C, z))  # type: ignore[assignment]
     batch, channels, _ = u.shape
     groups, state = B.shape[1:3]
     if delta_bias is not None:
@@ -46,4 +48,5 @@ def selective_scan(
     y = torch.stack(ys, dim=2)
     if D is not None:
         y = y + D[:, None] * u
-    return (y if z is None else y * F.silu(z)), h
+    out = y if z is None else y * F.silu(z)
+    return (out.flip(-1) if reverse else out), h
