@@ -29,6 +29,7 @@ def test_the_screen_and_the_record_say_how_fast_it_is_and_how_long_it_will_take(
     assert timing["hours_left"] == 0
     assert timing["tokens_per_second"] == pytest.approx(64 / timing["seconds_per_step"])
     assert 0 < timing["wait"] < timing["seconds"]
+    assert timing["wait_share"] == pytest.approx(timing["wait"] / timing["seconds"])
 
 
 def test_a_run_that_is_cut_knows_the_hours_left(msa, tmp_path):

@@ -91,6 +91,7 @@ def pretrain(
     precision = hardware.pick_precision(recipe.precision, torch_device)
     corpus = Corpus(open_alignment(msa, species), context)
     compilation.on_compile = reporter.say
+    hardware.reset_peak_memory(torch_device)
     with torch.random.fork_rng(), ExitStack() as stack:
         torch.manual_seed(seed)
         adapter = wanted.build()
@@ -170,8 +171,9 @@ def _train(
     batches = Batches(run.make, range(run.step + 1, run.steps + 1), run.device)
     try:
         with reporter.training(f"{record['settings']['model']} on {record['settings']['data']}"):
+            begun = time.perf_counter()
             for made in batches:
-                row = run.advance(made, batches.wait - waited)
+                row = run.advance(made, begun, batches.wait - waited)
                 waited = batches.wait
                 if run.step == estimated_at < run.steps:
                     reporter.say(estimate(run, record))
@@ -186,6 +188,7 @@ def _train(
                     saved = time.monotonic()
                     reporter.say(news(row, run))
                 reporter.report(Progress(run.corpus.passes(run.step * run.windows), run.step, run.steps, row["train_loss"]))
+                begun = time.perf_counter()
     except KeyboardInterrupt:
         reporter.say(f"stopped; {folder} holds step {record['step']:,} of {run.steps:,}, and the same command resumes from there")
         raise
@@ -226,15 +229,14 @@ class Pretraining:
         windows, skipped = self.corpus.sample(rng, self.windows)
         return seed, collate(self.adapter, windows, self.recipe.batch_size, rng), skipped
 
-    def advance(self, made: Made, wait: float) -> dict[str, float]:
-        """Make the next optimiser step, whose batches were waited for; return its row of the history. Times are in seconds.
+    def advance(self, made: Made, begun: float, wait: float) -> dict[str, float]:
+        """Make the next optimiser step; return its row of the history. The loss is the mean over all hidden bases of its windows.
 
-        The loss is the mean over all hidden bases of the step's windows.
+        The step began, by ``time.perf_counter``, when its batches were asked for; the device waited ``wait`` seconds for them.
 
         Raises:
             RunFailed: the loss is not a finite number.
         """
-        begun = time.perf_counter() - wait
         seed, batches, skipped = made
         self.step += 1
         self.corpus.skipped += skipped
@@ -325,12 +327,14 @@ class Pretraining:
     def results(self) -> dict[str, Any]:
         """What a record says of the steps made so far; times in seconds unless their name says hours."""
         evaluated = [row for row in self.history if "validation_loss" in row]
+        seconds, wait = (sum(row[name] for row in self.history) for name in ("seconds", "wait_seconds"))
         return {
             "step": self.step,
             "scores": {name: evaluated[-1][name] for name in pretrain_folder.SCORES} if evaluated else {},
             "timing": {
-                "seconds": sum(row["seconds"] for row in self.history),
-                "wait": sum(row["wait_seconds"] for row in self.history),
+                "seconds": seconds,
+                "wait": wait,
+                "wait_share": wait / seconds,
                 "seconds_per_step": statistics.median(row["seconds"] for row in self.history),
                 "tokens_per_second": self.tokens_per_second,
                 "hours_left": self.hours_left,

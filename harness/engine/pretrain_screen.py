@@ -35,7 +35,7 @@ def estimate(run: Pretraining, record: Mapping[str, Any]) -> str:
     timing = run.results()["timing"]
     return (
         f"{run.tokens_per_second:,.0f} tokens/s, each a column of {record['data']['rows']} rows; {run.pace:.2f} s a step, "
-        f"{timing['wait'] / timing['seconds']:.1%} of it waiting for windows; peak memory "
+        f"{timing['wait_share']:.1%} of it waiting for windows; peak memory "
         f"{timing['peak_memory_bytes'] / 2**30:.2f} GiB; about {duration(3600 * run.hours_left)} "
         f"for the {run.steps - run.step:,} steps left"
     )
