@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import subprocess
 import sys
+import time
 
 import pytest
+import torch
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT))  # tests may run from another folder
@@ -18,23 +21,66 @@ from benchmarks._gpu import NotMeasured
 CHEAP = ("bandwidth", "scan", "msamamba", "caduceus", "wait", "deterministic")
 
 
-@pytest.fixture
-def dry() -> gpu.Bench:
-    return gpu.Bench(dry=True, rounds=1)
+@pytest.fixture(scope="module")
+def dry() -> dict[str, list[gpu.Row]]:
+    failures: list[str] = []
+    rows = {name: list(gpu.measured(gpu.Bench(dry=True, rounds=1), [name], failures)) for name in CHEAP}
+    assert failures == []
+    return rows
 
 
 @pytest.mark.parametrize("name", CHEAP)
 def test_the_code_of_every_cheap_row_runs(dry, name):
-    failures: list[str] = []
-    rows = list(gpu.measured(dry, [name], failures))
-    assert failures == []
-    assert {row.value for row in rows} == {gpu.DRY}, "no number is shown"
-    assert {row.met for row in rows} == {None}
+    assert {row.value for row in dry[name]} == {gpu.DRY}, "no number is shown"
+    assert {row.met for row in dry[name]} == {None}
 
 
 def test_the_goals_of_the_table_are_asked_for(dry):
-    goals = [row.goal for row in gpu.measured(dry, ["scan", "msamamba", "caduceus", "wait"], []) if row.goal]
+    goals = [row.goal for name in ("scan", "msamamba", "caduceus", "wait") for row in dry[name] if row.goal]
     assert goals == [*["≥ 1.0×", "≥ 50×"] * 4, "≥ 3×", "fits 80 GB", "< 5 %", "< 5 %"]
+
+
+class Card(gpu.Bench):
+    """A card without mamba_ssm, whose work the CPU does at tiny sizes."""
+
+    device = torch.device("cpu")
+    fused = "cpu"
+    upstream = False
+
+    def size(self, full, tiny):
+        return tiny
+
+
+class Event:
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        self.at = time.perf_counter()
+
+    def synchronize(self) -> None:
+        assert self.at
+
+    def elapsed_time(self, ended: Event) -> float:
+        return 1000 * (ended.at - self.at)
+
+
+def test_on_a_card_there_are_numbers(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**24, 2**24))
+    failures: list[str] = []
+    rows = list(gpu.measured(Card(rounds=2), ["bandwidth", "scan", "msamamba", "caduceus", "wait"], failures))
+    assert failures == []
+    assert [row.figure for row in rows if row.value == "not measured: mamba_ssm is not installed"] == [
+        "Caduceus 131k training step, upstream's layer"
+    ]
+    measured = [row for row in rows if not row.value.startswith("not")]
+    assert len(measured) == 15
+    assert all(re.match(r"\d[\d.,]*(×| ?%| ms| GB| samples| windows)", row.value) for row in measured)
+    assert all(row.met is not None for row in measured if row.goal)
+    assert sum("≥ 60 %" in row.goal for row in rows) == 4, "without upstream's kernel, the bound is what counts"
 
 
 def test_bytes_that_a_scan_moves():
