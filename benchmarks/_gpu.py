@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
@@ -102,3 +104,9 @@ def alignments(bench: Bench, count: int) -> tuple[MSAMamba, list[Example]]:
     windows = [Window(alignment[0].tobytes().decode(), None, alignment) for alignment in letters]
     adapter = MSAMamba.from_checkpoint(size=bench.size("base", "tiny"))
     return adapter, [Example(str(number), (window,), number % 2) for number, window in enumerate(windows)]
+
+
+def apart(function: Callable[..., Any], *args: Any) -> Any:
+    """What a function returns in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+        return fresh.submit(function, *args).result()

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +18,7 @@ from harness.engine.predict import autocast, to_device
 from harness.kernels import backends, compilation
 from harness.kernels.causal_conv1d import causal_conv1d
 
-from ._gpu import Bench, Measure, NotMeasured, Row, alignments, windows
+from ._gpu import Bench, Measure, NotMeasured, Row, alignments, apart, windows
 
 PLAIN_STEPS = (
     64  # of a scan in plain torch, whose time is proportional to its steps; with gradients it keeps about 5 states a step
@@ -32,7 +29,11 @@ SCANS = ((16 * 90, 256, 512, 16), (8, 512, 131_072, 16))  # batch, channels, len
 
 def bandwidth(bench: Bench) -> Iterator[Measure]:
     """How fast the card's memory is: the bound of everything below that computes little."""
-    yield "memory bandwidth, a copy", lambda: [Row("memory bandwidth, a copy", f"{bench.bandwidth / 1e9:,.0f} GB/s")]
+    yield "memory bandwidth", partial(_bandwidth, bench)
+
+
+def _bandwidth(bench: Bench) -> Iterator[Row]:
+    yield Row("memory bandwidth, a copy", f"{bench.bandwidth / 1e9:,.0f} GB/s")
 
 
 def scan(bench: Bench) -> Iterator[Measure]:
@@ -114,7 +115,7 @@ def first_call(bench: Bench) -> Iterator[Measure]:
 
 def _first_call(bench: Bench) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as cache:
-        (cold, _), (warm, compiling) = (_apart(first_seconds, bench, cache) for _ in range(2))
+        (cold, _), (warm, compiling) = (apart(first_seconds, bench, cache) for _ in range(2))
     name = "first call of scan and convolution with gradients"
     yield Row(f"{name}, compile included", f"{cold:.2f} s", "< 2 s", cold < 2)
     yield Row(f"{name}, from the cache", f"{warm:.2f} s, of which {compiling:.2f} s compiling", "0 s compiling", compiling == 0)
@@ -124,7 +125,7 @@ def first_seconds(bench: Bench, cache: str) -> tuple[float, float]:
     """Seconds by which the first calls take longer than the second ones, and seconds spent compiling; for a fresh process."""
     os.environ["XDG_CACHE_HOME"] = cache
     args = [x.requires_grad_() for x in kernels.inputs(2, 64, 256, 16, bench.device, torch.bfloat16)]
-    weight = torch.randn(64, 4, device=bench.device)
+    weight = torch.randn(64, 4, device=bench.device, requires_grad=True)
     args[0].sum().backward()  # what torch itself does first
     bench.wait()
 
@@ -136,12 +137,6 @@ def first_seconds(bench: Bench, cache: str) -> tuple[float, float]:
     with backends.using("definition" if bench.dry else "cuda"):
         first, second = kernels.seconds_of(call), kernels.seconds_of(call)
     return first - second, compilation.seconds
-
-
-def _apart(function: Callable[..., Any], *args: Any) -> Any:
-    """What a function returns in a process of its own."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-        return fresh.submit(function, *args).result()
 
 
 def msamamba(bench: Bench) -> Iterator[Measure]:

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import gc
 import re
 import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import astuple, fields
 from pathlib import Path
 
@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 
-from benchmarks._gpu import Bench, Measure, NotMeasured, Row
+from benchmarks._gpu import Bench, Measure, NotMeasured, Row, apart
 from benchmarks._gpu_loops import deterministic, dnabert2_loops, pretraining_pace, wait
 from benchmarks._gpu_steps import bandwidth, caduceus, first_call, msamamba, scan
 from harness.engine.predict import out_of_memory
@@ -51,18 +51,22 @@ GROUPS: dict[str, Callable[[Bench], Iterator[Measure]]] = {
 }
 
 
-def measured(bench: Bench, names: Iterable[str], failures: list[str]) -> Iterator[Row]:
-    """The rows of groups, one after the other. What fails for no known reason is told on standard error and counted."""
+def measured(bench: Bench, names: Iterable[str], failures: list[str], separately: bool = False) -> Iterator[Row]:
+    """The rows of groups, one after the other. What fails for no known reason is told on standard error and counted.
+
+    With ``separately``, each measurement has a process of its own: after a kernel's fault, a process can no longer use its card.
+    """
     for name in names:
         for title, measure in GROUPS[name](bench):
             try:
-                for row in measure():
+                for row in apart(listed, measure) if separately else measure():
                     yield Row(row.figure, DRY, row.goal) if bench.dry else row
             except Exception as error:
                 yield Row(title, f"not measured: {_reason(error, title, failures)}")
-            gc.collect()
-            if not bench.dry:
-                torch.cuda.empty_cache()
+
+
+def listed(measure: Callable[[], Iterable[Row]]) -> list[Row]:
+    return list(measure())
 
 
 def _reason(error: Exception, title: str, failures: list[str]) -> str:
@@ -107,16 +111,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("no GPU that torch can use: these figures need one (--dry-run runs the code without)", file=sys.stderr)
         return 2
     bench = Bench(given.dry_run, 1 if given.dry_run else given.rounds)
-    machine, rows, failures = card(bench), list[Row](), list[str]()
-    for row in measured(bench, names, failures):
-        rows.append(row)
-        met = "" if row.met is None else "met" if row.met else "NOT met"
-        print(" | ".join((row.figure, row.value, row.goal, met, machine)), flush=True)
-    if given.csv:
-        with given.csv.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
+    machine, failures = card(bench), list[str]()
+    with given.csv.open("w", newline="") if given.csv else nullcontext() as file:
+        writer = csv.writer(file, lineterminator="\n") if file else None
+        if writer:
             writer.writerow([*(item.name for item in fields(Row)), "card"])
-            writer.writerows([*astuple(row), machine] for row in rows)
+        for row in measured(bench, names, failures, separately=not bench.dry):
+            met = "" if row.met is None else "met" if row.met else "NOT met"
+            print(" | ".join((row.figure, row.value, row.goal, met, machine)), flush=True)
+            if writer:
+                writer.writerow([*astuple(row), machine])
     return 1 if failures else 0
 
 

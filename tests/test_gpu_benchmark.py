@@ -67,7 +67,7 @@ class Event:
 
 def test_on_a_card_there_are_numbers(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
+    for name in ("synchronize", "reset_peak_memory_stats"):
         monkeypatch.setattr(torch.cuda, name, lambda: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**24, 2**24))
     failures: list[str] = []
@@ -98,7 +98,7 @@ def test_what_cannot_be_measured_says_why_and_the_rest_goes_on(monkeypatch, caps
 
     monkeypatch.setattr(gpu, "GROUPS", {"made": group})
     monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(gpu.torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(gpu, "apart", lambda function, *args: function(*args))  # patches reach no other process
     monkeypatch.setattr(gpu, "card", lambda bench: "a card")
     assert gpu.main(["--rows", "made"]) == 1, "one row failed for no known reason"
     said = capsys.readouterr()
@@ -118,6 +118,14 @@ def test_without_a_gpu(monkeypatch, capsys):
     assert said.out == ""
     assert len(said.err.splitlines()) == 1
     assert "--dry-run" in said.err
+
+
+@pytest.mark.slow
+def test_measurements_in_processes_of_their_own():
+    failures: list[str] = []
+    bench = gpu.Bench(dry=True, rounds=1)
+    assert [row.value for row in gpu.measured(bench, ["bandwidth", "first_call"], failures, separately=True)] == [gpu.DRY] * 3
+    assert failures == []
 
 
 @pytest.mark.slow
