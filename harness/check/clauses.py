@@ -128,6 +128,17 @@ def padding(model: Candidate) -> str:
     return same(model.embed(windows), alone, "a window in a batch of 20 to 60 nt, and alone")
 
 
+def for_accelerator(model: Candidate) -> str:
+    """what is added to a batch for an accelerator changes no embedding"""
+    adapter = model.adapter
+    if type(adapter).for_accelerator is Adapter.for_accelerator:
+        raise Skipped("nothing is added")
+    batch = adapter.collate(model.windows(20, 60, 33))
+    with torch.inference_mode():
+        plain, ready = (adapter(to_device(it, device_of(adapter))) for it in (batch, adapter.for_accelerator(batch)))
+    return same(ready, plain, "a batch for an accelerator, and as collated")
+
+
 def order(model: Candidate) -> str:
     """order in the batch does not change an embedding"""
     windows = model.windows(20, 60, 33, 47, 59, 21)
@@ -357,6 +368,7 @@ CLAUSES: tuple[Clause, ...] = (
     no_trace,
     alignment_is_optional,
     padding,
+    for_accelerator,
     order,
     determinism,
     not_constant,
