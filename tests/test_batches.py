@@ -232,7 +232,7 @@ class TestTraining:
         expected, seen = losses(), []
 
         def collated(classifier, examples, _):
-            seen.append(predict_module.collated(classifier, examples, torch.device("cuda")))
+            seen.append(predict_module.collated(classifier, examples, True))
             return seen[-1]
 
         monkeypatch.setattr(fit_module, "collated", collated)

@@ -35,7 +35,7 @@ if unused:  # a weight that the loss does not depend on
     adapter.idle = nn.Parameter(torch.ones(3))
 classifier, noted = Classifier(adapter, 2, recipe), []
 if packed:
-    module.collated = lambda classifier, examples, device: classifier.adapter.for_accelerator(classifier.collate(examples))
+    module.collated = lambda classifier, examples, ready: classifier.adapter.for_accelerator(classifier.collate(examples))
 
 def clip(parameters, norm):
     noted.append([None if it.grad is None else it.grad.clone() for it in parameters])

@@ -181,7 +181,9 @@ class _Loop:
         begun, reported = time.perf_counter(), 0.0
         total = torch.zeros((), device=accelerator.device)
         drawn = _steps(self.train, recipe, self.size, self.order, accelerator)
-        batches = Batches(partial(_made, classifier, accelerator.device), drawn, accelerator.device)
+        # A compiler, too, is held up by what is asked of tensors.
+        ready = accelerator.device.type != "cpu" or recipe.compile
+        batches = Batches(partial(_made, classifier, ready), drawn, accelerator.device)
         per_step = recipe.batch_size * recipe.accumulation
         for step, micro_batches in enumerate(batches, start=1):
             of_step = min(per_step, len(self.train) - (step - 1) * per_step)  # examples, of all processes
@@ -290,10 +292,10 @@ def _remedy(error: RuntimeError, recipe: Recipe) -> str:
     return ""
 
 
-def _made(classifier: Classifier, device: torch.device, micro_batches: list[list[Example]]) -> list[tuple[Batch, Tensor]]:
-    """A batch for ``device`` and its targets, on the CPU, for each micro-batch of a step."""
+def _made(classifier: Classifier, ready: bool, micro_batches: list[list[Example]]) -> list[tuple[Batch, Tensor]]:
+    """A batch and its targets, on the CPU, for each micro-batch of a step; ``ready`` as in :func:`collated`."""
     return [
-        (collated(classifier, examples, device), torch.from_numpy(classifier.kind.target(labels_of(examples))))
+        (collated(classifier, examples, ready), torch.from_numpy(classifier.kind.target(labels_of(examples))))
         for examples in micro_batches
     ]
 

@@ -166,13 +166,14 @@ def _apply(
     longest_first = sorted(range(len(examples)), key=lambda index: -length(examples[index]))
     mine = (longest_first if by_length else range(len(examples)))[accelerator.process_index :: accelerator.num_processes]
     parts: Parts = []
+    ready = accelerator.device.type != "cpu"
     largest_batch = max(PREDICT_LETTERS // _letters(examples[longest_first[0]]), 1)
     size, start = min(max(batch_size, PREDICT_BATCH), largest_batch), 0
     with torch.inference_mode():
         while start < len(mine):
             chunks = [mine[first : first + size] for first in range(start, len(mine), size)]
             batches = Batches(
-                lambda indices: collated(classifier, [examples[index] for index in indices], accelerator.device),
+                lambda indices: collated(classifier, [examples[index] for index in indices], ready),
                 chunks,
                 accelerator.device,
             )
@@ -199,12 +200,10 @@ def _letters(example: Example) -> int:
     return sum(len(window) if window.alignment is None else window.alignment.size for window in example.windows)
 
 
-def collated(classifier: Classifier | ZeroShot | BaseReader, examples: Sequence[Example], device: torch.device) -> Batch:
-    """The examples' batch, on the CPU still, with what the adapter adds for an accelerator where ``device`` is one."""
+def collated(classifier: Classifier | ZeroShot | BaseReader, examples: Sequence[Example], ready: bool) -> Batch:
+    """The examples' batch, on the CPU; if ``ready``, with what :meth:`Adapter.for_accelerator` adds for a classifier."""
     batch = classifier.collate(examples)
-    if device.type == "cpu" or not isinstance(classifier, Classifier):
-        return batch
-    return classifier.adapter.for_accelerator(batch)
+    return classifier.adapter.for_accelerator(batch) if ready and isinstance(classifier, Classifier) else batch
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
