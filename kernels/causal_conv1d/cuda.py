@@ -7,7 +7,6 @@ results do not depend on how large the card is.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,20 +20,31 @@ SOURCE = Path(__file__).with_name("conv.cu")
 THREADS = 128  # of a block, at most
 TILE = 8  # steps whose inputs are loaded at once
 SHORTEST_PIECE = 32  # steps
-ENOUGH_THREADS = 2**20  # rows are cut into pieces until there are so many
+ENOUGH_THREADS = 2**19  # rows are cut into pieces until there are so many
 
 
 def causal_conv1d(
     x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, initial_states: Tensor | None, reverse: bool = False
 ) -> Tensor:
-    """out (batch, channels, length) in x's type, a view of channel-last memory."""
-    return _forward(x, weight, bias, initial_states, silu, reverse)
+    """out (batch, channels, length) in x's type, a view of channel-last memory. It has no second derivatives."""
+    given = (x, weight, bias, initial_states)
+    known = (t if t is None or t.dtype in _cuda.TYPES else t.float() for t in given)  # float8 is not read by the kernels
+    return _forward(*known, silu, reverse).to(x.dtype)
+
+
+def variants() -> Iterator[tuple[str, dict[str, str], int, int]]:
+    """Ways to compile ``conv.cu`` that matter: a name, macros, and the threads and bytes of shared memory of a block, at most."""
+    float32, float64, bf16, fp16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
+    for width, silu in (4, True), (3, False), (16, True), (1, False):
+        kind = f"width {width}{', silu' if silu else ''}"
+        yield f"bf16, {kind}", _defines(float32, bf16, float32, float32, bf16, width, silu), THREADS, 0
+        yield f"float32, {kind}", _defines(float32, float32, float32, float32, float32, width, silu), THREADS, 0
+    yield "fp16", _defines(float32, fp16, fp16, fp16, fp16, 4, True), THREADS, 0
+    yield "float64", _defines(float64, float64, float64, float64, float64, 4, True), THREADS, 0
 
 
 @torch.library.custom_op("harness::causal_conv1d", mutates_args=())
-def _forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, initial_states: Tensor | None, silu: bool, reverse: bool
-) -> Tensor:
+def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, initial_states: Tensor | None, silu: bool, reverse: bool) -> Tensor:
     out = _channel_last(x)
     _launch("conv_forward", 0, x, weight, bias, initial_states, silu, reverse, out)
     return out
@@ -101,7 +111,7 @@ def _accumulated(*tensors: Tensor | None) -> torch.dtype:
 
 def _pieces(x: Tensor, beyond: int) -> tuple[int, int]:
     """Into how many pieces a row is cut, and their steps. A piece's walk, ``beyond`` steps longer than it, fills whole tiles."""
-    _, channels, length = x.shape
+    length = x.shape[2]
     steps = max(-(-x.numel() // ENOUGH_THREADS), SHORTEST_PIECE)
     steps = -(-length // -(-length // steps))  # pieces of one size
     steps = -(-(steps + beyond) // TILE) * TILE - beyond
@@ -133,7 +143,9 @@ def _launch(
     _cuda.launch(SOURCE, kernel, (batch * pieces * blocks, 1, 1), threads, (*given, *values), defines)
 
 
-def _defines(acc: torch.dtype, x: torch.dtype, weight: torch.dtype, bias: torch.dtype, states: torch.dtype, width: int, silu: bool):
+def _defines(
+    acc: torch.dtype, x: torch.dtype, weight: torch.dtype, bias: torch.dtype, states: torch.dtype, width: int, silu: bool
+):
     types = {"ACC": acc, "X": x, "WEIGHT": weight, "BIAS": bias, "STATES": states}
     numbers = {"WIDTH": width, "SILU": int(silu), "TILE": TILE, "THREADS": THREADS}
     return {name: _cuda.TYPES[dtype] for name, dtype in types.items()} | {name: str(value) for name, value in numbers.items()}
