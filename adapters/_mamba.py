@@ -89,10 +89,10 @@ class Mamba(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.out_proj(self.scan(self.in_proj(x)))
 
-    def scan(self, projected: Tensor) -> Tensor:
-        """All between the projections, convolution, scan and gate: (B, L, 2 E) → (B, L, E)."""
+    def scan(self, projected: Tensor, reverse: bool = False) -> Tensor:
+        """All between the projections, convolution, scan and gate: (B, L, 2 E) → (B, L, E); with ``reverse`` from right to left."""
         u, z = projected.transpose(1, 2).chunk(2, dim=1)  # (B, E, L) each
-        u = causal_conv1d(u, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu")
+        u = causal_conv1d(u, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu", reverse=reverse)
         assert not isinstance(u, tuple)
         delta, B, C = self.x_proj(u.transpose(1, 2)).split([self.rank, self.state, self.state], dim=-1)
         y = selective_scan(
@@ -105,6 +105,7 @@ class Mamba(nn.Module):
             z=z,
             delta_bias=self.dt_proj.bias,
             delta_softplus=True,
+            reverse=reverse,
         )
         assert not isinstance(y, tuple)
         return y.transpose(1, 2)

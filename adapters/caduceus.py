@@ -100,7 +100,7 @@ class BiMamba(nn.Module):
 
     def mix(self, x: Tensor) -> Tensor:
         projected = self.mamba_fwd.in_proj(x)
-        there, back = self.mamba_fwd.scan(projected), self.mamba_rev.scan(projected.flip(1)).flip(1)
+        there, back = self.mamba_fwd.scan(projected), self.mamba_rev.scan(projected, reverse=True)
         return self.mamba_fwd.out_proj(there + back)
 
 

@@ -13,6 +13,8 @@ from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from . import compilation
+
 if TYPE_CHECKING:
     import torch
 
@@ -25,6 +27,13 @@ BACKENDS: Mapping[str, tuple[str, ...]] = {
 UPSTREAM = ("mamba_ssm", "causal_conv1d")
 VARIABLE = "HARNESS_KERNELS"
 
+_WORDS = {
+    "mamba_ssm": "upstream's kernel",
+    "causal_conv1d": "upstream's kernel",
+    "cuda": "compiled by NVRTC",
+    "cpu": "compiled by Numba",
+    "definition": "plain torch, slow",
+}
 _used: dict[str, str] = {}
 _forced: dict[str, str] = {}
 
@@ -70,12 +79,41 @@ def choose(operation: str, device: torch.device, refused: tuple[tuple[str, str],
     """
     reasons = dict(refused)
     wanted = (forced() | _forced).get(operation)
-    if wanted is None:
+    if wanted is not None:
+        if reason := missing(wanted, device) or reasons.get(wanted):
+            raise ValueError(f"{VARIABLE} asks for {wanted} as {operation}: {reason}")
+    else:
         wanted = next(name for name in BACKENDS[operation] if not (reasons.get(name) or missing(name, device)))
-    elif reason := missing(wanted, device) or reasons.get(wanted):
-        raise ValueError(f"{VARIABLE} asks for {wanted} as {operation}: {reason}")
+        if wanted == "definition" and device.type == "cuda":
+            reason = reasons.get("cuda") or missing("cuda", device)
+            compilation.announce(f"{operation} runs in plain torch, many times slower than fused: {reason}")
     _used[operation] = wanted
     return wanted
+
+
+def check(device: torch.device) -> None:
+    """Check that what HARNESS_KERNELS asks for can serve tensors on ``device``.
+
+    Raises:
+        ValueError: it cannot, or is not known.
+    """
+    for operation, backend in forced().items():
+        if reason := missing(backend, device):
+            raise ValueError(f"{VARIABLE} asks for {backend} as {operation}: {reason}")
+
+
+def described(device: torch.device) -> str:
+    """In one line, which implementations operations on ``device`` get, and why not better ones."""
+    asked, chosen, reasons = forced(), {}, []
+    for operation, names in BACKENDS.items():
+        lacking = {name: missing(name, device) for name in names}
+        chosen[operation] = asked.get(operation) or next(name for name in names if not lacking[name])
+        if operation in asked:
+            reasons.append(f"{VARIABLE} asks for it")
+        elif device.type == "cuda":
+            reasons += [f"{name}: {lacking[name]}" for name in names[: names.index(chosen[operation])]]
+    text = ", ".join(f"{operation}: {backend} ({_WORDS[backend]})" for operation, backend in chosen.items())
+    return "; ".join([text, *dict.fromkeys(reasons)])
 
 
 def missing(backend: str, device: torch.device) -> str:

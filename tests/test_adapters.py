@@ -32,9 +32,13 @@ def embed(adapter, windows) -> torch.Tensor:
         return adapter(adapter.collate(windows))
 
 
-@pytest.fixture(scope="module", params=sorted(registry.model_files()))
+DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+
+
+@pytest.fixture(scope="module", params=[(name, device) for device in DEVICES for name in sorted(registry.model_files())], ids="-".join)
 def candidate(request):
-    return contract.build(request.param)
+    name, device = request.param
+    return contract.build(name, device=device)
 
 
 class TestContract:

@@ -1,17 +1,22 @@
-"""The numbers of the CPU kernels: against upstream's arrays, against their definitions, and at the limits of their types."""
+"""The numbers of the kernels: against upstream's arrays, against their definitions, and at the limits of their types.
+
+On a machine with a GPU the same tests hold the fused CUDA kernels to it; without one, test_scan_cuda.py and test_conv_cuda.py do.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from harness.kernels import backends
 from harness.kernels.causal_conv1d import causal_conv1d
 from harness.kernels.causal_conv1d import definition as conv_definition
 from harness.kernels.selective_scan import definition as scan_definition
@@ -25,19 +30,29 @@ SCAN_INPUTS = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias")
 CONV_INPUTS = ("x", "weight", "bias", "initial_states")
 
 
-@pytest.fixture(params=["cpu", "definition"])
-def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both implementations behind the public functions."""
-    if request.param == "definition":
-        from harness.kernels.causal_conv1d import cpu as conv_cpu
-        from harness.kernels.selective_scan import cpu as scan_cpu
+FUSED = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
-        monkeypatch.setattr(scan_cpu, "selective_scan", scan_definition.selective_scan)
-        monkeypatch.setattr(conv_cpu, "causal_conv1d", conv_definition.causal_conv1d)
-    return request.param
+
+@pytest.fixture(params=[*FUSED, "definition"])
+def implementation(request: pytest.FixtureRequest) -> Iterator[str]:
+    """All implementations behind the public functions."""
+    with backends.using(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=FUSED)
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where a fused implementation computes; it serves the public functions."""
+    with backends.using(request.param):
+        yield request.param
+
+
+def place(implementation: str) -> str:
+    return "cuda" if implementation == "cuda" else "cpu"
 
 
 def agree(ours: Tensor, theirs: Tensor, name: str) -> None:
+    ours, theirs = ours.cpu(), theirs.cpu()
     assert (ours.dtype, ours.shape) == (theirs.dtype, theirs.shape), name
     if theirs.dtype == torch.float64:
         bounds = {"rtol": 1e-10, "atol": 1e-10 * theirs.abs().max().item() if theirs.numel() else 0}
@@ -47,7 +62,17 @@ def agree(ours: Tensor, theirs: Tensor, name: str) -> None:
 
 
 def scan_inputs(
-    batch=2, channels=20, length=9, state=4, *, groups=None, dtype=torch.float64, channel_last=True, optional=True, seed=0
+    batch=2,
+    channels=20,
+    length=9,
+    state=4,
+    *,
+    groups=None,
+    dtype=torch.float64,
+    channel_last=True,
+    optional=True,
+    seed=0,
+    device="cpu",
 ) -> dict[str, Tensor]:
     random = torch.Generator().manual_seed(seed)
 
@@ -68,12 +93,12 @@ def scan_inputs(
         inputs["D"] = torch.randn(channels, generator=random, dtype=torch.float64)
         inputs["z"] = sequence(channels)
         inputs["delta_bias"] = torch.randn(channels, generator=random, dtype=torch.float64) - 1
-    return {name: x.to(dtype).requires_grad_() for name, x in inputs.items()}
+    return {name: x.to(device, dtype).requires_grad_() for name, x in inputs.items()}
 
 
 def gradients(outputs: list[Tensor], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     random = torch.Generator().manual_seed(1)
-    weights = [torch.randn(x.shape, generator=random, dtype=torch.float64).to(x.dtype) for x in outputs]
+    weights = [torch.randn(x.shape, generator=random, dtype=torch.float64).to(x.device, x.dtype) for x in outputs]
     return dict(zip(inputs, torch.autograd.grad(outputs, list(inputs.values()), weights), strict=True))
 
 
@@ -91,7 +116,7 @@ def test_upstream_arrays(case: dict, implementation: str) -> None:
     path = next((folder / case["file"] for folder in (GOLDEN, SHARED) if (folder / case["file"]).exists()), None)
     if path is None:
         pytest.skip(f"{case['file']} is neither in tests/golden/kernels nor in ../shared/parity/kernels")
-    arrays = {name: torch.from_numpy(array) for name, array in np.load(path).items()}
+    arrays = {name: torch.from_numpy(array).to(place(implementation)) for name, array in np.load(path).items()}
     names = SCAN_INPUTS if case["op"] == "selective_scan" else CONV_INPUTS
     inputs = {name: arrays[name].requires_grad_() for name in names if name in arrays}
     if case["op"] == "selective_scan":
@@ -108,9 +133,9 @@ def test_upstream_arrays(case: dict, implementation: str) -> None:
 # --- against the definition ------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_scan_is_its_definition(data: st.DataObject) -> None:
+def test_scan_is_its_definition(device: str, data: st.DataObject) -> None:
     groups = data.draw(st.sampled_from([None, 1, 2, 3]), "groups")
     inputs = scan_inputs(
         batch=data.draw(st.integers(0, 3), "batch"),
@@ -121,6 +146,7 @@ def test_scan_is_its_definition(data: st.DataObject) -> None:
         dtype=data.draw(st.sampled_from([torch.float32, torch.float64]), "dtype"),
         channel_last=data.draw(st.booleans(), "channel_last"),
         seed=data.draw(st.integers(0, 9), "seed"),
+        device=device,
     )
     for name in data.draw(st.sets(st.sampled_from(["D", "z", "delta_bias"])), "left out"):
         del inputs[name]
@@ -140,9 +166,9 @@ def test_scan_is_its_definition(data: st.DataObject) -> None:
         agree(gradient, theirs_gradients[name].to(dtype), f"gradient of {name}")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_conv_is_its_definition(data: st.DataObject) -> None:
+def test_conv_is_its_definition(device: str, data: st.DataObject) -> None:
     batch, channels, length = data.draw(st.tuples(st.integers(0, 3), st.integers(1, 40), st.integers(1, 20)), "shape")
     width = data.draw(st.sampled_from([1, 2, 3, 4, 7]), "width")
     dtype = data.draw(st.sampled_from([torch.float32, torch.float64]), "dtype")
@@ -157,8 +183,7 @@ def test_conv_is_its_definition(data: st.DataObject) -> None:
         inputs["x"] = inputs["x"].contiguous()
     for name in data.draw(st.sets(st.sampled_from(["bias", "initial_states"])), "left out"):
         del inputs[name]
-    for x in inputs.values():
-        x.requires_grad_()
+    inputs = {name: x.to(device).requires_grad_() for name, x in inputs.items()}
     activation = data.draw(st.sampled_from([None, "silu", "swish"]), "activation")
     out = causal_conv1d(**inputs, activation=activation)
     exact = {name: x.detach().double().requires_grad_() for name, x in inputs.items()}
@@ -171,8 +196,8 @@ def test_conv_is_its_definition(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("only", ["out", "last_state"])
-def test_scan_gradient_of_one_output(only: str) -> None:
-    inputs = scan_inputs(length=40)
+def test_scan_gradient_of_one_output(device: str, only: str) -> None:
+    inputs = scan_inputs(length=40, device=device)
     index = ["out", "last_state"].index(only)
     if only == "last_state":  # which does not depend on the others
         inputs = {name: x for name, x in inputs.items() if name not in "CDz"} | {"C": inputs["C"].detach()}
@@ -184,15 +209,15 @@ def test_scan_gradient_of_one_output(only: str) -> None:
         agree(gradient, theirs_gradients[name], f"gradient of {name}")
 
 
-def test_gradcheck() -> None:
-    inputs = scan_inputs(batch=1, channels=3, length=3, state=2)
+def test_gradcheck(device: str) -> None:
+    inputs = scan_inputs(batch=1, channels=3, length=3, state=2, device=device)
     torch.autograd.gradcheck(lambda *x: selective_scan(*x, delta_softplus=True, return_last_state=True), list(inputs.values()))
-    x, weight, bias, states = (torch.randn(s).double().requires_grad_() for s in [(1, 3, 4), (3, 3), (3,), (1, 3, 2)])
+    x, weight, bias, states = (torch.randn(s).double().to(device).requires_grad_() for s in [(1, 3, 4), (3, 3), (3,), (1, 3, 2)])
     torch.autograd.gradcheck(lambda *t: causal_conv1d(*t, True, "silu"), (x, weight, bias, states))
 
 
-def test_final_states_continue_the_sequence() -> None:
-    x, weight = torch.randn(2, 5, 11), torch.randn(5, 4)
+def test_final_states_continue_the_sequence(device: str) -> None:
+    x, weight = torch.randn(2, 5, 11, device=device), torch.randn(5, 4, device=device)
     for cut in (1, 2, 6):
         head, states = causal_conv1d(x[..., :cut], weight, return_final_states=True)
         tail = causal_conv1d(x[..., cut:], weight, initial_states=states)
@@ -204,8 +229,8 @@ def test_final_states_continue_the_sequence() -> None:
 
 @pytest.mark.parametrize("name", SCAN_INPUTS)
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-def test_nan_is_not_swallowed(name: str, poison: float) -> None:
-    inputs = scan_inputs(dtype=torch.float32)
+def test_nan_is_not_swallowed(device: str, name: str, poison: float) -> None:
+    inputs = scan_inputs(dtype=torch.float32, device=device)
     with torch.no_grad():
         inputs[name][(0,) * inputs[name].dim()] = poison
     out = selective_scan(**inputs, delta_softplus=True)
@@ -214,24 +239,25 @@ def test_nan_is_not_swallowed(name: str, poison: float) -> None:
     assert poison == float("inf") or out.isnan().any()
 
 
-def test_nan_in_conv() -> None:
-    x = torch.randn(1, 20, 6)
+def test_nan_in_conv(device: str) -> None:
+    x = torch.randn(1, 20, 6, device=device)
     x[0, 3, 2] = float("nan")
-    out = causal_conv1d(x, torch.randn(20, 3), activation="silu")
+    out = causal_conv1d(x, torch.randn(20, 3, device=device), activation="silu")
     assert out[0, 3].isnan().tolist() == [False, False, True, True, True, False]
     assert out.isnan().sum() == 3
 
 
-def test_decay_to_zero_and_growth_to_infinity() -> None:
-    A, one, delta = -torch.ones(1, 1), torch.ones(1, 1, 3), torch.tensor([[[1.0, 1000.0, -1000.0]]])
+def test_decay_to_zero_and_growth_to_infinity(device: str) -> None:
+    A, one = -torch.ones(1, 1, device=device), torch.ones(1, 1, 3, device=device)
+    delta = torch.tensor([[[1.0, 1000.0, -1000.0]]], device=device)
     out = selective_scan(one, delta, A, one, one)
     assert out[0, 0, 1] == 1000  # what came before is forgotten exactly
     assert out[0, 0, 2] == float("inf")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(dtype: torch.dtype) -> None:
-    inputs = {name: x.detach().to(dtype).requires_grad_() for name, x in scan_inputs(length=30).items()}
+def test_half_precision(device: str, dtype: torch.dtype) -> None:
+    inputs = {name: x.detach().to(dtype).requires_grad_() for name, x in scan_inputs(length=30, device=device).items()}
     out, last = selective_scan(**inputs, delta_softplus=True, return_last_state=True)
     wide = {name: x.detach().float().requires_grad_() for name, x in inputs.items()}
     expected = selective_scan(**wide, delta_softplus=True)
@@ -241,19 +267,19 @@ def test_half_precision(dtype: torch.dtype) -> None:
     for name, gradient in gradients([out], inputs).items():
         assert gradient.dtype == dtype, name
         assert gradient.isfinite().all(), name
-    x, weight = inputs["u"], torch.randn(20, 4)
+    x, weight = inputs["u"], torch.randn(20, 4, device=device)
     assert torch.equal(causal_conv1d(x, weight), causal_conv1d(x.float(), weight).to(dtype))
 
 
-def test_under_autocast() -> None:
-    inputs = scan_inputs(channels=16, dtype=torch.float32)
-    projection = torch.nn.Linear(16, 16)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+def test_under_autocast(device: str) -> None:
+    inputs = scan_inputs(channels=16, dtype=torch.float32, device=device)
+    projection = torch.nn.Linear(16, 16, device=device)
+    with torch.autocast(device, dtype=torch.bfloat16):
         u = projection(inputs["u"].transpose(1, 2)).transpose(1, 2)
         assert u.dtype == torch.bfloat16
         mixed = {**inputs, "u": u}
         out = selective_scan(**mixed, delta_softplus=True)
-        convolved = causal_conv1d(u, torch.randn(16, 4), activation="silu")
+        convolved = causal_conv1d(u, torch.randn(16, 4, device=device), activation="silu")
         out.sum().backward()
     assert out.dtype == convolved.dtype == torch.bfloat16
     assert torch.equal(out, selective_scan(**mixed, delta_softplus=True))

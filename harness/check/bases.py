@@ -12,7 +12,7 @@ from harness.data import Window
 from harness.engine.bases import of_bases
 from harness.errors import UserError
 
-from .candidate import Candidate, Skipped, Violation, finite, same, with_base
+from .candidate import Candidate, Skipped, Violation, device_of, finite, read, same, with_base
 
 
 def base_states(model: Candidate) -> str:
@@ -24,7 +24,7 @@ def base_states(model: Candidate) -> str:
     def ask(windows: Sequence[Window], layer: int | None = None) -> Tensor:
         """States of the bases (B, L, D)."""
         with torch.inference_mode():
-            return of_bases(adapter.hidden_states(adapter.collate(windows), layer), ranges(windows))
+            return of_bases(adapter.hidden_states(read(adapter, windows), layer), ranges(windows).to(device_of(adapter)))
 
     def ranges(windows: Sequence[Window]) -> Tensor:
         found, shape = adapter.token_ranges(windows), (len(windows), max(map(len, windows)), 2)

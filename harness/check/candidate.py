@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.adapter import Adapter
+from harness.adapter import Adapter, Batch
 from harness.data import Window
+from harness.engine.predict import to_device
 
 TOLERANCE = 1e-4  # largest difference between values that should be equal, as a share of the largest of them
 
@@ -37,7 +38,8 @@ class Candidate:
         """The same once more, with another random state."""
         torch.manual_seed(seed)
         size = {} if self.checkpoint else {"size": self.size}
-        return replace(self, adapter=type(self.adapter).from_checkpoint(self.checkpoint, **size).eval())
+        adapter = type(self.adapter).from_checkpoint(self.checkpoint, **size).eval()
+        return replace(self, adapter=adapter.to(device_of(self.adapter)))
 
     def embed(self, windows: Sequence[Window]) -> Tensor:
         """Embeddings (windows, D).
@@ -47,7 +49,7 @@ class Candidate:
         """
         self._skip_scores()
         with torch.inference_mode():
-            return self.adapter(self.adapter.collate(windows))
+            return self.adapter(read(self.adapter, windows))
 
     def windows(self, *lengths: int) -> list[Window]:
         """Random windows of these lengths; with alignments of 3 rows if the model reads alignments.
@@ -62,6 +64,16 @@ class Candidate:
     def _skip_scores(self) -> None:
         if self.adapter.card.reads == "score":
             raise Skipped("a score of the window's centre, by locus or column: random windows have none")
+
+
+def device_of(adapter: Adapter) -> torch.device:
+    """Where its weights are; the CPU for a model without weights."""
+    return next((parameter.device for parameter in adapter.parameters()), torch.device("cpu"))
+
+
+def read(adapter: Adapter, windows: Sequence[Window]) -> Batch:
+    """What the adapter collates, on its device."""
+    return to_device(adapter.collate(windows), device_of(adapter))
 
 
 def random_windows(lengths: Sequence[int]) -> list[Window]:

@@ -20,11 +20,26 @@ from torch import Tensor, nn
 from harness import registry
 from harness.adapter import Adapter, MaskedModel
 from harness.data import Window, reverse_complement
+from harness.engine.predict import to_device
 from harness.errors import HarnessError, UserError
 from harness.facts import ModelFacts, read_card
 
 from .bases import base_states
-from .candidate import TOLERANCE, Candidate, Skipped, Violation, described, finite, gap, random_windows, same, some, with_base
+from .candidate import (
+    TOLERANCE,
+    Candidate,
+    Skipped,
+    Violation,
+    described,
+    device_of,
+    finite,
+    gap,
+    random_windows,
+    read,
+    same,
+    some,
+    with_base,
+)
 
 MIN_SPREAD = 1e-4  # smallest standard deviation between embeddings of random windows, as a share of the largest value
 LONGEST_WINDOW = 1500  # nucleotides; windows of at most this length are searched for truncation
@@ -90,7 +105,7 @@ def no_trace(model: Candidate) -> None:
         first, second = adapter.collate(windows), adapter.collate(windows)
         if _random_state() != numbers:
             raise Violation("collate moved the global random state; augmentation belongs to the task or to forward")
-        adapter(first)
+        adapter(to_device(first, device_of(adapter)))
         if [module.training for module in adapter.modules()] != modes:
             raise Violation(f"with training={training}, collate and forward change the training mode of a module")
         if first.keys() != second.keys() or not all(torch.equal(first[name], second[name]) for name in first):
@@ -139,7 +154,7 @@ def gradients(model: Candidate) -> str:
                 f"no parameter is trained, and the recipe has tune={adapter.recipe.tune!r}; a fixed model has 'probe'"
             )
         raise Skipped("no weights: the model is fitted as a probe")
-    embeddings = adapter(adapter.collate(model.windows(40, 40, 30, 20)))
+    embeddings = adapter(read(adapter, model.windows(40, 40, 30, 20)))
     (embeddings * torch.randn_like(embeddings)).sum().backward()
     idle = [name for name, parameter in trained.items() if parameter.grad is None or not parameter.grad.any()]
     if idle:
@@ -163,7 +178,7 @@ def lora_layers(model: Candidate) -> str:
         layers |= named
     for name, layer in layers.items():
         layer.register_forward_pre_hook(lambda layer, inputs, name=name: called.add(name))
-    adapter(adapter.collate(model.windows(40, 30)))
+    adapter(read(adapter, model.windows(40, 30)))
     idle = [name for name in layers if name not in called]
     if idle:
         raise Violation(f"{len(idle)} of {len(layers)} layers are never called, so that LoRA trains nothing there: {some(idle)}")
@@ -228,7 +243,7 @@ def shortest(model: Candidate) -> str:
     finite(alone, "a window of one letter")
     adapter = copy.deepcopy(model.adapter).train()
     for batch in (windows[:1], windows):
-        embeddings = adapter(adapter.collate(batch))
+        embeddings = adapter(read(adapter, batch))
         finite(embeddings, "a window of one letter in training")
         if embeddings.requires_grad:
             embeddings.sum().backward()
@@ -264,7 +279,7 @@ def masked_bases(model: Candidate) -> str:
 
     def ask(windows: Sequence[Window], positions: Sequence[int]) -> Tensor:
         with torch.inference_mode():
-            return adapter.base_log_probabilities(adapter.collate_masked(windows, positions))
+            return adapter.base_log_probabilities(to_device(adapter.collate_masked(windows, positions), device_of(adapter)))
 
     windows, positions = model.windows(40, 40, 30, 31), [0, 39, 15, 7]
     answers = ask(windows, positions)

@@ -13,6 +13,7 @@ import torch
 
 from harness import registry
 from harness.engine.build import request
+from harness.engine.hardware import pick_device
 from harness.errors import HarnessError, UserError
 
 from .candidate import Candidate, Skipped, Violation, described
@@ -29,29 +30,30 @@ class Verdict:
     detail: str = ""
 
 
-def check(name_or_path: str, size: str = "tiny", checkpoint: str | None = None) -> list[Verdict]:
+def check(name_or_path: str, size: str = "tiny", checkpoint: str | None = None, device: str = "cpu") -> list[Verdict]:
     """A verdict on every clause, for the adapter with that name or in that file.
 
     Raises:
-        UserError: it cannot be built.
+        UserError: it cannot be built, or this machine has no such device.
     """
-    candidate = build(name_or_path, size, checkpoint)
+    candidate = build(name_or_path, size, checkpoint, device)
     return [judge(clause, candidate) for clause in CLAUSES]
 
 
-def build(name_or_path: str, size: str = "tiny", checkpoint: str | None = None) -> Candidate:
+def build(name_or_path: str, size: str = "tiny", checkpoint: str | None = None, device: str = "cpu") -> Candidate:
     """The adapter in evaluation mode, from a checkpoint or else with random weights, always the same.
 
     Raises:
-        UserError: there is no such adapter, its file does not run, or it has no such size or refuses the checkpoint.
+        UserError: there is no such adapter or device, its file does not run, or it has no such size or refuses the checkpoint.
     """
+    place = pick_device(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
             if checkpoint is None:
-                return Candidate(registry.adapter_class(name_or_path).from_checkpoint(None, size=size).eval(), size)
+                return Candidate(registry.adapter_class(name_or_path).from_checkpoint(None, size=size).eval().to(place), size)
             wanted = request(name_or_path, checkpoint=checkpoint)
-            return Candidate(wanted.build().eval(), size, Path(str(wanted.checkpoint)))
+            return Candidate(wanted.build().eval().to(place), size, Path(str(wanted.checkpoint)))
         except HarnessError:
             raise
         except Exception as error:
@@ -61,7 +63,8 @@ def build(name_or_path: str, size: str = "tiny", checkpoint: str | None = None) 
 def judge(clause: Clause, candidate: Candidate) -> Verdict:
     """The verdict on one clause. Any error of the adapter is a violation. The global random state is left as it was."""
     name, statement = clause.__name__, str(clause.__doc__)
-    with torch.random.fork_rng(devices=[]):
+    # TensorFloat-32, which cuDNN takes for convolutions, is coarser than what clauses allow.
+    with torch.random.fork_rng(devices=[]), torch.backends.cudnn.flags(allow_tf32=False):
         torch.manual_seed(0)
         try:
             state, detail = "ok", clause(candidate) or ""

@@ -7,20 +7,21 @@ from typing import Annotated
 
 import typer
 
-from .options import Checkpoint
+from .options import Checkpoint, Device
 
 
 def check_adapter(
     model: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A model, or a path to an adapter file.")],
     size: Annotated[str, typer.Option(help="Size of the randomly initialised model.")] = "tiny",
     checkpoint: Checkpoint = None,
+    device: Device = "cpu",
 ) -> None:
     """Check an adapter against the contract, clause by clause; exit 1 if it violates any."""
     from harness.check.contract import check
 
     from .screen import Screen
 
-    verdicts = check(model, size, checkpoint)
+    verdicts = check(model, size, checkpoint, device)
     Screen().table(["clause", "verdict", "detail"], [[verdict.statement, verdict.state, verdict.detail] for verdict in verdicts])
     raise typer.Exit(1 if any(verdict.state == "violated" for verdict in verdicts) else 0)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
 import resource
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UserError
 from harness.files.fingerprint import remembered
+from harness.kernels import backends
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +30,9 @@ VERSIONED = (
     "biopython",
     "mamba-ssm",
     "causal-conv1d",
+    "cuda-bindings",
+    "nvidia-cuda-nvrtc",
+    "nvidia-cuda-nvrtc-cu12",
 )
 
 
@@ -37,7 +40,7 @@ def pick_device(name: str) -> torch.device:
     """The device that a name means; ``auto`` is the first that this machine has of cuda, mps and cpu.
 
     Raises:
-        UserError: no such device, or this machine has none.
+        UserError: no such device, this machine has none, or HARNESS_KERNELS asks for kernels that it cannot have.
     """
     import torch
 
@@ -50,6 +53,10 @@ def pick_device(name: str) -> torch.device:
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available.get(device.type, False):
         raise UserError(f"device {name!r}: not on this machine; `harness doctor` lists what is, or leave --device out")
+    try:
+        backends.check(device)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     return device
 
 
@@ -168,10 +175,6 @@ def doctor() -> list[tuple[str, bool, str]]:
             "--precision auto trains in bf16" if has_native_bf16(device) else "--precision auto trains in float32",
         ),
     ]
-    for package, module, use in (
-        ("numba", "numba", "selective scan and convolution on the CPU"),
-        ("mamba-ssm", "mamba_ssm", "selective scan on a GPU: pip install 'gfm-harness[cuda]' (needs nvcc)"),
-        ("causal-conv1d", "causal_conv1d", "convolution on a GPU: pip install 'gfm-harness[cuda]' (needs nvcc)"),
-    ):
-        rows.append((package, importlib.util.find_spec(module) is not None, use))
+    chosen = backends.described(device)
+    rows.append(("fused kernels", "plain torch" not in chosen, chosen))
     return rows

@@ -70,7 +70,8 @@ class RunRecord:
     the training split's), parameters (trainable, total), and checkpoint: None, or the weight file's name, sha256 and source
     (its path as given), and fingerprint, the sha256 over all files that the model was built from.
     ``recipe``: every setting as asked for; ``events`` says what had to be changed during the run.
-    ``environment``: versions, device (its type), device_name, precision (as computed), threads, processes.
+    ``environment``: versions, device (its type), device_name, precision (as computed), threads, processes, kernels (which
+    implementation served each operation).
     ``timing``: seconds (load, compile, train, evaluate, total), examples_per_second, peak_memory_bytes, wait (seconds that
     training waited for batches to be made).
     ``metrics``: metric → score on the test split; see :func:`.metrics.scores`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import os
+import re
 import sys
 import sysconfig
 import tokenize
@@ -37,6 +38,7 @@ INERT = (
     "harness.files.formats",
     "harness.files.hub",
     "harness.files.sources",
+    "harness.kernels.backends",  # a record says which one served it
     "harness.kernels.compilation",
 )
 
@@ -44,8 +46,8 @@ INERT = (
 def code_digest(*files: Path, follow: bool = True) -> str:
     """sha256 over Python files and, with ``follow``, over what they import of this project and of their own folder.
 
-    Comments, docstrings and layout do not count, nor do the INERT modules. The same in a checkout and in a wheel, and in
-    every version of Python.
+    With a kernel's module goes the CUDA source beside it. Comments, docstrings and layout do not count, nor do the INERT modules.
+    The same in a checkout and in a wheel, and in every version of Python.
 
     Raises:
         UserError: a file cannot be read as Python.
@@ -63,9 +65,15 @@ def code_modules(*files: Path, follow: bool = True) -> dict[str, str]:
             continue
         status = file.stat()
         found[name], imports = _read_module(name, file, status.st_mtime_ns, status.st_size)
+        if name.startswith("harness.kernels."):
+            found |= {f"{name} {source.name}": _cuda_statements(source) for source in sorted(file.parent.glob("*.cu*"))}
         if follow:
             waiting += imports
     return found
+
+
+def _cuda_statements(file: Path) -> str:
+    return " ".join(re.sub(r"//.*", "", _source(file)).split())
 
 
 @lru_cache(maxsize=1024)

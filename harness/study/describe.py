@@ -14,6 +14,7 @@ from harness import registry
 from harness.engine import hardware
 from harness.errors import UserError
 from harness.evidence.metrics import metrics_of
+from harness.kernels import backends
 from harness.task import CLASSIFICATION, MAIN_METRIC, MULTILABEL, REGRESSION
 
 from .plan import Run
@@ -233,5 +234,6 @@ def of_run(run: Run, record: Mapping[str, Any]) -> str:
         f"{environment['precision']} on {environment['device_name']}, {environment['threads']} threads",
         *([f"{model['unknown_tokens']:.2%} of the training split's {unknown}"] if model["unknown_tokens"] else []),
         *model["notes"],
+        *(f"HARNESS_KERNELS: {operation} by {backend}" for operation, backend in backends.forced().items()),
     ]
     return "\n  ".join(lines)

@@ -71,7 +71,7 @@ def execute(
     import torch
 
     from harness.engine.resume import StateFile
-    from harness.kernels import compilation
+    from harness.kernels import backends, compilation
 
     from .trial import Trial
 
@@ -85,6 +85,7 @@ def execute(
     except Exception as error:  # of the task's code
         return record_failure(run, results, _reason(error), reporter)
     compilation.on_compile = reporter.say
+    backends.forget()
     state = StateFile(state_path(results, run), run.id)
     with torch.random.fork_rng():
         torch.manual_seed(run.seed)
@@ -120,6 +121,7 @@ def execute(
         except Exception as error:
             record |= {"status": records.FAILED, "error": _reason(error)}
     record["timing"]["seconds"] = trial.seconds | {"total": time.perf_counter() - begun}
+    record["environment"]["kernels"] = backends.used()
     record["timing"]["peak_memory_bytes"] = hardware.peak_memory(trial.accelerator.device)
     if not main:
         return RunRecord(**record)
