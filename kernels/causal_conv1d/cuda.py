@@ -7,7 +7,7 @@ results do not depend on how large the card is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,14 @@ def causal_conv1d(
 
 
 def variants() -> Iterator[tuple[str, dict[str, str], int, int]]:
-    """Ways to compile ``conv.cu`` that matter: a name, macros, and the threads and bytes of shared memory of a block, at most."""
+    """Ways to compile ``conv.cu`` that matter: a name, macros, and a block's threads and bytes of dynamic shared memory."""
     float32, float64, bf16, fp16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
     for width, silu in (4, True), (3, False), (16, True), (1, False):
-        kind = f"width {width}{', silu' if silu else ''}"
-        yield f"bf16, {kind}", _defines(float32, bf16, float32, float32, bf16, width, silu), THREADS, 0
-        yield f"float32, {kind}", _defines(float32, float32, float32, float32, float32, width, silu), THREADS, 0
-    yield "fp16", _defines(float32, fp16, fp16, fp16, fp16, 4, True), THREADS, 0
-    yield "float64", _defines(float64, float64, float64, float64, float64, 4, True), THREADS, 0
+        kind = f"width {width}{', silu' * silu}"
+        yield f"bf16, {kind}", _defines(float32, (bf16, float32, float32, bf16), width, silu), THREADS, 0
+        yield f"float32, {kind}", _defines(float32, (float32,) * 4, width, silu), THREADS, 0
+    yield "fp16", _defines(float32, (fp16,) * 4, 4, True), THREADS, 0
+    yield "float64", _defines(float64, (float64,) * 4, 4, True), THREADS, 0
 
 
 @torch.library.custom_op("harness::causal_conv1d", mutates_args=())
@@ -71,8 +71,8 @@ def _backward(
 def _gradients(
     x: Tensor, weight: Tensor, bias: Tensor | None, initial_states: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    others = (x.new_empty(0) if given is None else given.new_empty(given.shape) for given in (bias, initial_states))
-    return _channel_last(x), weight.new_empty(weight.shape), *others
+    dbias, dstates = (x.new_empty(0) if given is None else given.new_empty(given.shape) for given in (bias, initial_states))
+    return _channel_last(x), weight.new_empty(weight.shape), dbias, dstates
 
 
 @_forward.register_fake
@@ -138,14 +138,12 @@ def _launch(
         *(initial_states.stride() if initial_states is not None else (0, 0, 0)),
     )  # fmt: skip
     given = x, weight, bias, initial_states, *strides, channels, length, steps, pieces, int(reverse)
-    types = (x.dtype if tensor is None else tensor.dtype for tensor in (x, weight, bias, initial_states))
-    defines = _defines(_accumulated(x, weight, bias, initial_states), *types, weight.shape[1], silu)
+    types = [x.dtype if tensor is None else tensor.dtype for tensor in (x, weight, bias, initial_states)]
+    defines = _defines(_accumulated(x, weight, bias, initial_states), types, weight.shape[1], silu)
     _cuda.launch(SOURCE, kernel, (batch * pieces * blocks, 1, 1), threads, (*given, *values), defines)
 
 
-def _defines(
-    acc: torch.dtype, x: torch.dtype, weight: torch.dtype, bias: torch.dtype, states: torch.dtype, width: int, silu: bool
-):
-    types = {"ACC": acc, "X": x, "WEIGHT": weight, "BIAS": bias, "STATES": states}
-    numbers = {"WIDTH": width, "SILU": int(silu), "TILE": TILE, "THREADS": THREADS}
-    return {name: _cuda.TYPES[dtype] for name, dtype in types.items()} | {name: str(value) for name, value in numbers.items()}
+def _defines(accumulated: torch.dtype, types: Sequence[torch.dtype], width: int, silu: bool) -> dict[str, str]:
+    names = zip(("ACC", "X", "WEIGHT", "BIAS", "STATES"), (accumulated, *types))
+    numbers = {"WIDTH": width, "SILU": silu, "TILE": TILE, "THREADS": THREADS}
+    return {name: _cuda.TYPES[dtype] for name, dtype in names} | {name: str(int(value)) for name, value in numbers.items()}
