@@ -27,6 +27,7 @@ PRELUDE = Path(__file__).with_name("_device.cuh")
 # exp2f in one instruction, and division to the last bit but one. Neither shows beside the rounding of float32 states.
 OPTIONS = (
     "--std=c++17",
+    "--device-as-default-execution-space",  # of lambdas, which NVRTC 12 refuses otherwise
     "--ftz=true",
     "--prec-div=false",
     "--restrict",
@@ -150,7 +151,7 @@ def architecture(capability: tuple[int, int]) -> str:
     if known:
         return f"compute_{max(known)}"
     card = f"compute capability {capability[0]}.{capability[1]}"
-    raise RuntimeError(f"NVRTC {major}.{minor} does not compile for {card}: use torch's build for CUDA 12 (envs/p100.yml)")
+    raise RuntimeError(f"NVRTC {major}.{minor} does not compile for {card}: use torch's build for CUDA 12 (envs/p100.yml), without the package nvidia-cuda-nvrtc")
 
 
 def compile(text: str, name: str, arch: str) -> tuple[bytes, str]:

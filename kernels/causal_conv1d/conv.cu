@@ -8,6 +8,9 @@
 // Defined by whoever compiles: the types ACC, X, WEIGHT, BIAS and STATES, and WIDTH, SILU (0 or 1), TILE and THREADS.
 
 constexpr int BEFORE = WIDTH - 1;  // inputs that a step reads besides its own
+// Blocks that a multiprocessor holds at least: what leaves registers enough, 40 and 102 a thread unless filters are wide.
+constexpr bool NARROW = WIDTH <= 4 && sizeof(acc_t) == 4;
+constexpr int FORWARD_BLOCKS = NARROW ? 12 : 1, BACKWARD_BLOCKS = NARROW ? 5 : 1;
 
 // One channel of one batch element in the order of reading, from some step on.
 template <class T> struct Row {
@@ -71,7 +74,7 @@ __device__ __forceinline__ acc_t filtered(const acc_t* inputs, const acc_t* w, a
 // Tells code for tiles whose every step counts, which are most, from code that must look.
 template <bool VALUE> struct Whole { static constexpr bool value = VALUE; };
 
-extern "C" __global__ void __launch_bounds__(THREADS) conv_forward(GIVEN, X* out) {
+extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) conv_forward(GIVEN, X* out) {
   LOAD_GIVEN;
   Row<X> out_row(out + piece.batch * length * channels + piece.channel, channels, length, reverse, piece.first);
   auto advance = [&](auto whole, int count) {
@@ -94,7 +97,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_forward(GIVEN, X* out
 }
 
 // dx is channel-last, dstates as its shape says; partial (items, WIDTH + 1, channels) holds gradients of weight, then of bias.
-extern "C" __global__ void __launch_bounds__(THREADS) conv_backward(
+extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS) conv_backward(
     GIVEN, const X* dout, index_t dout_batch, index_t dout_channel, index_t dout_step, X* dx, STATES* dstates, acc_t* partial) {
   LOAD_GIVEN;
   Row<const X> dout_row(dout + piece.batch * dout_batch + piece.channel * dout_channel, dout_step, length, reverse, piece.first);
