@@ -150,8 +150,10 @@ def architecture(capability: tuple[int, int]) -> str:
         return f"sm_{max(known)}"  # machine code runs on later cards of its generation
     if known:
         return f"compute_{max(known)}"
-    card = f"compute capability {capability[0]}.{capability[1]}"
-    raise RuntimeError(f"NVRTC {major}.{minor} does not compile for {card}: use torch's build for CUDA 12 (envs/p100.yml), without the package nvidia-cuda-nvrtc")
+    raise RuntimeError(
+        f"NVRTC {major}.{minor} does not compile for compute capability {capability[0]}.{capability[1]}: use torch's build for "
+        "CUDA 12 (envs/p100.yml), without the package nvidia-cuda-nvrtc"
+    )
 
 
 def compile(text: str, name: str, arch: str) -> tuple[bytes, str]:

@@ -32,15 +32,14 @@ def causal_conv1d(
     return _forward(*known, silu, reverse).to(x.dtype)
 
 
-def variants() -> Iterator[tuple[str, dict[str, str], int, int]]:
-    """Ways to compile ``conv.cu`` that matter: a name, macros, and a block's threads and bytes of dynamic shared memory."""
+def variants() -> Iterator[dict[str, str]]:
+    """The macros of conv.cu: Mamba's, HyenaDNA's, the widest and the narrowest filters, and types as they come."""
     float32, float64, bf16, fp16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
     for width, silu in (4, True), (3, False), (16, True), (1, False):
-        kind = f"width {width}{', silu' * silu}"
-        yield f"bf16, {kind}", _defines(float32, (bf16, float32, float32, bf16), width, silu), THREADS, 0
-        yield f"float32, {kind}", _defines(float32, (float32,) * 4, width, silu), THREADS, 0
-    yield "fp16", _defines(float32, (fp16,) * 4, 4, True), THREADS, 0
-    yield "float64", _defines(float64, (float64,) * 4, 4, True), THREADS, 0
+        yield _defines(float32, (bf16, float32, float32, bf16), width, silu)  # as under autocast
+        yield _defines(float32, (float32,) * 4, width, silu)
+    for kind in bf16, fp16, float64:
+        yield _defines(float64 if kind == float64 else float32, (kind,) * 4, 4, True)
 
 
 @torch.library.custom_op("harness::causal_conv1d", mutates_args=())
