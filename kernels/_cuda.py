@@ -111,7 +111,7 @@ def _missing(capability: tuple[int, int]) -> str:
         architecture(capability)
         compiler, drivers = nvrtc_version(), divmod(_checked(driver.cuDriverGetVersion()) // 10, 100)
     except RuntimeError as error:
-        return str(error)
+        return _first_line(error)
     if compiler[0] > drivers[0]:
         return (
             f"NVRTC {compiler[0]}.{compiler[1]} writes code that a driver for CUDA {drivers[0]}.{drivers[1]} does not load: "
