@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from made_host_cuda import launch, needs_compiler
 from torch import Tensor
 
-from harness.kernels import _cuda
-from harness.kernels.causal_conv1d import cpu, cuda, definition
+from harness.kernels import _cuda, backends
+from harness.kernels.causal_conv1d import causal_conv1d, cpu, cuda, definition
 
 GOLDEN = Path(__file__).parent / "golden" / "kernels"
 SHARED = Path(__file__).parents[2] / "shared" / "parity" / "kernels"
@@ -284,13 +284,16 @@ def test_custom_ops_hold_what_torch_asks_of_them(device: str) -> None:
         torch.library.opcheck(cuda._backward, (dout, *(x if x is None else x.detach() for x in given), True, True))
 
 
-def test_torch_compile_traces_through(device: str) -> None:
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_torch_compile_traces_through(dynamic: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "missing", lambda backend, device: "" if backend == "cuda" else "not tried here")
     inputs = tensors(device, dtype=torch.float32)
 
     def model(x: Tensor, weight: Tensor, bias: Tensor, initial_states: Tensor) -> Tensor:
-        return 2 * cuda.causal_conv1d(torch.sin(x), weight, bias, True, initial_states, True)
+        return 2 * causal_conv1d(torch.sin(x), weight, bias, initial_states, activation="silu", reverse=True)
 
-    out, compiled = model(**inputs), torch.compile(model, fullgraph=True, backend="aot_eager")(**inputs)
+    compiled_model = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    out, compiled = model(**inputs), compiled_model(**inputs)
     assert torch.equal(out, compiled)
     expected = gradients(out, inputs)
     for name, gradient in gradients(compiled, inputs).items():
