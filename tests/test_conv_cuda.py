@@ -236,6 +236,15 @@ def test_nan_and_infinity_stay_in_their_channel_and_window(device: str, short_pi
             assert torch.equal(gradient.isnan(), expected[name].isnan()), name
 
 
+def test_overflow_beyond_the_end_of_a_row_touches_nothing(device: str) -> None:
+    x = torch.zeros(1, 1, 9, device=device)
+    x[..., -1] = 3e38  # times 10 in the step after the last, which is walked for the gradient but is not there
+    weight = torch.tensor([[0.0, 0, 10, 1]], device=device)
+    out = cuda.causal_conv1d(x.requires_grad_(), weight, None, True, None)
+    (gradient,) = torch.autograd.grad(out, x, torch.ones_like(out))
+    assert gradient[0, 0].tolist() == [5.5] * 7 + [10.5, 1]
+
+
 # --- how they are called -----------------------------------------------------------------------------------------------
 
 
