@@ -27,6 +27,7 @@ PRELUDE = Path(__file__).with_name("_device.cuh")
 # exp2f in one instruction, and division to the last bit but one. Neither shows beside the rounding of float32 states.
 OPTIONS = (
     "--std=c++17",
+    "--device-as-default-execution-space",  # of lambdas, which NVRTC 12 refuses otherwise
     "--ftz=true",
     "--prec-div=false",
     "--restrict",
@@ -67,10 +68,13 @@ def launch(
     """
     if 0 in grid:
         return
-    from cuda.bindings import driver
+    import cuda.bindings.driver as driver
 
     device = next(value.device for value in values if isinstance(value, Tensor))
     with torch.cuda.device(device):
+        if not int(_checked(driver.cuCtxGetCurrent())):  # on a thread that has yet to call CUDA, as autograd's may be
+            context = _checked(driver.cuDevicePrimaryCtxRetain(_checked(driver.cuDeviceGet(device.index))))
+            _checked(driver.cuCtxSetCurrent(context))
         function = _function(file, kernel, tuple(defines.items()), device.index)
         if shared > LARGE_SHARED_MEMORY:
             attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -90,7 +94,8 @@ def source(file: Path, defines: Mapping[str, str]) -> str:
 def missing(device: torch.device) -> str:
     """Why kernels cannot be compiled for a card; empty if they can."""
     try:
-        from cuda.bindings import driver, nvrtc  # noqa: F401
+        import cuda.bindings.driver
+        import cuda.bindings.nvrtc  # noqa: F401
     except ImportError:
         return "cuda-bindings is not installed: pip install 'gfm-harness[gpu]'"
     return _missing(torch.cuda.get_device_capability(device))
@@ -98,38 +103,57 @@ def missing(device: torch.device) -> str:
 
 @cache
 def _missing(capability: tuple[int, int]) -> str:
+    import cuda.bindings.driver as driver
+
     if capability < LEAST_CAPABILITY:
         return f"the card's compute capability is {capability[0]}.{capability[1]}; the kernels need 6.0"
     try:
         architecture(capability)
+        compiler, drivers = nvrtc_version(), divmod(_checked(driver.cuDriverGetVersion()) // 10, 100)
     except RuntimeError as error:
-        return str(error)
+        return _first_line(error)
+    if compiler[0] > drivers[0]:
+        return (
+            f"NVRTC {compiler[0]}.{compiler[1]} writes code that a driver for CUDA {drivers[0]}.{drivers[1]} does not load: "
+            f"uninstall nvidia-cuda-nvrtc and install {_package(drivers[0])}"
+        )
     return ""
 
 
+def nvrtc_version() -> tuple[int, int]:
+    """Which NVRTC is at hand: CUDA 13's where several are installed.
+
+    Raises:
+        RuntimeError: none is.
+    """
+    import cuda.bindings.nvrtc as nvrtc
+
+    try:
+        return _checked(nvrtc.nvrtcVersion())
+    except RuntimeError as error:  # what cuda-bindings raises where it finds no library, too
+        package = _package(int((torch.version.cuda or "13").partition(".")[0]))
+        raise RuntimeError(f"NVRTC cannot be loaded ({_first_line(error)}): install {package}") from None
+
+
 def architecture(capability: tuple[int, int]) -> str:
-    """What NVRTC compiles for a card: machine code (``sm_90``), or PTX (``compute_120``) for a card newer than NVRTC.
+    """What NVRTC compiles for a card: machine code (``sm_90``), or PTX (``compute_120``) where it has none for its generation.
 
     Raises:
         RuntimeError: NVRTC is not there, or no longer knows the card.
     """
-    from cuda.bindings import nvrtc
+    import cuda.bindings.nvrtc as nvrtc
 
-    try:
-        major, minor = _checked(nvrtc.nvrtcVersion())
-    except RuntimeError as error:  # what cuda-bindings raises where it finds no library, too
-        package = f"nvidia-cuda-nvrtc of CUDA {_bindings_major()}"
-        raise RuntimeError(f"NVRTC cannot be loaded ({_first_line(error)}): install {package}, or torch's CUDA build") from None
-    known = _checked(nvrtc.nvrtcGetSupportedArchs())
-    wanted = 10 * capability[0] + capability[1]
-    if wanted in known:
-        return f"sm_{wanted}"
-    if wanted > max(known):
+    major, minor = nvrtc_version()
+    number = 10 * capability[0] + capability[1]
+    known = [other for other in _checked(nvrtc.nvrtcGetSupportedArchs()) if other <= number]
+    if known and max(known) // 10 == capability[0]:
+        return f"sm_{max(known)}"  # machine code runs on later cards of its generation
+    if known:
         return f"compute_{max(known)}"
-    if older := [number for number in known if number // 10 == capability[0] and number < wanted]:
-        return f"sm_{max(older)}"  # machine code runs on later cards of its generation
-    card = f"compute capability {capability[0]}.{capability[1]}"
-    raise RuntimeError(f"NVRTC {major}.{minor} does not compile for {card}: use torch's build for CUDA 12 (envs/p100.yml)")
+    raise RuntimeError(
+        f"NVRTC {major}.{minor} does not compile for compute capability {capability[0]}.{capability[1]}: use torch's build for "
+        "CUDA 12 (envs/p100.yml), without the package nvidia-cuda-nvrtc"
+    )
 
 
 def compile(text: str, name: str, arch: str) -> tuple[bytes, str]:
@@ -138,29 +162,26 @@ def compile(text: str, name: str, arch: str) -> tuple[bytes, str]:
     Raises:
         RuntimeError: the source does not compile; the message ends with the log.
     """
-    from cuda.bindings import nvrtc
+    import cuda.bindings.nvrtc as nvrtc
 
     program = _checked(nvrtc.nvrtcCreateProgram(text.encode(), name.encode(), 0, [], []))
     options = [option.encode() for option in (*OPTIONS, f"--gpu-architecture={arch}")]
-    (result,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
-    log = bytearray(_checked(nvrtc.nvrtcGetProgramLogSize(program)))
-    log = _filled(nvrtc.nvrtcGetProgramLog, program, len(log)).rstrip(b"\0").decode()
-    if int(result):
-        raise RuntimeError(f"{name} does not compile for {arch}:\n{log}")
-    if arch.startswith("sm_"):
-        code = _filled(nvrtc.nvrtcGetCUBIN, program, _checked(nvrtc.nvrtcGetCUBINSize(program)))
-    else:
-        code = _filled(nvrtc.nvrtcGetPTX, program, _checked(nvrtc.nvrtcGetPTXSize(program)))
-    nvrtc.nvrtcDestroyProgram(program)
-    return code, log
+    try:
+        (result,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+        log = _filled(nvrtc.nvrtcGetProgramLog, program, _checked(nvrtc.nvrtcGetProgramLogSize(program)))
+        log = log.rstrip(b"\0").decode(errors="replace")
+        if int(result):
+            raise RuntimeError(f"{name} does not compile for {arch}:\n{log or result.name}")
+        if arch.startswith("sm_"):
+            return _filled(nvrtc.nvrtcGetCUBIN, program, _checked(nvrtc.nvrtcGetCUBINSize(program))), log
+        return _filled(nvrtc.nvrtcGetPTX, program, _checked(nvrtc.nvrtcGetPTXSize(program))), log
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
 
 
 def kept_code(text: str, name: str, arch: str) -> bytes:
     """Machine code from the cache on disk, or compiled and kept there."""
-    from cuda.bindings import nvrtc
-
-    version = _checked(nvrtc.nvrtcVersion())
-    key = hashlib.sha256(repr((text, arch, OPTIONS, version)).encode()).hexdigest()
+    key = hashlib.sha256(repr((text, arch, OPTIONS, nvrtc_version())).encode()).hexdigest()
     path = cache_folder() / f"{Path(name).stem}-{arch}-{key[:32]}.bin"
     with suppress(OSError):
         content = path.read_bytes()
@@ -170,10 +191,10 @@ def kept_code(text: str, name: str, arch: str) -> bytes:
         code, _ = compile(text, name, arch)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
-        with os.fdopen(handle, "wb") as file:
-            file.write(code + hashlib.sha256(code).digest())
-        os.replace(part, path)
+        with tempfile.TemporaryDirectory(dir=path.parent) as own:
+            part = Path(own) / path.name
+            part.write_bytes(code + hashlib.sha256(code).digest())
+            part.replace(path)
     except OSError as error:
         warnings.warn(f"GPU kernels cannot be kept on disk ({error}) and are compiled anew in every process", RuntimeWarning, 2)
     return code
@@ -187,14 +208,14 @@ def cache_folder() -> Path:
 
 @cache
 def _function(file: Path, kernel: str, defines: tuple[tuple[str, str], ...], index: int) -> Any:
-    from cuda.bindings import driver
+    import cuda.bindings.driver as driver
 
     return _checked(driver.cuModuleGetFunction(_module(file, defines, index), kernel.encode()))
 
 
 @cache
 def _module(file: Path, defines: tuple[tuple[str, str], ...], index: int) -> Any:
-    from cuda.bindings import driver
+    import cuda.bindings.driver as driver
 
     arch = architecture(torch.cuda.get_device_capability(index))
     return _checked(driver.cuModuleLoadData(kept_code(source(file, dict(defines)), file.name, arch)))
@@ -209,16 +230,14 @@ def _checked(answer: tuple) -> Any:
 
 
 def _filled(call: Any, program: Any, size: int) -> bytes:
-    buffer = b" " * size
+    buffer = bytearray(size)  # not bytes, which Python may share: b" " * 1 is every b" " of the process
     _checked(call(program, buffer))
-    return buffer
+    return bytes(buffer)
 
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _bindings_major() -> str:
-    import cuda.bindings
-
-    return cuda.bindings.__version__.partition(".")[0]
+def _package(major: int) -> str:
+    return "nvidia-cuda-nvrtc" if major > 12 else f"nvidia-cuda-nvrtc-cu{major}"

@@ -32,9 +32,13 @@ __device__ __forceinline__ acc_t wide(fp16 x) { return half_to_float(x.bits); }
 __device__ __forceinline__ void narrow(acc_t x, float* out) { *out = x; }
 __device__ __forceinline__ void narrow(acc_t x, double* out) { *out = x; }
 __device__ __forceinline__ void narrow(acc_t x, fp16* out) { out->bits = float_to_half(x); }
-__device__ __forceinline__ void narrow(acc_t x, bf16* out) {  // to the nearest, ties to even; compute capability 6 has no instruction for it
+__device__ __forceinline__ void narrow(acc_t x, bf16* out) {  // to the nearest, ties to even
+#if !defined(ON_HOST) && __CUDA_ARCH__ >= 800
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(out->bits) : "f"((float)x));
+#else
   unsigned bits = __float_as_uint(x);
   out->bits = x != x ? 0x7fc0 : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+#endif
 }
 
 __device__ __forceinline__ float power_of_two(float x) { return exp2f(x); }

@@ -21,6 +21,12 @@ from .._threads import flat, ordered_sum, rows, share_out
 
 
 @njit(nogil=True)
+def _first(batch, length, step, reverse):
+    """Where the row that is read first stands in memory, and the distance to the row that is read next."""
+    return ((batch + 1) * length * step - step, -step) if reverse else (batch * length * step, step)
+
+
+@njit(nogil=True)
 def _filtered(x, x_at, x_step, t, missing, weight, bias, at, size, W, count):
     """bias + sum_k weight_k x_{t - missing + k} for the block of channels at `at`; x is zero before the first row."""
     total = load(bias, at)
@@ -30,44 +36,48 @@ def _filtered(x, x_at, x_step, t, missing, weight, bias, at, size, W, count):
 
 
 @kernel
-def _forward(x, weight, bias, silu, out, x_step, shape, first, last):
+def _forward(x, weight, bias, silu, reverse, out, x_step, shape, first, last):
     """out (batch, length, channels) for batch elements first … last - 1, from x (batch, before + length, channels).
 
-    weight is (width, channels rounded up to LANES), bias (channels rounded up).
+    weight is (width, channels rounded up to LANES), bias (channels rounded up). With `reverse`, x is (batch, length + before,
+    channels), and both are walked from their ends.
     """
     length, channels, W, before, size = shape
     for batch in range(first, last):
+        x_first, x_move = _first(batch, before + length, x_step, reverse)
+        out_first, out_move = _first(batch, length, channels, reverse)
         for t in range(length):
             for at in range(0, size, LANES):
                 count = min(LANES, channels - at)
-                x_at = batch * (before + length) * x_step + at
-                y = _filtered(x, x_at, x_step, t, W - 1 - before, weight, bias, at, size, W, count)
+                y = _filtered(x, x_first + at, x_move, t, W - 1 - before, weight, bias, at, size, W, count)
                 if silu:
                     y = y * sigmoid(y)
-                store_some(out, (batch * length + t) * channels + at, count, y)
+                store_some(out, out_first + t * out_move + at, count, y)
 
 
 @kernel
-def _backward(x, weight, bias, silu, dout, x_step, dout_step, shape, dx, dweight, dbias, first, last):
+def _backward(x, weight, bias, silu, reverse, dout, x_step, dout_step, shape, dx, dweight, dbias, first, last):
     """Gradients for batch elements first … last - 1; dx, dweight and dbias (both with a leading batch) start at zero."""
     length, channels, W, before, size = shape
+    missing = W - 1 - before
     for batch in range(first, last):
+        x_first, x_move = _first(batch, before + length, x_step, reverse)
+        dx_first, dx_move = _first(batch, before + length, channels, reverse)
+        dout_first, dout_move = _first(batch, length, dout_step, reverse)
         for t in range(length):
             for at in range(0, size, LANES):
                 count = min(LANES, channels - at)
-                missing = W - 1 - before
-                x_at = batch * (before + length) * x_step + at
-                dy = load_some(dout, (batch * length + t) * dout_step + at, count)
+                dy = load_some(dout, dout_first + t * dout_move + at, count)
                 if silu:
-                    y = _filtered(x, x_at, x_step, t, missing, weight, bias, at, size, W, count)
+                    y = _filtered(x, x_first + at, x_move, t, missing, weight, bias, at, size, W, count)
                     s = sigmoid(y)
                     dy = dy * (s * (1.0 + y * (1.0 - s)))
                 store(dbias, batch * size + at, load(dbias, batch * size + at) + dy)
                 for k in range(max(missing - t, 0), W):
                     i = t - missing + k
                     j = (batch * W + k) * size + at
-                    store(dweight, j, load(dweight, j) + dy * load_some(x, x_at + i * x_step, count))
-                    j = (batch * (before + length) + i) * channels + at
+                    store(dweight, j, load(dweight, j) + dy * load_some(x, x_first + i * x_move + at, count))
+                    j = dx_first + i * dx_move + at
                     store_some(dx, j, count, load_some(dx, j, count) + dy * load(weight, k * size + at))
 
 
@@ -75,7 +85,9 @@ class CausalConv1d(torch.autograd.Function):
     """x (batch, before + length, channels), weight (channels, width) → (batch, length, channels); before is 0 or width - 1."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, before: int) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, before: int, reverse: bool
+    ) -> Tensor:
         batch, length, channels = x.shape[0], x.shape[1] - before, x.shape[2]
         width = weight.shape[1]
         size = -(-channels // LANES) * LANES
@@ -86,10 +98,10 @@ class CausalConv1d(torch.autograd.Function):
         out = x.new_empty(batch, length, channels)
         x_rows, x_step = rows(x)
         shape = length, channels, width, before, size
-        share_out(_forward, batch, x_rows, flat(packed_weight), flat(packed_bias), silu, flat(out), x_step, shape)
+        share_out(_forward, batch, x_rows, flat(packed_weight), flat(packed_bias), silu, reverse, flat(out), x_step, shape)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(x, packed_weight, packed_bias)
-            ctx.shape, ctx.silu, ctx.has_bias = shape, silu, bias is not None
+            ctx.shape, ctx.silu, ctx.reverse, ctx.has_bias = shape, silu, reverse, bias is not None
         return out
 
     @staticmethod
@@ -101,23 +113,21 @@ class CausalConv1d(torch.autograd.Function):
         dweight, dbias = x.new_zeros(batch, *weight.shape), x.new_zeros(batch, *bias.shape)
         (x_rows, x_step), (dout_rows, dout_step) = rows(x), rows(dout)
         share_out(
-            _backward, batch, x_rows, flat(weight), flat(bias), ctx.silu, dout_rows, x_step, dout_step, ctx.shape,
-            flat(dx), flat(dweight), flat(dbias),
+            _backward, batch, x_rows, flat(weight), flat(bias), ctx.silu, ctx.reverse, dout_rows, x_step, dout_step,
+            ctx.shape, flat(dx), flat(dweight), flat(dbias),
         )  # fmt: skip
         dbias = ordered_sum(dbias, 0)[:channels] if ctx.has_bias else None
-        return dx, ordered_sum(dweight, 0)[:, :channels].T, dbias, None, None
+        return dx, ordered_sum(dweight, 0)[:, :channels].T, dbias, None, None, None
 
 
 def causal_conv1d(
     x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, initial_states: Tensor | None, reverse: bool = False
 ) -> Tensor:
     """out (batch, channels, length), in the floating type of the arguments (float32 or float64)."""
-    if reverse:
-        x, initial_states = x.flip(-1), None if initial_states is None else initial_states.flip(-1)
     x = x.transpose(1, 2)
     before = 0
     if initial_states is not None:
         before = initial_states.shape[2]
-        x = torch.cat([initial_states.transpose(1, 2), x], dim=1)
-    out = CausalConv1d.apply(x, weight, bias, silu, before).transpose(1, 2)  # type: ignore[union-attr]
-    return out.flip(-1) if reverse else out
+        seen = (x, initial_states.transpose(1, 2)) if reverse else (initial_states.transpose(1, 2), x)
+        x = torch.cat(seen, dim=1)
+    return CausalConv1d.apply(x, weight, bias, silu, before, reverse).transpose(1, 2)  # type: ignore[union-attr]

@@ -14,5 +14,5 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, in
     if x.stride(1) == 1 and (x.stride(0) % 8 or x.stride(2) % 8):  # channel-last memory that upstream refuses
         x = x.contiguous()
     bias = None if bias is None else bias.to(x.dtype)
-    out = causal_conv1d_fn(x, weight.to(x.dtype), bias, activation="silu" if silu else None)
+    out = causal_conv1d_fn(x, weight.to(x.dtype), bias, activation="silu" if silu else None)  # type: ignore
     return out.flip(-1) if reverse else out
