@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from ._mamba import Mamba
@@ -44,13 +46,29 @@ def in_slices(function: Callable[..., Tensor], x: Tensor, *more: Tensor | None) 
     return torch.cat([function(*part) for part in zip(parts, *others, strict=True)])
 
 
+class _Softmax(torch.autograd.Function):
+    """Softmax over the last dimension, in float32; the backward pass keeps it as rounded to the type of the scores."""
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor) -> Tensor:  # type: ignore[override]
+        weights = scores.softmax(dim=-1, dtype=torch.float32).to(scores.dtype)
+        ctx.save_for_backward(weights)
+        return weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        (weights,) = ctx.saved_tensors
+        return torch.ops.aten._softmax_backward_data(gradient, weights, -1, weights.dtype)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
     """Attention (B, H, queries, W). q, k and v have four dimensions, for which torch needs no matrix of all weights."""
     if not q.is_cpu:
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
     if q.dtype == torch.bfloat16:  # torch's own is slower, its backward pass five times
         scores = (q * (scale or q.shape[-1] ** -0.5)) @ k.transpose(-1, -2)
-        return scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype) @ v
+        return cast(Tensor, _Softmax.apply(scores)) @ v
     dtype = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast("cpu", enabled=False):
         return F.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v.to(dtype), scale=scale)

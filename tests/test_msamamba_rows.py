@@ -66,3 +66,17 @@ class TestSharing:
         assert torch.equal(drawn[0], drawn[1])
         assert torch.equal(drawn[2], drawn[3])
         assert not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("queries", [4, 90])
+def test_attention_in_bf16_is_that_in_float32_rounded(queries):
+    """In output and gradients: as near as the rounding of inputs to 8 bits allows."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(3, 2, rows, 16).bfloat16().requires_grad_() for rows in (queries, 90, 90))
+    exact = [tensor.detach().float().requires_grad_() for tensor in (q, k, v)]
+    found, expected = _msamamba_block.attend(q, k, v), _msamamba_block.attend(*exact)
+    torch.testing.assert_close(found.float(), expected, atol=0.01, rtol=0.02)
+    weights = torch.randn_like(expected)
+    ours, theirs = torch.autograd.grad(found, (q, k, v), weights.bfloat16()), torch.autograd.grad(expected, exact, weights)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.float(), other, atol=0.02, rtol=0.05)
