@@ -103,11 +103,11 @@ def race(steps: list[Callable[[], None]], rounds: int) -> np.ndarray:
 
 
 def curves(steps: int, seeds: int) -> None:
-    """Losses of masked bases in held-out windows, while a tiny model is pretrained on windows of 64 nt and 90 rows."""
-    task = load_task("clinvar", context=64).sample
+    """Losses of masked bases in held-out windows, while a tiny model is pretrained on windows of 32 nt and 90 rows."""
+    task = load_task("clinvar", context=32).sample
     assert task is not None
     splits = task.load(task.split_rules[0])
-    train, held_out = ([example.windows[0] for example in part] for part in (splits.train, splits.validation[:64]))
+    train, held_out = ([example.windows[0] for example in part] for part in (splits.train, splits.validation[:24]))
     at = sorted({0, *(steps * i // 5 for i in range(1, 6))})
     losses = np.zeros((seeds, len(MASKS), len(at)))
     for seed in range(seeds):
@@ -168,7 +168,7 @@ def main() -> None:
         ("width", 32),
         ("blocks", 2),
         ("rounds", 5),
-        ("steps", 200),
+        ("steps", 100),
         ("seeds", 3),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
