@@ -22,14 +22,15 @@ from ..kernels.selective_scan.definition import selective_scan
 Weights = Mapping[str, Tensor]
 
 
-def encode(weights: Weights, tokens: Tensor, scanned: Tensor | None = None) -> Tensor:
+def encode(weights: Weights, tokens: Tensor, scanned: Tensor | None = None, masking: str = "scan") -> Tensor:
     """Last hidden states (B, S, L, D). ``scanned`` (B, K) are the rows that are scanned, by default all; see :func:`block`."""
     x = weights["embed.weight"][tokens.long()]
     reads = x.new_ones(tokens.shape[:2]) if scanned is None else x.new_zeros(tokens.shape[:2]).scatter(1, scanned, 1)
     blocks = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layers."))
     for number in range(blocks):
         prefix = f"layers.{number}."
-        x = block({name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}, x, reads)
+        own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        x = block(own, x, reads, masking)
     return x
 
 
@@ -38,18 +39,21 @@ def logits(weights: Weights, hidden: Tensor) -> Tensor:
     return _linear(weights, "lm_head", hidden)
 
 
-def block(weights: Weights, x: Tensor, reads: Tensor) -> Tensor:
+def block(weights: Weights, x: Tensor, reads: Tensor, masking: str = "scan") -> Tensor:
     """Scan, attention and MLP, each with a residual and a norm after it.
 
-    ``reads`` (B, S) is 1 for the rows that are scanned and 0 for those that row-sparse training leaves out, which keep their
-    residual alone.
+    ``reads`` (B, S) is 1 for the rows that are scanned and 0 for those that row-sparse training leaves out. These keep their
+    residual alone: in the scan (Algorithm 1 of the paper); with ``masking`` "block" in the attention and the MLP, too, where
+    other rows still attend to them.
     """
+    reads = reads[:, :, None, None]
+    asks = reads if masking == "block" else torch.ones_like(reads)
     normed = F.layer_norm(x, x.shape[-1:], weights["norm.weight"], weights["norm.bias"])
-    mixed = mamba(weights, normed.flatten(0, 1)).view_as(x) * reads[:, :, None, None]
+    mixed = mamba(weights, normed.flatten(0, 1)).view_as(x) * reads
     x = rms_norm(weights["norm1.scale"], mixed + x)
-    x = rms_norm(weights["norm2.scale"], attention(weights, x) + x)
+    x = rms_norm(weights["norm2.scale"], attention(weights, x) * asks + x)
     mlp = _linear(weights, "mlp.2", F.silu(_linear(weights, "mlp.0", x)))
-    return rms_norm(weights["norm3.scale"], mlp + x)
+    return rms_norm(weights["norm3.scale"], mlp * asks + x)
 
 
 def mamba(weights: Weights, x: Tensor) -> Tensor:

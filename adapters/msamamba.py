@@ -5,8 +5,7 @@ What is computed is defined in ``_msamamba_definition.py``; here, only what reac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Self, cast
 
@@ -14,7 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from harness.adapter import IGNORED, Adapter, BaseResolved, Batch, MaskedModel, Pretrainable
 from harness.card import ModelCard
@@ -25,8 +23,9 @@ from harness.recipe import Recipe
 
 from ._batches import equal_lengths, even_ranges, mean_over, with_rows, within
 from ._config import check_settings, count_layers
-from ._mamba import Mamba
 from ._masking import checked_positions, corrupt
+from ._msamamba_block import Block
+from ._msamamba_cells import Cells, first_alike
 from ._msamamba_shape import SETTINGS, SYMBOLS, BlockShape
 from ._options import checked, checked_block, of_size
 from ._species import recorded_species
@@ -36,11 +35,9 @@ BASES = slice(1, 5)  # A, C, G, T
 TOKENS = letter_table({"-": GAP, "A": 1, "C": 2, "G": 3, "T": 4, "?": MASK}, default=GAP)
 LAYOUTS = ("column", "raw_reshape")
 POOLINGS = ("mean", "centre", "last")
+MASKINGS = ("scan", "block")
 SIZES = {"tiny": (2, 32), "base": (3, 128)}  # blocks, width
 OFFICIAL = (3, 118)
-# How many numbers a slice holds on a CPU: 2 MiB in float32. Tensors of whole alignments exceed the processor's cache, and the
-# allocator does not reuse memory of their size.
-SLICE = 1 << 19
 
 # The official file's names → ours.
 OFFICIAL_NAMES = (
@@ -55,141 +52,6 @@ OFFICIAL_NAMES = (
 )
 
 
-class RMSNorm(nn.Module):
-    """Root-mean-square norm, which the authors write with an epsilon of 1e-8 outside the root."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.scale.shape, self.scale, 1e-16)  # inside the root: equal except for vectors as short as 1e-8
-
-
-def in_slices(function: Callable[[Tensor], Tensor], x: Tensor, dim: int) -> Tensor:
-    """function(x), for a function that treats slices of x along ``dim`` independently; on a CPU computed slice by slice.
-
-    The backward pass recomputes each slice, so only the slices' inputs are kept (Chen et al. 2016, arXiv:1604.06174).
-    """
-    if not x.is_cpu or x.numel() <= SLICE:
-        return function(x)
-    parts = x.split(max(1, SLICE * x.shape[dim] // x.numel()), dim)
-    if torch.is_grad_enabled():
-        function = partial(checkpoint, function, use_reentrant=False, preserve_rng_state=False)
-    return torch.cat([function(part) for part in parts], dim)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, scale: float | None = None) -> Tensor:
-    """Attention (B, H, queries, W). q, k and v have four dimensions, for which torch needs no matrix of all weights."""
-    if not q.is_cpu:
-        return F.scaled_dot_product_attention(q, k, v, scale=scale)
-    dtype = torch.promote_types(q.dtype, torch.float32)  # the backward pass in bf16 is slower, three times at width 16
-    with torch.autocast("cpu", enabled=False):
-        return F.scaled_dot_product_attention(q.to(dtype), k.to(dtype), v.to(dtype), scale=scale)
-
-
-class Attention(nn.Module):
-    """Multi-head attention over the rows of an alignment; heads are half as wide as the model, as in the authors' code.
-
-    ``column`` is the paper's attention: the rows of one column attend to each other, and have learned absolute positions.
-    ``raw_reshape`` is that of the authors' released code and weights, see :meth:`in_groups`.
-    """
-
-    def __init__(self, shape: BlockShape, layout: str) -> None:
-        super().__init__()
-        width, heads = shape.width, shape.heads
-        self.heads, self.head_width = heads, width // 2
-        self.qkv = nn.Linear(width, 3 * heads * self.head_width, bias=False)
-        self.out = nn.Linear(heads * self.head_width, width)
-        nn.init.normal_(self.qkv.weight, std=(2 / (width + self.head_width)) ** 0.5)
-        if layout == "column":
-            self.rows = nn.Parameter(torch.randn(shape.rows, width) * 0.02)
-
-    def forward(self, x: Tensor, order: Tensor | None = None) -> Tensor:
-        """Columns: (B, S, L, D) → the same. ``order`` (B, S) are the numbers of the rows, by default 0 to S - 1."""
-        B, S, L, _ = x.shape
-        x = self._placed(x, order)
-        if S == 1:  # the softmax over one row is 1, so the output is its value
-            return self.out(F.linear(x, self._weights()[:, 2].flatten(0, 1)))
-        # Columns take the place of heads, so that nothing is moved in memory before or after the attention.
-        q, k, v = self.qkv(x).view(B, S, L * self.heads, -1).transpose(1, 2).chunk(3, dim=-1)
-        return self.out(attend(q, k, v).transpose(1, 2).reshape(B, S, L, -1))
-
-    def target(self, x: Tensor, order: Tensor | None = None) -> Tensor:
-        """Columns, row 0 alone: (B, S, L, D) → (B, 1, L, D), the first row of :meth:`forward`.
-
-        As each column has a single query, the key and value matrices need not be applied to every row. They are applied to the
-        query and to the weighted mean of the rows instead, since q · K x = Kᵀ q · x and V is linear.
-        """
-        if x.shape[1] == 1:
-            return self(x)
-        x = self._placed(x, order)
-        to_q, to_k, to_v = self._weights().unbind(1)  # (H, W, D) each
-        q = torch.einsum("bld,hwd,hwe->blhe", x[:, 0], to_q, to_k)
-        columns = x.transpose(1, 2)  # (B, L, S, D)
-        means = attend(q, columns, columns, scale=self.head_width**-0.5)  # (B, L, H, D)
-        return self.out(torch.einsum("blhd,hwd->blhw", means, to_v).flatten(2)).unsqueeze(1)
-
-    def in_groups(self, x: Tensor, size: int, rows: int) -> Tensor:
-        """``raw_reshape`` of an alignment of ``size`` rows, of which x (B, S, L, D) are the first: (B, rows, L, D).
-
-        The authors' reshape lacks a transpose. It cuts the alignment, written row after row as head-wide chunks, into groups
-        of ``size`` neighbours, which attend to each other. A row sees only itself and the next one, where a group spans both.
-        """
-        B, _, L, _ = x.shape
-        groups = -(-rows * L * self.heads // size)
-        chunks = self.qkv(x).view(B, -1, 3 * self.head_width)[:, : groups * size]
-        attended = attend(*chunks.view(B, groups, size, -1).chunk(3, dim=-1)).flatten(1, 2)
-        return self.out(attended[:, : rows * L * self.heads].reshape(B, rows, L, -1))
-
-    def rows_read(self, rows: int, size: int, length: int) -> int:
-        """How many rows :meth:`in_groups` reads to compute the first ``rows``."""
-        chunks = length * self.heads  # of a row
-        return -(-(-(-rows * chunks // size) * size) // chunks)
-
-    def _weights(self) -> Tensor:
-        return self.qkv.weight.view(self.heads, 3, self.head_width, -1)
-
-    def _placed(self, x: Tensor, order: Tensor | None) -> Tensor:
-        return x + (self.rows[: x.shape[1]] if order is None else self.rows[order]).unsqueeze(-2)
-
-
-class Block(nn.Module):
-    """Scan along the rows, attention and MLP, each with a residual and an RMSNorm after it."""
-
-    def __init__(self, shape: BlockShape, layout: str) -> None:
-        super().__init__()
-        width = shape.width
-        self.norm = nn.LayerNorm(width)
-        self.mixer = Mamba(width, shape.mixer)
-        self.attention = Attention(shape, layout)
-        self.mlp = nn.Sequential(nn.Linear(width, shape.inner), nn.SiLU(), nn.Linear(shape.inner, width))
-        self.norm1, self.norm2, self.norm3 = RMSNorm(width), RMSNorm(width), RMSNorm(width)
-
-    def scan(self, x: Tensor, rows: int) -> Tensor:
-        """(B, S, L, D) → the same. The first ``rows`` rows are scanned, the others keep their residual."""
-        scanned = in_slices(self._scan, x[:, :rows].flatten(0, 1), dim=0).unflatten(0, (len(x), rows))
-        if rows == x.shape[1]:
-            return scanned
-        return torch.cat([scanned, in_slices(self.norm1, x[:, rows:], dim=1)], dim=1)
-
-    def _scan(self, x: Tensor) -> Tensor:
-        return self.norm1(self.mixer(self.norm(x)) + x)
-
-    def columns(self, x: Tensor, order: Tensor | None, target: bool) -> Tensor:
-        """(B, S, L, D) → the same, or (B, 1, L, D) for row 0 alone with ``target``."""
-        attention = self.attention.target if target else self.attention
-        return in_slices(lambda columns: self._mix(columns, attention(columns, order)), x, dim=2)
-
-    def groups(self, x: Tensor, size: int, rows: int) -> Tensor:
-        """The first rows (B, S, L, D) of an alignment of ``size`` rows → (B, rows, L, D)."""
-        return in_slices(lambda windows: self._mix(windows, self.attention.in_groups(windows, size, rows)), x, dim=0)
-
-    def _mix(self, x: Tensor, attended: Tensor) -> Tensor:
-        x = self.norm2(attended + x[:, : attended.shape[1]])
-        return self.norm3(self.mlp(x) + x)
-
-
 class MSAMamba(Adapter, MaskedModel, Pretrainable, BaseResolved):
     """Embedding: the mean of the target row (0) over its positions, or the row's last position, which the authors use.
 
@@ -198,8 +60,11 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable, BaseResolved):
     the middle position of the window, where variant tasks place the variant.
 
     A window without an alignment is read as an alignment of one row. In training, a share ``mask_rows`` of the auxiliary rows,
-    drawn anew for each example and step, is left out of every scan (the paper's row-sparse training). This does not apply to
-    the layout ``raw_reshape``, of which only the few rows that reach the target row are computed.
+    drawn anew for each example and step, is left out of every scan (the paper's row-sparse training). With ``masking`` ``block``,
+    which is not the paper's, they are left out of the MLPs and ask nothing in the attentions, too: they keep their residual in
+    all of a block, and others attend to them. This does not apply to the layout ``raw_reshape``, of which only the few rows that
+    reach the target row are computed. Of the two windows of a variant, the same rows are left out, as the classifier reads the
+    difference of their embeddings.
 
     ``recipe`` and ``pretraining`` are the paper's settings (appendix C.2.3). The script that the authors released has others,
     kept as ``released_script``: ``harness pretrain --learning-rate 3e-4 --weight-decay 0.08``.
@@ -235,10 +100,18 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable, BaseResolved):
     lora_targets = ("mixer.in_proj", "mixer.out_proj", "mlp.0", "mlp.2")
 
     def __init__(
-        self, blocks: int, width: int, layout: str, pooling: str, mask_rows: float, shape: BlockShape | None = None
+        self,
+        blocks: int,
+        width: int,
+        layout: str,
+        pooling: str,
+        mask_rows: float,
+        shape: BlockShape | None = None,
+        masking: str = "scan",
     ) -> None:
         super().__init__()
         shape = shape or BlockShape.of_width(width)
+        self.masking = checked("masking", masking, MASKINGS)
         self.layout, self.pooling = checked("layout", layout, LAYOUTS), checked("pooling", pooling, POOLINGS)
         if not 0 <= mask_rows < 1:
             raise UserError(f"option mask_rows={mask_rows}: must be at least 0 and below 1")
@@ -249,10 +122,18 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable, BaseResolved):
 
     @classmethod
     def from_checkpoint(
-        cls, checkpoint: Path | None = None, *, size: str = "base", layout: str = "", pooling: str = "", mask_rows: float = 0.5
+        cls,
+        checkpoint: Path | None = None,
+        *,
+        size: str = "base",
+        layout: str = "",
+        pooling: str = "",
+        mask_rows: float = 0.5,
+        masking: str = "scan",
     ) -> Self:
         if checkpoint is None:
-            return cls(*of_size(cls.name, size, SIZES), layout or "column", pooling or "mean", mask_rows)
+            sizes = of_size(cls.name, size, SIZES)
+            return cls(*sizes, layout or "column", pooling or "mean", mask_rows, masking=masking)
         file = weight_file(checkpoint)
         config = read_config(file, (cls.name,), fields={"n_layers": LAYERS})
         check_settings(config, SETTINGS, file)
@@ -265,7 +146,7 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable, BaseResolved):
         if layout not in ("", trained_as):
             raise UserError(f"option layout={layout!r}: {file} was trained as {trained_as}; leave the option out")
         pooling = pooling or ("last" if trained_as == "raw_reshape" else "mean")
-        model = cls(blocks, width, trained_as, pooling, mask_rows, shape)
+        model = cls(blocks, width, trained_as, pooling, mask_rows, shape, masking)
         model.audit = load_tensors(model, tensors, file)
         model.species_names = recorded_species(file) if trained_as == "column" else None  # the other reads no species
         return model
@@ -351,7 +232,6 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable, BaseResolved):
         ``raw_reshape``, all rows but the first few.
         """
         layers = cast("list[Block]", list(self.layers)[: checked_block(layer, self.blocks)])
-        everyone = torch.arange(len(tokens), device=tokens.device)
         if self.layout == "raw_reshape":
             _, size, length = tokens.shape
             needed = [1]
@@ -359,32 +239,40 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable, BaseResolved):
                 needed.append(block.attention.rows_read(needed[-1], size, length))
             x = self.embed(tokens[:, : needed.pop()].long())
             for block in layers:
-                x = block.groups(block.scan(x, x.shape[1]), size, needed.pop())
-            return x if at is None else x[everyone, :, at].unsqueeze(2)
+                x = block.scan(x.flatten(0, 1), x.shape[0] * x.shape[1]).view(x.shape)
+                x = block.groups(x, size, needed.pop())
+            return x if at is None else x[torch.arange(len(x), device=x.device), :, at].unsqueeze(2)
 
         if at is not None:
             tokens = tokens[..., : int(at.max()) + 1]  # columns do not mix, and scans run from left to right
-        order, scanned = None, tokens.shape[1]
+        rows = tokens.shape[1]
+        order, kept = None, rows
         if (drawn := self._draw_rows(tokens)) is not None:  # the scanned rows go first
-            order, scanned = torch.ones(tokens.shape[:2], device=tokens.device), drawn.shape[1]
+            order, kept = torch.ones(tokens.shape[:2], device=tokens.device), drawn.shape[1]
             order = order.scatter(1, drawn, 0).argsort(dim=1, stable=True)
-            tokens = tokens[everyone[:, None], order]
-        x = self.embed(tokens.long())
-        *others, last = layers
-        for block in others:
-            x = block.columns(block.scan(x, scanned), order, target=False)
-        x = last.scan(x, scanned)
+        cells = Cells(tokens, order, kept)
+        chosen = tokens if cells.rows is None else tokens.flatten(0, 1)[cells.rows]
+        x, scanned = self.embed(chosen.long()).view(-1, *chosen.shape[-1:], self.embedding_dim), cells.scanned
+        for block in layers[:-1]:
+            x = cells.columns(block.scan(x, scanned), block is layers[0])
+            x = cells.back(block.columns(x, cells.order, rows if self.masking == "scan" else kept))
+            scanned = len(tokens) * kept
+        last = layers[-1]
+        x = cells.columns(last.scan(x, scanned), last is layers[0], at)
         if at is not None:
-            x = x[everyone, :, at].unsqueeze(2)
-        return last.columns(x, order, target=True)
+            return last.target(x, order).unsqueeze(1)
+        return cells.windows(last.target(x, cells.order).squeeze(1)).unsqueeze(1)
 
     def _draw_rows(self, tokens: Tensor) -> Tensor | None:
-        """The rows to scan, (B, K): the target and a random share of the others. None if every row is scanned."""
+        """The rows to scan, (B, K): the target and a random share of the others. None if every row is scanned.
+
+        They are the same in windows of a run (see :func:`first_alike`).
+        """
         B, S = tokens.shape[:2]
         kept = S - 1 - round(self.mask_rows * (S - 1))
         if not self.training or kept == S - 1:
             return None
-        order = torch.rand(B, S - 1, device=tokens.device).argsort(dim=1) + 1
+        order = torch.rand(B, S - 1, device=tokens.device)[first_alike(tokens)].argsort(dim=1) + 1
         return F.pad(order[:, :kept], (1, 0)).sort(dim=1).values
 
 

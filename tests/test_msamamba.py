@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from conftest import random_windows
 from test_rnafm import Evil
 
-from harness.adapters import _msamamba_definition, msamamba
+from harness.adapters import _msamamba_block, _msamamba_definition
 from harness.adapters._mamba import MambaShape
 from harness.adapters._msamamba_shape import BlockShape
 from harness.adapters.msamamba import MSAMamba
@@ -38,7 +38,7 @@ def embed(model, windows) -> torch.Tensor:
 
 def plain_encode(model, tokens, drawn=None):
     """Hidden states (B, S, L, D) by the definition; ``drawn`` (B, K) are the rows that are scanned."""
-    return _msamamba_definition.encode(dict(model.named_parameters()), tokens, drawn)
+    return _msamamba_definition.encode(dict(model.named_parameters()), tokens, drawn, model.masking)
 
 
 def plain_logits(model, hidden):
@@ -79,7 +79,7 @@ def assert_same(model, ours, plain):
 class TestPlainDefinition:
     @pytest.fixture(autouse=True)
     def _slices(self, monkeypatch, numbers):
-        monkeypatch.setattr(msamamba, "SLICE", numbers)
+        monkeypatch.setattr(_msamamba_block, "SLICE", numbers)
 
     def test_target_row(self, layout, rows):
         model = build(layout).eval()
@@ -90,17 +90,6 @@ class TestPlainDefinition:
         model = build(layout).eval()
         tokens, at = tokens_of(rows), torch.tensor([0, 10, 4])
         assert_same(model, model.encode(tokens, at)[:, 0, 0], plain_encode(model, tokens)[torch.arange(3), 0, at])
-
-
-@pytest.mark.parametrize("numbers", [1, 1 << 19], ids=["smallest slices", "one slice"])
-def test_rows_left_out_of_the_scan_keep_their_residual(monkeypatch, numbers):
-    monkeypatch.setattr(msamamba, "SLICE", numbers)
-    model, tokens = build(mask_rows=0.6).train(), tokens_of(7)
-    torch.manual_seed(1)
-    drawn = model._draw_rows(tokens)
-    assert drawn is not None
-    torch.manual_seed(1)
-    assert_same(model, model.encode(tokens)[:, 0], plain_encode(model, tokens, drawn)[:, 0])
 
 
 @pytest.mark.parametrize("layout", ["column", "raw_reshape"])
@@ -153,7 +142,7 @@ def test_training_keeps_no_more_than_slices(monkeypatch):
     model, tokens = build().train(), tokens_of(16, length=32, count=2)
     sizes = {}
     for numbers in (1 << 11, 1 << 30):
-        monkeypatch.setattr(msamamba, "SLICE", numbers)
+        monkeypatch.setattr(_msamamba_block, "SLICE", numbers)
         kept.numbers = 0
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             model.encode(tokens).sum()
@@ -261,10 +250,10 @@ class TestComputation:
 
     def test_one_row_shortcut_equals_attention_over_one_row(self):
         attention = tiny().layers[0].attention
-        x = torch.randn(2, 1, 7, 32)
-        q, k, v = attention.qkv(x + attention.rows[:1, None]).view(2, 1, 7, attention.heads, -1).transpose(1, 3).chunk(3, dim=-1)
-        attended = torch.nn.functional.scaled_dot_product_attention(q, k, v)  # (B, H, L, 1, W)
-        torch.testing.assert_close(attention(x), attention.out(attended.permute(0, 3, 2, 1, 4).flatten(3)))
+        x = torch.randn(14, 1, 32)
+        q, k, v = attention.qkv(x + attention.rows[:1]).view(14, 1, attention.heads, -1).transpose(1, 2).chunk(3, dim=-1)
+        attended = torch.nn.functional.scaled_dot_product_attention(q, k, v)  # (U, H, 1, W)
+        torch.testing.assert_close(attention(x, None, 1), attention.out(attended.transpose(1, 2).flatten(2)))
 
     def test_different_depths_are_refused(self):
         model = tiny()
