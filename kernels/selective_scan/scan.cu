@@ -1,0 +1,457 @@
+// The selective scan and its gradients, see definition.py, on tensors of any strides.
+//
+//   T       steps of a tile, which a thread walks in registers          S       states whose B and C are staged at a time
+//   N       states of a channel                    width   channels of a group
+//   x       u                                      d       softplus(delta + bias)         dx      d x
+//   decay   A log2 e, so that a = 2^(d decay)      h       the state: h = a h + dx B      y       <C, h> + D x
+//   g       the gradient of h                      q       the gradient of d A            dy      the gradient of y
+//   segment stretch of time that a block walks     border  h before a tile                end, total   of a segment: h, and the sum of d
+//
+// One thread walks one channel of one segment, tile by tile; lanes are neighbouring channels, so that channel-last memory is read
+// in whole sectors. Within a tile it takes the states one by one: the T steps of a state are unrolled, and the running h (and, in
+// the backward pass, g and the gradient of A) of all states stands in shared memory. The backward pass walks tiles from the last
+// to the first and recomputes h from the border. Sums over channels (the gradients of B and C) are taken over the lanes of a
+// warp, then over the warps of a block, then over blocks by torch; those over time in registers. No atomics: bits never change.
+// Where rows are too few to fill a card, time is cut into segments: scan_ends finds h at their ends from zero, scan_carry
+// carries it across them, and scan_forward starts each from there. Likewise g, by scan_adjoints, from the last to the first.
+//
+// With `reverse`, time runs from 1 - length to 0 and the steps between neighbours in memory are negative. Steps past the end and
+// lanes past the last channel have d = x = dy = 0, so that h and g stay as they are.
+
+constexpr int T = TILE, S = STATES;
+constexpr int QUAD = 16 / sizeof(acc_t);
+constexpr int ROW = T + QUAD;       // a row of staged numbers: aligned for Quad, and spread over the banks
+constexpr int STAGE = 2 * S * ROW;  // B and C of S states
+constexpr int SUMS = 2 * T + 1;     // a row of sums over lanes: T for the gradient of C, T for that of B
+constexpr int THREADS = 128;        // at most
+constexpr bool SINGLE = sizeof(acc_t) == 4;
+constexpr int FORWARD_BLOCKS = SINGLE ? 5 : 3, BACKWARD_BLOCKS = SINGLE ? 3 : 2;  // per multiprocessor, which limits registers
+
+struct alignas(16) Quad { acc_t of[QUAD]; };
+
+#define SERIES(type, name) const type *name, index_t name##_batch, index_t name##_channel, index_t name##_step
+#define GROUPED(type, name) const type *name, index_t name##_batch, index_t name##_group, index_t name##_state, index_t name##_step
+#define INPUTS                                                                                                              \
+  index_t batches, index_t groups, index_t width, index_t length, index_t N, index_t segments, index_t segment_length,      \
+  index_t reverse, SERIES(U_TYPE, u), SERIES(DELTA_TYPE, delta), SERIES(Z_TYPE, z), GROUPED(B_TYPE, B), GROUPED(C_TYPE, C), \
+  const acc_t *A, const acc_t *D, const acc_t *bias
+#define GIVEN                                                                                                     \
+  batches, groups, width, length, N, segments, segment_length, reverse, u, u_batch, u_channel, u_step, delta,     \
+  delta_batch, delta_channel, delta_step, z, z_batch, z_channel, z_step, B, B_batch, B_group, B_state, B_step, C, \
+  C_batch, C_group, C_state, C_step, A, D, bias
+
+__device__ __forceinline__ acc_t* memory() {
+  SHARED_MEMORY(bytes);
+  return (acc_t*)bytes;
+}
+
+// What a thread works on. Inactive ones, past the last channel of their group, only help to stage and to sum.
+struct Place {
+  index_t batch, row, channels, channel, start, begin, end;
+  int block, group, segment, N;
+  bool active;
+};
+
+__device__ __forceinline__ Place place(
+    index_t groups, index_t width, index_t length, index_t N, index_t segments, index_t segment_length, index_t reverse) {
+  const index_t blocks = (width + blockDim.x - 1) / blockDim.x;
+  index_t rest = blockIdx.x;
+  Place p;
+  p.block = rest % blocks, rest /= blocks;
+  p.group = rest % groups, rest /= groups;
+  p.segment = rest % segments, p.batch = rest / segments, p.row = rest;
+  const index_t lane = (index_t)p.block * blockDim.x + threadIdx.x;
+  p.active = lane < width;
+  p.channels = groups * width, p.N = (int)N;
+  p.channel = p.group * width + (p.active ? lane : width - 1);
+  p.start = reverse ? 1 - length : 0;
+  p.begin = p.start + p.segment * segment_length;
+  p.end = p.segment < segments - 1 ? p.begin + segment_length : p.start + length;
+  return p;
+}
+#define PLACE place(groups, width, length, N, segments, segment_length, reverse)
+
+// The same number, of which the compiler knows nothing, so that it computes addresses again instead of keeping them in registers.
+__device__ __forceinline__ index_t opaque(index_t x) {
+#ifndef ON_HOST
+  asm volatile("" : "+l"(x));
+#endif
+  return x;
+}
+#define AT(x, t) (x + opaque(p.batch) * x##_batch + p.channel * x##_channel + (t) * x##_step)
+#define GROUP_AT(x, t) (x + opaque(p.batch) * x##_batch + p.group * x##_group + (t) * x##_step)
+#define CHANNEL_LAST_AT(x, t) (x + opaque(p.batch) * length * p.channels + p.channel + (t) * made_step)
+#define MADE_STEP (reverse ? -p.channels : p.channels)
+#define BORDER (borders + ((p.batch * ((length + T - 1) / T) + (t0 - p.start) / T) * p.N) * p.channels + p.channel)
+
+__device__ __forceinline__ int steps_from(index_t t0, index_t end) { return end - t0 < T ? (int)(end - t0) : T; }
+
+// The number at a cursor, which moves on to the next step if there is one, so that whatever it reads exists; else zero.
+template <class X> __device__ __forceinline__ acc_t next(const X*& cursor, index_t step, int t, int count) {
+  const acc_t x = wide(*cursor);
+  if (t + 1 < count) cursor += step;
+  return t < count ? x : (acc_t)0;
+}
+
+template <class X> __device__ __forceinline__ void put(acc_t value, X* at, bool there) {
+  X rounded;
+  narrow(value, &rounded);
+  if (there) *at = rounded;
+}
+
+// Rows of B or C: the steps of a tile for S states from n0 on, zero past the end.
+template <class X>
+__device__ __forceinline__ void stage(const X* tile, index_t state, index_t step, int steps, int n0, int N, acc_t* rows) {
+  const int n = threadIdx.x % S;
+  const X* column = tile + (n0 + n) * state;
+#pragma unroll 1
+  for (int t = threadIdx.x / S; t < T; t += blockDim.x / S)
+    rows[n * ROW + t] = n0 + n < N && t < steps ? wide(column[t * step]) : (acc_t)0;
+}
+
+// log(1 + e) for e in [0, 1], without a branch: an interpolant at Chebyshev's points, right to 2e-7 of the result.
+__device__ __forceinline__ float log_one_plus_unit(float e) {
+  const float terms[] = {0.999999995f, -0.499998926f, 0.333297105f, -0.249516163f, 0.196632743f,
+                         -0.152696671f, 0.105436238f, -0.0563736132f, 0.0195425274f, -0.00317605706f};
+  float sum = terms[9];
+#pragma unroll
+  for (int i = 8; i >= 0; i--) sum = sum * e + terms[i];
+  return sum * e;
+}
+__device__ __forceinline__ double log_one_plus_unit(double e) { return log1p(e); }
+
+__device__ __forceinline__ acc_t step_size(acc_t raw) {
+  if (!SOFTPLUS) return raw;
+  return (raw > 0 ? raw : (acc_t)0) + log_one_plus_unit(power_of_two((raw > 0 ? -raw : raw) * LOG2_E));
+}
+__device__ __forceinline__ acc_t slope(acc_t raw) { return SOFTPLUS ? sigmoid(raw) : (acc_t)1; }
+
+// Sums over the lanes of a warp: lane i ends with that of v[i % T]. Every exchange halves how many each lane is left with.
+template <int HALF = T / 2> __device__ __forceinline__ acc_t lane_sums(acc_t (&v)[T]) {
+  const bool upper = threadIdx.x & HALF;
+#pragma unroll
+  for (int i = 0; i < HALF; i++) {
+    const acc_t kept = upper ? v[i + HALF] : v[i], sent = upper ? v[i] : v[i + HALF];
+    v[i] = kept + __shfl_xor_sync(0xffffffff, sent, HALF);
+  }
+  if constexpr (HALF > 1) return lane_sums<HALF / 2>(v);
+  return v[0];
+}
+
+// The end of two lane_sums at once: lanes below T get those of x, the next T those of y.
+__device__ __forceinline__ acc_t lane_sums_of_both(acc_t x, acc_t y) {
+  const bool upper = threadIdx.x & T;
+  acc_t sum = (upper ? y : x) + __shfl_xor_sync(0xffffffff, upper ? x : y, T);
+#pragma unroll
+  for (int mask = 2 * T; mask < 32; mask *= 2) sum += __shfl_xor_sync(0xffffffff, sum, mask);
+  return sum;
+}
+
+// out, last_state, borders and, where there is z, y before the gate (the last two may be null); or, without OUTPUT, the ends from
+// zero and the totals of all segments but the last.
+template <bool OUTPUT>
+__device__ __forceinline__ void forward(
+    INPUTS, const acc_t* starts, U_TYPE* out, acc_t* last_state, acc_t* borders, Z_TYPE* ys, acc_t* ends, acc_t* totals) {
+  const Place p = PLACE;
+  if (!OUTPUT && p.segment == segments - 1) return;
+  const int threads = blockDim.x;
+  const index_t made_step = MADE_STEP, states_at = p.row * p.N * p.channels + p.channel;
+  acc_t* const h_ = memory() + threadIdx.x;  // [n][thread]
+  acc_t* const staged = memory() + p.N * threads;
+  const acc_t skip = D ? D[p.channel] : (acc_t)0, shift = bias ? bias[p.channel] : (acc_t)0;
+  acc_t total = 0;
+  int turn = 0;  // two stages take turns, so that a tile needs one barrier
+
+#pragma unroll 1
+  for (int n = 0; n < p.N; n++) h_[n * threads] = starts ? starts[states_at + n * p.channels] : (acc_t)0;
+  for (index_t t0 = p.begin; t0 < p.end; t0 += T) {
+    const int steps = steps_from(t0, p.end), count = p.active ? steps : 0;
+    const U_TYPE* u_now = AT(u, t0);
+    const DELTA_TYPE* delta_now = AT(delta, t0);
+    acc_t d[T], dx[T], y[T];
+#pragma unroll
+    for (int t = 0; t < T; t++) {
+      const acc_t x = next(u_now, u_step, t, count), raw = next(delta_now, delta_step, t, count) + shift;
+      const acc_t size = step_size(raw);
+      d[t] = t < count ? size : (acc_t)0;
+      dx[t] = d[t] * x;
+      y[t] = skip * x;
+      if (!OUTPUT) total += d[t];
+    }
+    acc_t* border = OUTPUT && borders && p.active ? BORDER : nullptr;
+    const acc_t* decays = A + p.channel;
+    for (int n0 = 0; n0 < p.N; n0 += S, turn ^= 1) {
+      const acc_t* row = staged + turn * STAGE;
+      stage(GROUP_AT(B, t0), B_state, B_step, steps, n0, p.N, staged + turn * STAGE);
+      if (OUTPUT) stage(GROUP_AT(C, t0), C_state, C_step, steps, n0, p.N, staged + turn * STAGE + S * ROW);
+      __syncthreads();
+      const int n1 = n0 + S < p.N ? n0 + S : p.N;
+#pragma unroll 1
+      for (int n = n0; n < n1; n++, row += ROW, decays += p.channels) {
+        const acc_t decay = *decays;
+        acc_t h = h_[n * threads];
+        if (border) *border = h, border += p.channels;
+#pragma unroll
+        for (int quad = 0; quad < T / QUAD; quad++) {
+          const Quad B_now = ((const Quad*)row)[quad], C_now = ((const Quad*)(row + S * ROW))[quad];
+#pragma unroll
+          for (int i = 0; i < QUAD; i++) {
+            const int t = quad * QUAD + i;
+            h = power_of_two(d[t] * decay) * h + dx[t] * B_now.of[i];
+            if (OUTPUT) y[t] += h * C_now.of[i];
+          }
+        }
+        h_[n * threads] = h;
+      }
+    }
+    if (OUTPUT) {
+      const int left = (int)opaque(count);
+      const Z_TYPE* z_now = AT(z, t0);
+      U_TYPE* out_now = CHANNEL_LAST_AT(out, t0);
+      Z_TYPE* y_now = CHANNEL_LAST_AT(ys, t0);
+#pragma unroll
+      for (int t = 0; t < T; t++, out_now += made_step, y_now += made_step) {
+        const acc_t gate = HAS_Z ? next(z_now, z_step, t, left) : (acc_t)0;
+        put(HAS_Z ? y[t] * (gate * sigmoid(gate)) : y[t], out_now, t < left);
+        if (HAS_Z) put(y[t], y_now, ys && t < left);
+      }
+    }
+  }
+  if (!p.active) return;
+  if (!OUTPUT) totals[p.row * p.channels + p.channel] = total;
+  if (OUTPUT && p.segment < segments - 1) return;
+  acc_t* const kept = OUTPUT ? last_state + p.batch * p.N * p.channels + p.channel : ends + states_at;
+#pragma unroll 1
+  for (int n = 0; n < p.N; n++) kept[n * p.channels] = h_[n * threads];
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
+scan_forward(INPUTS, const acc_t* starts, U_TYPE* out, acc_t* last_state, acc_t* borders, Z_TYPE* ys) {
+  forward<true>(GIVEN, starts, out, last_state, borders, ys, nullptr, nullptr);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) scan_ends(INPUTS, acc_t* ends, acc_t* totals) {
+  forward<false>(GIVEN, nullptr, nullptr, nullptr, nullptr, nullptr, ends, totals);
+}
+
+// What stands in `states` (batch, segments, N, channels), the ends of segments from zero, becomes what they start from:
+// `first` (batch, N, channels) or zero in the first one. The order of segments is that of the scan, or its reverse.
+extern "C" __global__ void __launch_bounds__(THREADS)
+scan_carry(index_t size, index_t N, index_t channels, index_t segments, index_t descending, const acc_t* first, const acc_t* totals,
+           const acc_t* A, acc_t* states) {
+  const index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= size) return;
+  const index_t channel = i % channels, in_batch = i % (N * channels), batch = i / (N * channels);
+  const acc_t decay = A[in_batch];
+  acc_t state = first ? first[i] : (acc_t)0;
+#pragma unroll 4
+  for (index_t k = 0; k < segments; k++) {
+    const index_t row = batch * segments + (descending ? segments - 1 - k : k);
+    acc_t* const place = states + row * N * channels + in_batch;
+    const bool over = k == segments - 1;  // nobody starts from what it ends with
+    const acc_t end = over ? (acc_t)0 : *place, total = over ? (acc_t)0 : totals[row * channels + channel];
+    *place = state;
+    state = power_of_two(total * decay) * state + end;
+  }
+}
+
+// The gradient of h before all segments but the first, from zero behind them, as their ends, and their totals.
+extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
+scan_adjoints(INPUTS, SERIES(U_TYPE, dout), acc_t* ends, acc_t* totals) {
+  const Place p = PLACE;
+  if (p.segment == 0) return;
+  const int threads = blockDim.x;
+  acc_t* const g_ = memory() + threadIdx.x;  // [n][thread]
+  acc_t* const staged = memory() + p.N * threads;
+  const acc_t shift = bias ? bias[p.channel] : (acc_t)0;
+  acc_t total = 0;
+  int turn = 0;
+
+#pragma unroll 1
+  for (int n = 0; n < p.N; n++) g_[n * threads] = 0;
+  for (index_t t0 = p.begin + (p.end - 1 - p.begin) / T * T; t0 >= p.begin; t0 -= T) {
+    const int steps = steps_from(t0, p.end), count = p.active ? steps : 0;
+    const DELTA_TYPE* delta_now = AT(delta, t0);
+    const Z_TYPE* z_now = AT(z, t0);
+    const U_TYPE* dout_now = AT(dout, t0);
+    acc_t d[T], dy[T];
+#pragma unroll
+    for (int t = 0; t < T; t++) {
+      const acc_t raw = next(delta_now, delta_step, t, count) + shift, dout_t = next(dout_now, dout_step, t, count);
+      const acc_t gate = HAS_Z ? next(z_now, z_step, t, count) : (acc_t)0;
+      const acc_t size = step_size(raw);
+      d[t] = t < count ? size : (acc_t)0;
+      dy[t] = HAS_Z ? dout_t * (gate * sigmoid(gate)) : dout_t;
+      total += d[t];
+    }
+    const acc_t* decays = A + p.channel;
+    for (int n0 = 0; n0 < p.N; n0 += S, turn ^= 1) {
+      const acc_t* row = staged + turn * STAGE;
+      stage(GROUP_AT(C, t0), C_state, C_step, steps, n0, p.N, staged + turn * STAGE);
+      __syncthreads();
+      const int n1 = n0 + S < p.N ? n0 + S : p.N;
+#pragma unroll 1
+      for (int n = n0; n < n1; n++, row += ROW, decays += p.channels) {
+        const acc_t decay = *decays;
+        acc_t g = g_[n * threads];
+#pragma unroll
+        for (int quad = T / QUAD - 1; quad >= 0; quad--) {
+          const Quad C_now = ((const Quad*)row)[quad];
+#pragma unroll
+          for (int i = QUAD - 1; i >= 0; i--) {
+            const int t = quad * QUAD + i;
+            g = power_of_two(d[t] * decay) * (g + dy[t] * C_now.of[i]);
+          }
+        }
+        g_[n * threads] = g;
+      }
+    }
+  }
+  if (!p.active) return;
+  totals[p.row * p.channels + p.channel] = total;
+#pragma unroll 1
+  for (int n = 0; n < p.N; n++) ends[(p.row * p.N + n) * p.channels + p.channel] = g_[n * threads];
+}
+
+// All gradients. du (batch, length, channels), ddelta and dz are whole; dB and dC (blocks, batch, length, groups, N), dA (batch,
+// segments, N, channels), dD and dbias (batch, segments, channels) are to be summed over blocks, or over batch and segments.
+// ys is y as the forward pass left it, in z's type, as dz is.
+extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS)
+scan_backward(INPUTS, SERIES(U_TYPE, dout), const acc_t* borders, const Z_TYPE* ys, const acc_t* starts, U_TYPE* du,
+              DELTA_TYPE* ddelta, Z_TYPE* dz, acc_t* dB, acc_t* dC, acc_t* dA, acc_t* dD, acc_t* dbias) {
+  const Place p = PLACE;
+  const int threads = blockDim.x;
+  const index_t made_step = MADE_STEP, states_at = p.row * p.N * p.channels + p.channel;
+  acc_t* const g_ = memory() + threadIdx.x;                            // [n][thread]
+  acc_t* const dA_ = memory() + p.N * threads + threadIdx.x;           // [n][thread]
+  acc_t* const dD_ = memory() + 2 * p.N * threads + threadIdx.x;       // [thread], and behind it that of the bias
+  acc_t* const staged = memory() + (2 * p.N + 2) * threads;
+  acc_t* const sums = staged + 2 * STAGE;                              // [warp][n][SUMS]
+  const int warps = threads / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const acc_t skip = D ? D[p.channel] : (acc_t)0, shift = bias ? bias[p.channel] : (acc_t)0;
+  int turn = 0;
+
+#pragma unroll 1
+  for (int n = 0; n < p.N; n++) {
+    g_[n * threads] = starts && p.active ? starts[states_at + n * p.channels] : (acc_t)0;
+    dA_[n * threads] = 0;
+  }
+  dD_[0] = dD_[threads] = 0;
+  for (index_t t0 = p.begin + (p.end - 1 - p.begin) / T * T; t0 >= p.begin; t0 -= T) {
+    const int steps = steps_from(t0, p.end), count = p.active ? steps : 0;
+    acc_t d[T], dx[T], dy[T], dd[T], ddx[T];
+    {
+      const U_TYPE* u_now = AT(u, t0);
+      const DELTA_TYPE* delta_now = AT(delta, t0);
+      const Z_TYPE* z_now = AT(z, t0);
+      const U_TYPE* dout_now = AT(dout, t0);
+      const Z_TYPE* y_now = CHANNEL_LAST_AT(ys, t0);
+      Z_TYPE* dz_now = CHANNEL_LAST_AT(dz, t0);
+#pragma unroll
+      for (int t = 0; t < T; t++, dz_now += made_step) {
+        const acc_t x = next(u_now, u_step, t, count), raw = next(delta_now, delta_step, t, count) + shift;
+        const acc_t size = step_size(raw);
+        d[t] = t < count ? size : (acc_t)0;
+        dx[t] = d[t] * x;
+        dy[t] = next(dout_now, dout_step, t, count);
+        if (HAS_Z) {
+          const acc_t gate = next(z_now, z_step, t, count), s = sigmoid(gate), y = next(y_now, made_step, t, count);
+          put(dy[t] * y * (s * (1 + gate * (1 - s))), dz_now, t < count);
+          dy[t] *= gate * s;
+        }
+        dd[t] = ddx[t] = 0;
+      }
+    }
+    const acc_t* border = BORDER;
+    const acc_t* decays = A + p.channel;
+    acc_t next_h = *border, next_decay = *decays;  // fetched while the state before is worked on
+    for (int n0 = 0; n0 < p.N; n0 += S, turn ^= 1) {
+      const acc_t* row = staged + turn * STAGE;
+      acc_t* sum_row = sums + warp * S * SUMS + lane;
+      stage(GROUP_AT(B, t0), B_state, B_step, steps, n0, p.N, staged + turn * STAGE);
+      stage(GROUP_AT(C, t0), C_state, C_step, steps, n0, p.N, staged + turn * STAGE + S * ROW);
+      __syncthreads();
+      const int n1 = n0 + S < p.N ? n0 + S : p.N;
+#pragma unroll 1
+      for (int n = n0; n < n1; n++, row += ROW, sum_row += SUMS) {
+        const acc_t decay = next_decay;
+        acc_t h = next_h;
+        if (n + 1 < p.N) next_h = *(border += p.channels), next_decay = *(decays += p.channels);
+        acc_t a[T], kept[T], v[T];  // kept: of h, from the step before
+#pragma unroll
+        for (int quad = 0; quad < T / QUAD; quad++) {
+          const Quad B_now = ((const Quad*)row)[quad];
+#pragma unroll
+          for (int i = 0; i < QUAD; i++) {
+            const int t = quad * QUAD + i;
+            a[t] = power_of_two(d[t] * decay);
+            kept[t] = a[t] * h;
+            h = kept[t] + dx[t] * B_now.of[i];
+            v[t] = dy[t] * h;
+          }
+        }
+        const acc_t dC_sum = lane_sums(v);
+        acc_t g = g_[n * threads], ddecay = 0;
+#pragma unroll
+        for (int quad = T / QUAD - 1; quad >= 0; quad--) {
+          const Quad B_now = ((const Quad*)row)[quad], C_now = ((const Quad*)(row + S * ROW))[quad];
+#pragma unroll
+          for (int i = QUAD - 1; i >= 0; i--) {
+            const int t = quad * QUAD + i;
+            g += dy[t] * C_now.of[i];
+            v[t] = g * dx[t];
+            ddx[t] += g * B_now.of[i];
+            const acc_t q = g * kept[t];
+            dd[t] += q * decay;
+            ddecay += q * d[t];
+            g *= a[t];
+          }
+        }
+        g_[n * threads] = g;
+        dA_[n * threads] += ddecay;
+        const acc_t sum = lane_sums_of_both(dC_sum, lane_sums(v));
+        if (lane < 2 * T) *sum_row = sum;
+      }
+      __syncthreads();
+      const int n = threadIdx.x % S;
+      if (n0 + n < p.N) {
+#pragma unroll 1
+        for (int t = threadIdx.x / S; t < steps; t += threads / S) {
+          acc_t dC_sum = 0, dB_sum = 0;
+#pragma unroll 1
+          for (int k = 0; k < warps; k++) {
+            dC_sum += sums[(k * S + n) * SUMS + t];
+            dB_sum += sums[(k * S + n) * SUMS + T + t];
+          }
+          const index_t position = reverse ? -t0 - t : t0 + t;
+          const index_t at = (((p.block * batches + p.batch) * length + position) * groups + p.group) * p.N + n0 + n;
+          dC[at] = dC_sum;
+          dB[at] = dB_sum;
+        }
+      }
+    }
+    acc_t dskip = 0, dshift = 0;
+    const index_t again = opaque(t0);
+    const int left = (int)opaque(count);
+    const U_TYPE* u_now = AT(u, again);
+    const DELTA_TYPE* delta_now = AT(delta, again);
+    U_TYPE* du_now = CHANNEL_LAST_AT(du, again);
+    DELTA_TYPE* ddelta_now = CHANNEL_LAST_AT(ddelta, again);
+#pragma unroll
+    for (int t = 0; t < T; t++, du_now += made_step, ddelta_now += made_step) {
+      const acc_t x = next(u_now, u_step, t, left), raw = next(delta_now, delta_step, t, left) + shift;
+      const acc_t dstep = (dd[t] * LN_2 + ddx[t] * x) * slope(raw);
+      dskip += dy[t] * x;
+      dshift += t < left ? dstep : (acc_t)0;
+      put(ddx[t] * d[t] + dy[t] * skip, du_now, t < left);
+      put(dstep, ddelta_now, t < left);
+    }
+    dD_[0] += dskip;
+    dD_[threads] += dshift;
+  }
+  if (!p.active) return;
+#pragma unroll 1
+  for (int n = 0; n < p.N; n++) dA[states_at + n * p.channels] = dA_[n * threads];
+  dD[p.row * p.channels + p.channel] = dD_[0];
+  dbias[p.row * p.channels + p.channel] = dD_[threads];
+}
