@@ -47,23 +47,21 @@ __device__ __forceinline__ acc_t* memory() {
 
 // What a thread works on. Inactive ones, past the last channel of their group, only help to stage and to sum.
 struct Place {
-  index_t batch, row, channels, channel, start, begin, end;
-  int block, group, segment, N;
-  bool active;
+  int batch, row, channels, first, last, made_step, start, begin, end, block, group, segment, N;
 };
 
 __device__ __forceinline__ Place place(
     index_t groups, index_t width, index_t length, index_t N, index_t segments, index_t segment_length, index_t reverse) {
-  const index_t blocks = (width + blockDim.x - 1) / blockDim.x;
-  index_t rest = blockIdx.x;
+  const int blocks = ((int)width + blockDim.x - 1) / blockDim.x;
+  int rest = blockIdx.x;
   Place p;
   p.block = rest % blocks, rest /= blocks;
-  p.group = rest % groups, rest /= groups;
-  p.segment = rest % segments, p.batch = rest / segments, p.row = rest;
-  const index_t lane = (index_t)p.block * blockDim.x + threadIdx.x;
-  p.active = lane < width;
-  p.channels = groups * width, p.N = (int)N;
-  p.channel = p.group * width + (p.active ? lane : width - 1);
+  p.group = rest % (int)groups, rest /= (int)groups;
+  p.segment = rest % (int)segments, p.batch = rest / (int)segments, p.row = rest;
+  p.first = p.group * width + p.block * blockDim.x;
+  p.last = width - 1 - p.block * blockDim.x;
+  p.channels = groups * width, p.N = N;
+  p.made_step = reverse ? -p.channels : p.channels;
   p.start = reverse ? 1 - length : 0;
   p.begin = p.start + p.segment * segment_length;
   p.end = p.segment < segments - 1 ? p.begin + segment_length : p.start + length;
@@ -72,32 +70,44 @@ __device__ __forceinline__ Place place(
 #define PLACE place(groups, width, length, N, segments, segment_length, reverse)
 
 // The same number, of which the compiler knows nothing, so that it computes addresses again instead of keeping them in registers.
-__device__ __forceinline__ index_t opaque(index_t x) {
+__device__ __forceinline__ int opaque(int x) {
 #ifndef ON_HOST
-  asm volatile("" : "+l"(x));
+  asm volatile("" : "+r"(x));
 #endif
   return x;
 }
-#define AT(x, t) (x + opaque(p.batch) * x##_batch + p.channel * x##_channel + (t) * x##_step)
-#define GROUP_AT(x, t) (x + opaque(p.batch) * x##_batch + p.group * x##_group + (t) * x##_step)
-#define CHANNEL_LAST_AT(x, t) (x + opaque(p.batch) * length * p.channels + p.channel + (t) * made_step)
-#define MADE_STEP (reverse ? -p.channels : p.channels)
-#define BORDER (borders + ((p.batch * ((length + T - 1) / T) + (t0 - p.start) / T) * p.N) * p.channels + p.channel)
+#define ACTIVE ((int)threadIdx.x <= p.last)
+#define CHANNEL (p.first + (ACTIVE ? opaque(threadIdx.x) : p.last))
+#define AT(x, t) (x + p.batch * x##_batch + CHANNEL * x##_channel + opaque(t) * x##_step)
+#define GROUP_AT(x, t) (x + p.batch * x##_batch + p.group * x##_group + opaque(t) * x##_step)
+#define CHANNEL_LAST_AT(x, t) (x + p.batch * length * p.channels + CHANNEL + opaque(t) * (index_t)p.made_step)
+#define STATES_AT(row) ((index_t)(row) * p.N * p.channels + CHANNEL)
+#define BORDER (borders + (p.batch * ((length + T - 1) / T) + (t0 - p.start) / T) * p.N * p.channels)
 
-__device__ __forceinline__ int steps_from(index_t t0, index_t end) { return end - t0 < T ? (int)(end - t0) : T; }
+__device__ __forceinline__ int steps_from(int t0, int end) { return end - t0 < T ? end - t0 : T; }
 
-// The number at a cursor, which moves on to the next step if there is one, so that whatever it reads exists; else zero.
-template <class X> __device__ __forceinline__ acc_t next(const X*& cursor, index_t step, int t, int count) {
-  const acc_t x = wide(*cursor);
-  if (t + 1 < count) cursor += step;
-  return t < count ? x : (acc_t)0;
+// The number of step t of a tile.
+template <class X> __device__ __forceinline__ acc_t get(const X* tile, index_t step, int t) {
+  return wide(*(const X*)((const char*)tile + (index_t)t * (int)(step * sizeof(X))));
 }
 
-template <class X> __device__ __forceinline__ void put(acc_t value, X* at, bool there) {
-  X rounded;
-  narrow(value, &rounded);
-  if (there) *at = rounded;
-}
+// Stores a number if it is `there`. The instruction carries the condition itself: a branch would draw the loads that the number
+// needs behind it, one after the other.
+#ifdef ON_HOST
+template <class X> void put(acc_t value, X* at, bool there) { if (there) narrow(value, at); }
+#else
+#define PUT(type, store, constraint, member)                                                        \
+  __device__ __forceinline__ void put(acc_t value, type* at, bool there) {                          \
+    type x;                                                                                         \
+    narrow(value, &x);                                                                              \
+    asm volatile("{ .reg .pred p; setp.ne.s32 p, %2, 0; @p st.global." store " [%0], %1; }" ::"l"(at), constraint(x member), \
+                 "r"((int)there));                                                                  \
+  }
+PUT(float, "f32", "f", )
+PUT(double, "f64", "d", )
+PUT(bf16, "u16", "h", .bits)
+PUT(fp16, "u16", "h", .bits)
+#endif
 
 // Rows of B or C: the steps of a tile for S states from n0 on, zero past the end.
 template <class X>
@@ -155,31 +165,32 @@ __device__ __forceinline__ void forward(
   const Place p = PLACE;
   if (!OUTPUT && p.segment == segments - 1) return;
   const int threads = blockDim.x;
-  const index_t made_step = MADE_STEP, states_at = p.row * p.N * p.channels + p.channel;
   acc_t* const h_ = memory() + threadIdx.x;  // [n][thread]
   acc_t* const staged = memory() + p.N * threads;
-  const acc_t skip = D ? D[p.channel] : (acc_t)0, shift = bias ? bias[p.channel] : (acc_t)0;
+  const acc_t skip = D ? D[CHANNEL] : (acc_t)0, shift = bias ? bias[CHANNEL] : (acc_t)0;
   acc_t total = 0;
   int turn = 0;  // two stages take turns, so that a tile needs one barrier
 
 #pragma unroll 1
-  for (int n = 0; n < p.N; n++) h_[n * threads] = starts ? starts[states_at + n * p.channels] : (acc_t)0;
-  for (index_t t0 = p.begin; t0 < p.end; t0 += T) {
-    const int steps = steps_from(t0, p.end), count = p.active ? steps : 0;
-    const U_TYPE* u_now = AT(u, t0);
-    const DELTA_TYPE* delta_now = AT(delta, t0);
+  for (int n = 0; n < p.N; n++) h_[n * threads] = starts ? starts[STATES_AT(p.row) + (index_t)n * p.channels] : (acc_t)0;
+  for (int t0 = p.begin; t0 < p.end; t0 += T) {
+    const int steps = steps_from(t0, p.end);
+    const U_TYPE* u_tile = AT(u, t0);
+    const DELTA_TYPE* delta_tile = AT(delta, t0);
     acc_t d[T], dx[T], y[T];
 #pragma unroll
     for (int t = 0; t < T; t++) {
-      const acc_t x = next(u_now, u_step, t, count), raw = next(delta_now, delta_step, t, count) + shift;
-      const acc_t size = step_size(raw);
-      d[t] = t < count ? size : (acc_t)0;
+      const int at = t < steps ? t : steps - 1;
+      const bool there = ACTIVE && (t < steps);
+      const acc_t read = get(u_tile, u_step, at), x = there ? read : (acc_t)0;
+      const acc_t size = step_size(get(delta_tile, delta_step, at) + shift);
+      d[t] = there ? size : (acc_t)0;
       dx[t] = d[t] * x;
       y[t] = skip * x;
       if (!OUTPUT) total += d[t];
     }
-    acc_t* border = OUTPUT && borders && p.active ? BORDER : nullptr;
-    const acc_t* decays = A + p.channel;
+    acc_t* border = OUTPUT && borders && ACTIVE ? BORDER + CHANNEL : nullptr;
+    const acc_t* decays = A + CHANNEL;
     for (int n0 = 0; n0 < p.N; n0 += S, turn ^= 1) {
       const acc_t* row = staged + turn * STAGE;
       stage(GROUP_AT(B, t0), B_state, B_step, steps, n0, p.N, staged + turn * STAGE);
@@ -205,24 +216,24 @@ __device__ __forceinline__ void forward(
       }
     }
     if (OUTPUT) {
-      const int left = (int)opaque(count);
-      const Z_TYPE* z_now = AT(z, t0);
+      const int count = ACTIVE ? steps : 0;
+      const Z_TYPE* z_tile = AT(z, t0);
       U_TYPE* out_now = CHANNEL_LAST_AT(out, t0);
       Z_TYPE* y_now = CHANNEL_LAST_AT(ys, t0);
 #pragma unroll
-      for (int t = 0; t < T; t++, out_now += made_step, y_now += made_step) {
-        const acc_t gate = HAS_Z ? next(z_now, z_step, t, left) : (acc_t)0;
-        put(HAS_Z ? y[t] * (gate * sigmoid(gate)) : y[t], out_now, t < left);
-        if (HAS_Z) put(y[t], y_now, ys && t < left);
+      for (int t = 0; t < T; t++, out_now += p.made_step, y_now += p.made_step) {
+        const acc_t gate = HAS_Z ? get(z_tile, z_step, t < steps ? t : steps - 1) : (acc_t)0;
+        put(HAS_Z ? y[t] * (gate * sigmoid(gate)) : y[t], out_now, t < count);
+        if (HAS_Z) put(y[t], y_now, ys && t < count);
       }
     }
   }
-  if (!p.active) return;
-  if (!OUTPUT) totals[p.row * p.channels + p.channel] = total;
+  if (!ACTIVE) return;
+  if (!OUTPUT) totals[(index_t)p.row * p.channels + CHANNEL] = total;
   if (OUTPUT && p.segment < segments - 1) return;
-  acc_t* const kept = OUTPUT ? last_state + p.batch * p.N * p.channels + p.channel : ends + states_at;
+  acc_t* const kept = OUTPUT ? last_state + STATES_AT(p.batch) : ends + STATES_AT(p.row);
 #pragma unroll 1
-  for (int n = 0; n < p.N; n++) kept[n * p.channels] = h_[n * threads];
+  for (int n = 0; n < p.N; n++) kept[(index_t)n * p.channels] = h_[n * threads];
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
@@ -263,28 +274,29 @@ scan_adjoints(INPUTS, SERIES(U_TYPE, dout), acc_t* ends, acc_t* totals) {
   const int threads = blockDim.x;
   acc_t* const g_ = memory() + threadIdx.x;  // [n][thread]
   acc_t* const staged = memory() + p.N * threads;
-  const acc_t shift = bias ? bias[p.channel] : (acc_t)0;
+  const acc_t shift = bias ? bias[CHANNEL] : (acc_t)0;
   acc_t total = 0;
   int turn = 0;
 
 #pragma unroll 1
   for (int n = 0; n < p.N; n++) g_[n * threads] = 0;
-  for (index_t t0 = p.begin + (p.end - 1 - p.begin) / T * T; t0 >= p.begin; t0 -= T) {
-    const int steps = steps_from(t0, p.end), count = p.active ? steps : 0;
-    const DELTA_TYPE* delta_now = AT(delta, t0);
-    const Z_TYPE* z_now = AT(z, t0);
-    const U_TYPE* dout_now = AT(dout, t0);
+  for (int t0 = p.begin + (p.end - 1 - p.begin) / T * T; t0 >= p.begin; t0 -= T) {
+    const int steps = steps_from(t0, p.end);
+    const DELTA_TYPE* delta_tile = AT(delta, t0);
+    const Z_TYPE* z_tile = AT(z, t0);
+    const U_TYPE* dout_tile = AT(dout, t0);
     acc_t d[T], dy[T];
 #pragma unroll
     for (int t = 0; t < T; t++) {
-      const acc_t raw = next(delta_now, delta_step, t, count) + shift, dout_t = next(dout_now, dout_step, t, count);
-      const acc_t gate = HAS_Z ? next(z_now, z_step, t, count) : (acc_t)0;
-      const acc_t size = step_size(raw);
-      d[t] = t < count ? size : (acc_t)0;
-      dy[t] = HAS_Z ? dout_t * (gate * sigmoid(gate)) : dout_t;
+      const int at = t < steps ? t : steps - 1;
+      const bool there = ACTIVE && (t < steps);
+      const acc_t size = step_size(get(delta_tile, delta_step, at) + shift), read = get(dout_tile, dout_step, at);
+      const acc_t gate = HAS_Z ? get(z_tile, z_step, at) : (acc_t)0;
+      d[t] = there ? size : (acc_t)0;
+      dy[t] = (there ? read : (acc_t)0) * (HAS_Z ? gate * sigmoid(gate) : (acc_t)1);
       total += d[t];
     }
-    const acc_t* decays = A + p.channel;
+    const acc_t* decays = A + CHANNEL;
     for (int n0 = 0; n0 < p.N; n0 += S, turn ^= 1) {
       const acc_t* row = staged + turn * STAGE;
       stage(GROUP_AT(C, t0), C_state, C_step, steps, n0, p.N, staged + turn * STAGE);
@@ -307,10 +319,10 @@ scan_adjoints(INPUTS, SERIES(U_TYPE, dout), acc_t* ends, acc_t* totals) {
       }
     }
   }
-  if (!p.active) return;
-  totals[p.row * p.channels + p.channel] = total;
+  if (!ACTIVE) return;
+  totals[(index_t)p.row * p.channels + CHANNEL] = total;
 #pragma unroll 1
-  for (int n = 0; n < p.N; n++) ends[(p.row * p.N + n) * p.channels + p.channel] = g_[n * threads];
+  for (int n = 0; n < p.N; n++) ends[STATES_AT(p.row) + (index_t)n * p.channels] = g_[n * threads];
 }
 
 // All gradients. du (batch, length, channels), ddelta and dz are whole; dB and dC (blocks, batch, length, groups, N), dA (batch,
@@ -321,62 +333,62 @@ scan_backward(INPUTS, SERIES(U_TYPE, dout), const acc_t* borders, const Z_TYPE* 
               DELTA_TYPE* ddelta, Z_TYPE* dz, acc_t* dB, acc_t* dC, acc_t* dA, acc_t* dD, acc_t* dbias) {
   const Place p = PLACE;
   const int threads = blockDim.x;
-  const index_t made_step = MADE_STEP, states_at = p.row * p.N * p.channels + p.channel;
   acc_t* const g_ = memory() + threadIdx.x;                            // [n][thread]
   acc_t* const dA_ = memory() + p.N * threads + threadIdx.x;           // [n][thread]
-  acc_t* const dD_ = memory() + 2 * p.N * threads + threadIdx.x;       // [thread], and behind it that of the bias
-  acc_t* const staged = memory() + (2 * p.N + 2) * threads;
-  acc_t* const sums = staged + 2 * STAGE;                              // [warp][n][SUMS]
+  acc_t* const own = memory() + 2 * p.N * threads + threadIdx.x;       // dD, dbias, D and bias [thread]
+  acc_t* const staged = memory() + (2 * p.N + 4) * threads;
+  acc_t* const sums = staged + STAGE;                              // [warp][n][SUMS]
   const int warps = threads / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const acc_t skip = D ? D[p.channel] : (acc_t)0, shift = bias ? bias[p.channel] : (acc_t)0;
-  int turn = 0;
 
 #pragma unroll 1
   for (int n = 0; n < p.N; n++) {
-    g_[n * threads] = starts && p.active ? starts[states_at + n * p.channels] : (acc_t)0;
+    g_[n * threads] = starts && ACTIVE ? starts[STATES_AT(p.row) + (index_t)n * p.channels] : (acc_t)0;
     dA_[n * threads] = 0;
   }
-  dD_[0] = dD_[threads] = 0;
-  for (index_t t0 = p.begin + (p.end - 1 - p.begin) / T * T; t0 >= p.begin; t0 -= T) {
-    const int steps = steps_from(t0, p.end), count = p.active ? steps : 0;
+  own[0] = own[threads] = 0;
+  own[2 * threads] = D ? D[CHANNEL] : (acc_t)0;
+  own[3 * threads] = bias ? bias[CHANNEL] : (acc_t)0;
+  for (int t0 = p.begin + (p.end - 1 - p.begin) / T * T; t0 >= p.begin; t0 -= T) {
+    const int steps = steps_from(t0, p.end);
     acc_t d[T], dx[T], dy[T], dd[T], ddx[T];
     {
-      const U_TYPE* u_now = AT(u, t0);
-      const DELTA_TYPE* delta_now = AT(delta, t0);
-      const Z_TYPE* z_now = AT(z, t0);
-      const U_TYPE* dout_now = AT(dout, t0);
-      const Z_TYPE* y_now = CHANNEL_LAST_AT(ys, t0);
+      const U_TYPE* u_tile = AT(u, t0);
+      const DELTA_TYPE* delta_tile = AT(delta, t0);
+      const Z_TYPE* z_tile = AT(z, t0);
+      const U_TYPE* dout_tile = AT(dout, t0);
+      const Z_TYPE* y_tile = CHANNEL_LAST_AT(ys, t0);
       Z_TYPE* dz_now = CHANNEL_LAST_AT(dz, t0);
 #pragma unroll
-      for (int t = 0; t < T; t++, dz_now += made_step) {
-        const acc_t x = next(u_now, u_step, t, count), raw = next(delta_now, delta_step, t, count) + shift;
-        const acc_t size = step_size(raw);
-        d[t] = t < count ? size : (acc_t)0;
-        dx[t] = d[t] * x;
-        dy[t] = next(dout_now, dout_step, t, count);
+      for (int t = 0; t < T; t++, dz_now += p.made_step) {
+        const int at = t < steps ? t : steps - 1;
+        const bool there = ACTIVE && (t < steps);
+        const acc_t size = step_size(get(delta_tile, delta_step, at) + own[3 * threads]);
+        const acc_t x = get(u_tile, u_step, at), dout_t = get(dout_tile, dout_step, at);
+        d[t] = there ? size : (acc_t)0;
+        dx[t] = there ? size * x : (acc_t)0;
+        dy[t] = there ? dout_t : (acc_t)0;
         if (HAS_Z) {
-          const acc_t gate = next(z_now, z_step, t, count), s = sigmoid(gate), y = next(y_now, made_step, t, count);
-          put(dy[t] * y * (s * (1 + gate * (1 - s))), dz_now, t < count);
+          const acc_t gate = get(z_tile, z_step, at), s = sigmoid(gate), y = get(y_tile, p.made_step, at);
+          put(dout_t * y * (s * (1 + gate * (1 - s))), dz_now, there);
           dy[t] *= gate * s;
         }
         dd[t] = ddx[t] = 0;
       }
     }
-    const acc_t* border = BORDER;
-    const acc_t* decays = A + p.channel;
-    acc_t next_h = *border, next_decay = *decays;  // fetched while the state before is worked on
-    for (int n0 = 0; n0 < p.N; n0 += S, turn ^= 1) {
-      const acc_t* row = staged + turn * STAGE;
-      acc_t* sum_row = sums + warp * S * SUMS + lane;
-      stage(GROUP_AT(B, t0), B_state, B_step, steps, n0, p.N, staged + turn * STAGE);
-      stage(GROUP_AT(C, t0), C_state, C_step, steps, n0, p.N, staged + turn * STAGE + S * ROW);
+    const acc_t* const border = BORDER;
+    int next_at = CHANNEL;
+    acc_t next_h = border[next_at];  // fetched while the state before is worked on
+    for (int n0 = 0; n0 < p.N; n0 += S) {
+      stage(GROUP_AT(B, t0), B_state, B_step, steps, n0, p.N, staged);
+      stage(GROUP_AT(C, t0), C_state, C_step, steps, n0, p.N, staged + S * ROW);
       __syncthreads();
-      const int n1 = n0 + S < p.N ? n0 + S : p.N;
 #pragma unroll 1
-      for (int n = n0; n < n1; n++, row += ROW, sum_row += SUMS) {
-        const acc_t decay = next_decay;
+      for (int n = n0; n < p.N && n < n0 + S; n++) {
+        const acc_t* row = staged + (n - n0) * ROW;
+        const acc_t decay = A[next_at];
         acc_t h = next_h;
-        if (n + 1 < p.N) next_h = *(border += p.channels), next_decay = *(decays += p.channels);
+        next_at += p.channels;
+        if (n + 1 < p.N) next_h = border[next_at];
         acc_t a[T], kept[T], v[T];  // kept: of h, from the step before
 #pragma unroll
         for (int quad = 0; quad < T / QUAD; quad++) {
@@ -410,7 +422,7 @@ scan_backward(INPUTS, SERIES(U_TYPE, dout), const acc_t* borders, const Z_TYPE* 
         g_[n * threads] = g;
         dA_[n * threads] += ddecay;
         const acc_t sum = lane_sums_of_both(dC_sum, lane_sums(v));
-        if (lane < 2 * T) *sum_row = sum;
+        if (lane < 2 * T) sums[(warp * S + n - n0) * SUMS + lane] = sum;
       }
       __syncthreads();
       const int n = threadIdx.x % S;
@@ -424,34 +436,34 @@ scan_backward(INPUTS, SERIES(U_TYPE, dout), const acc_t* borders, const Z_TYPE* 
             dB_sum += sums[(k * S + n) * SUMS + T + t];
           }
           const index_t position = reverse ? -t0 - t : t0 + t;
-          const index_t at = (((p.block * batches + p.batch) * length + position) * groups + p.group) * p.N + n0 + n;
+          const index_t at = ((((index_t)p.block * batches + p.batch) * length + position) * groups + p.group) * p.N + n0 + n;
           dC[at] = dC_sum;
           dB[at] = dB_sum;
         }
       }
     }
     acc_t dskip = 0, dshift = 0;
-    const index_t again = opaque(t0);
-    const int left = (int)opaque(count);
-    const U_TYPE* u_now = AT(u, again);
-    const DELTA_TYPE* delta_now = AT(delta, again);
-    U_TYPE* du_now = CHANNEL_LAST_AT(du, again);
-    DELTA_TYPE* ddelta_now = CHANNEL_LAST_AT(ddelta, again);
+    const int end = opaque(steps), count = ACTIVE ? end : 0;
+    const U_TYPE* u_tile = AT(u, t0);
+    const DELTA_TYPE* delta_tile = AT(delta, t0);
+    U_TYPE* du_now = CHANNEL_LAST_AT(du, t0);
+    DELTA_TYPE* ddelta_now = CHANNEL_LAST_AT(ddelta, t0);
 #pragma unroll
-    for (int t = 0; t < T; t++, du_now += made_step, ddelta_now += made_step) {
-      const acc_t x = next(u_now, u_step, t, left), raw = next(delta_now, delta_step, t, left) + shift;
+    for (int t = 0; t < T; t++, du_now += p.made_step, ddelta_now += p.made_step) {
+      const int at = t < end ? t : end - 1;
+      const acc_t x = get(u_tile, u_step, at), raw = get(delta_tile, delta_step, at) + own[3 * threads];
       const acc_t dstep = (dd[t] * LN_2 + ddx[t] * x) * slope(raw);
-      dskip += dy[t] * x;
-      dshift += t < left ? dstep : (acc_t)0;
-      put(ddx[t] * d[t] + dy[t] * skip, du_now, t < left);
-      put(dstep, ddelta_now, t < left);
+      dskip += t < count ? dy[t] * x : (acc_t)0;
+      dshift += t < count ? dstep : (acc_t)0;
+      put(ddx[t] * d[t] + dy[t] * own[2 * threads], du_now, t < count);
+      put(dstep, ddelta_now, t < count);
     }
-    dD_[0] += dskip;
-    dD_[threads] += dshift;
+    own[0] += dskip;
+    own[threads] += dshift;
   }
-  if (!p.active) return;
+  if (!ACTIVE) return;
 #pragma unroll 1
-  for (int n = 0; n < p.N; n++) dA[states_at + n * p.channels] = dA_[n * threads];
-  dD[p.row * p.channels + p.channel] = dD_[0];
-  dbias[p.row * p.channels + p.channel] = dD_[threads];
+  for (int n = 0; n < p.N; n++) dA[STATES_AT(p.row) + (index_t)n * p.channels] = dA_[n * threads];
+  dD[(index_t)p.row * p.channels + CHANNEL] = own[0];
+  dbias[(index_t)p.row * p.channels + CHANNEL] = own[threads];
 }
