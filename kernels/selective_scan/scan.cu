@@ -25,7 +25,12 @@ constexpr int STAGE = 2 * S * ROW;  // B and C of S states
 constexpr int SUMS = 2 * T + 1;     // a row of sums over lanes: T for the gradient of C, T for that of B
 constexpr int THREADS = 128;        // at most
 constexpr bool SINGLE = sizeof(acc_t) == 4;
-constexpr int FORWARD_BLOCKS = SINGLE ? 5 : 3, BACKWARD_BLOCKS = SINGLE ? 3 : 2;  // per multiprocessor, which limits registers
+// Blocks per multiprocessor, which limits registers to what is just enough; on Blackwell, which cannot do with 168, not for three.
+#if __CUDA_ARCH__ >= 1000
+constexpr int FORWARD_BLOCKS = SINGLE ? 5 : 3, BACKWARD_BLOCKS = 2;
+#else
+constexpr int FORWARD_BLOCKS = SINGLE ? 5 : 3, BACKWARD_BLOCKS = SINGLE ? 3 : 2;
+#endif
 
 struct alignas(16) Quad { acc_t of[QUAD]; };
 
