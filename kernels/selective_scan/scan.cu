@@ -25,11 +25,11 @@ constexpr int STAGE = 2 * S * ROW;  // B and C of S states
 constexpr int SUMS = 2 * T + 1;     // a row of sums over lanes: T for the gradient of C, T for that of B
 constexpr int THREADS = 128;        // at most
 constexpr bool SINGLE = sizeof(acc_t) == 4;
-// Blocks per multiprocessor, which limits registers to what is just enough; on Blackwell, which cannot do with 168, not for three.
-#if __CUDA_ARCH__ >= 1000
-constexpr int FORWARD_BLOCKS = SINGLE ? 5 : 3, BACKWARD_BLOCKS = 2;
-#else
+// Blocks per multiprocessor, which limits registers. Three blocks of scan_backward leave 168, just enough from Turing to Hopper.
+#if __CUDA_ARCH__ >= 750 && __CUDA_ARCH__ < 1000
 constexpr int FORWARD_BLOCKS = SINGLE ? 5 : 3, BACKWARD_BLOCKS = SINGLE ? 3 : 2;
+#else
+constexpr int FORWARD_BLOCKS = SINGLE ? 5 : 3, BACKWARD_BLOCKS = 2;
 #endif
 
 struct alignas(16) Quad { acc_t of[QUAD]; };
@@ -150,16 +150,9 @@ template <int HALF = T / 2> __device__ __forceinline__ acc_t lane_sums(acc_t (&v
     v[i] = kept + __shfl_xor_sync(0xffffffff, sent, HALF);
   }
   if constexpr (HALF > 1) return lane_sums<HALF / 2>(v);
-  return v[0];
-}
-
-// The end of two lane_sums at once: lanes below T get those of x, the next T those of y.
-__device__ __forceinline__ acc_t lane_sums_of_both(acc_t x, acc_t y) {
-  const bool upper = threadIdx.x & T;
-  acc_t sum = (upper ? y : x) + __shfl_xor_sync(0xffffffff, upper ? x : y, T);
 #pragma unroll
-  for (int mask = 2 * T; mask < 32; mask *= 2) sum += __shfl_xor_sync(0xffffffff, sum, mask);
-  return sum;
+  for (int mask = T; mask < 32; mask *= 2) v[0] += __shfl_xor_sync(0xffffffff, v[0], mask);
+  return v[0];
 }
 
 // out, last_state, borders and, where there is z, y before the gate (the last two may be null); or, without OUTPUT, the ends from
@@ -407,7 +400,8 @@ scan_backward(INPUTS, SERIES(U_TYPE, dout), const acc_t* borders, const Z_TYPE* 
             v[t] = dy[t] * h;
           }
         }
-        const acc_t dC_sum = lane_sums(v);
+        acc_t* const sum_row = sums + (warp * S + n - n0) * SUMS + lane % T;
+        sum_row[0] = lane_sums(v);
         acc_t g = g_[n * threads], ddecay = 0;
 #pragma unroll
         for (int quad = T / QUAD - 1; quad >= 0; quad--) {
@@ -426,8 +420,7 @@ scan_backward(INPUTS, SERIES(U_TYPE, dout), const acc_t* borders, const Z_TYPE* 
         }
         g_[n * threads] = g;
         dA_[n * threads] += ddecay;
-        const acc_t sum = lane_sums_of_both(dC_sum, lane_sums(v));
-        if (lane < 2 * T) sums[(warp * S + n - n0) * SUMS + lane] = sum;
+        sum_row[T] = lane_sums(v);
       }
       __syncthreads();
       const int n = threadIdx.x % S;
