@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import product
-from math import log2, e as EULER
+from math import e, log2
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +54,13 @@ def too_large(state: int, double: bool) -> str:
 def variants() -> Iterator[dict[str, str]]:
     """The macros of scan.cu: all types alike, with and without a gate, and types as they are mixed under autocast."""
     for kind, gate, softplus in product(_cuda.TYPES, (True, False), (True, False)):
-        yield _defines(dict.fromkeys(("U", "DELTA", "Z", "B", "C"), kind), gate, softplus)
-    for half in (torch.bfloat16, torch.float16):
-        mixed = {"U": half, "DELTA": torch.float32, "Z": half, "B": torch.float32, "C": torch.float32}
-        yield _defines(mixed, True, True)
-    yield _defines({"U": torch.float32, "DELTA": torch.float64, "Z": torch.bfloat16, "B": torch.float16, "C": torch.float32}, True, True)
+        acc = torch.float64 if kind == torch.float64 else torch.float32
+        yield _defines(dict.fromkeys(("U", "DELTA", "Z", "B", "C"), kind), acc, gate, softplus)
+    for half, acc in product((torch.bfloat16, torch.float16), (torch.float32, torch.float64)):
+        yield _defines({"U": half, "DELTA": acc, "Z": half, "B": torch.float32, "C": torch.float32}, acc, True, True)
 
 
-def _defines(types: Mapping[str, torch.dtype], gate: bool, softplus: bool) -> dict[str, str]:
-    acc = torch.float64 if torch.float64 in types.values() else torch.float32
+def _defines(types: Mapping[str, torch.dtype], acc: torch.dtype, gate: bool, softplus: bool) -> dict[str, str]:
     flags = {"HAS_Z": str(gate).lower(), "SOFTPLUS": str(softplus).lower()}
     sizes = {"ACC": _cuda.TYPES[acc], "TILE": str(TILES[acc]), "STATES": str(STAGED_STATES)}
     return {f"{name}_TYPE": _cuda.TYPES[kind] for name, kind in types.items()} | flags | sizes
@@ -79,25 +77,23 @@ class _Scan:
         self.groups, self.N = B.shape[1:3]
         self.acc = _acc(u, delta, A, B, C, D, z, bias)
         self.reverse, self.has_z = reverse, z is not None
-        self.tiles = -(-self.length // TILES[self.acc])
         self.like = u.new_empty(0, dtype=self.acc)
 
         width = self.channels // self.groups
         self.threads = _threads(width, self.N, self.acc)
         self.blocks = -(-width // self.threads)
-        walkers = self.batch * self.groups * self.blocks * self.threads
-        wanted = 1 if walkers >= FEW_THREADS else -(-WANTED_THREADS // max(walkers, 1))
-        tiles = max(-(-self.tiles // wanted), -(-SHORTEST_SEGMENT // TILES[self.acc]))  # of a segment
-        self.segments = -(-self.tiles // tiles)
-        self.grid = (self.blocks * self.groups * self.segments * self.batch, 1, 1)
+        rows = self.batch * self.groups * self.blocks
+        segment = _segment_length(self.length, rows * self.threads, TILES[self.acc])
+        self.segments = -(-self.length // segment)
+        self.grid = (rows * self.segments, 1, 1)
 
-        self.A = torch.mul(A.T.to(self.acc), log2(EULER), out=self.empty(self.N, self.channels))
+        self.A = torch.mul(A.T.to(self.acc), log2(e), out=self.empty(self.N, self.channels))
         limit = torch.finfo(self.acc).max
         self.A.clamp_(-limit, limit)  # so that a step of length 0 leaves the state alone
         types = {"U": u, "DELTA": delta, "Z": u if z is None else z, "B": B, "C": C}
-        self.defines = _defines({name: x.dtype for name, x in types.items()}, self.has_z, softplus)
+        self.defines = _defines({name: x.dtype for name, x in types.items()}, self.acc, self.has_z, softplus)
         self.inputs = [
-            self.batch, self.groups, width, self.length, self.N, self.segments, tiles * TILES[self.acc], int(reverse),
+            self.batch, self.groups, width, self.length, self.N, self.segments, segment, int(reverse),
             *self.series(u), *self.series(delta), *self.series(z), *self.series(B), *self.series(C),
             self.A, *(None if x is None else x.to(self.acc).contiguous() for x in (D, bias)),
         ]  # fmt: skip
@@ -109,6 +105,8 @@ class _Scan:
         """A tensor and its strides, of which that of time follows the scan."""
         if x is None:
             return None, 0, 0, 0
+        if x.stride(-1) * x.element_size() >= 2**31:  # the kernels reckon a step in 32 bits
+            x = x.contiguous()
         *others, step = x.stride()
         return x, *others, -step if self.reverse else step
 
@@ -135,14 +133,21 @@ def _acc(*tensors: Optional) -> torch.dtype:
     return torch.float64 if any(x is not None and x.dtype == torch.float64 for x in tensors) else torch.float32
 
 
+def _segment_length(length: int, threads: int, tile: int) -> int:
+    """Steps of a segment, whole tiles. It depends on shapes alone, so that bits do not depend on the card."""
+    wanted = 1 if threads >= FEW_THREADS else -(-WANTED_THREADS // max(threads, 1))
+    return max(-(-length // (wanted * tile)) * tile, SHORTEST_SEGMENT)
+
+
 def _forward_numbers(threads: int, state: int, tile: int) -> int:
     """Numbers in shared memory: the running states, and two stages of B and C."""
     return threads * state + 4 * STAGED_STATES * (tile + tile // 4)
 
 
 def _backward_numbers(threads: int, state: int, tile: int) -> int:
-    """The same for two running numbers per state, four per thread, and the sums of the warps."""
-    return _forward_numbers(threads, 2 * state + 4, tile) + threads // 32 * STAGED_STATES * (2 * tile + 1)
+    """Likewise: two running numbers per state, four per thread, a stage of B and C, and the sums of the warps."""
+    stage = 2 * STAGED_STATES * (tile + tile // 4)
+    return threads * (2 * state + 4) + stage + threads // 32 * STAGED_STATES * (2 * tile + 1)
 
 
 def _threads(width: int, state: int, acc: torch.dtype) -> int:
@@ -155,7 +160,9 @@ def _threads(width: int, state: int, acc: torch.dtype) -> int:
     return -(-width // blocks // 32) * 32
 
 
-_GIVEN = "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, bool softplus, bool reverse"
+_GIVEN = (
+    "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, bool softplus, bool reverse"
+)
 
 
 @torch.library.custom_op(

@@ -149,10 +149,13 @@ template <int HALF = T / 2> __device__ __forceinline__ acc_t lane_sums(acc_t (&v
     const acc_t kept = upper ? v[i + HALF] : v[i], sent = upper ? v[i] : v[i + HALF];
     v[i] = kept + __shfl_xor_sync(0xffffffff, sent, HALF);
   }
-  if constexpr (HALF > 1) return lane_sums<HALF / 2>(v);
+  if constexpr (HALF > 1) {
+    return lane_sums<HALF / 2>(v);
+  } else {
 #pragma unroll
-  for (int mask = T; mask < 32; mask *= 2) v[0] += __shfl_xor_sync(0xffffffff, v[0], mask);
-  return v[0];
+    for (int mask = T; mask < 32; mask *= 2) v[0] += __shfl_xor_sync(0xffffffff, v[0], mask);
+    return v[0];
+  }
 }
 
 // out, last_state, borders and, where there is z, y before the gate (the last two may be null); or, without OUTPUT, the ends from
