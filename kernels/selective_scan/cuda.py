@@ -1,8 +1,8 @@
 """The selective scan on NVIDIA GPUs by the CUDA kernels of scan.cu, forward and backward, as torch.library custom operations.
 
-Tensors of any strides are read where they lie, in their own types; everything is computed in float32, or in float64 if one of them
-is. For the gradients the states at the borders of tiles are kept, an array of 1/16 of a state per step, and where there is a gate
-also what is gated, in the gate's type, as mamba_ssm does. Results are the same bits always, on whatever card.
+Tensors of any strides are read where they lie, in their own types; everything is computed in float32, or in float64 if one of
+them is. For the gradients the state before every 16th step is kept and, where there is a gate, what is gated, in the gate's type,
+as mamba_ssm does. Sums are always taken in the same order, whatever the card.
 """
 
 from __future__ import annotations
