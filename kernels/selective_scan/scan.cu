@@ -23,7 +23,8 @@ constexpr int QUAD = 16 / sizeof(acc_t);
 constexpr int ROW = T + QUAD;       // a row of staged numbers: aligned for Quad, and spread over the banks
 constexpr int STAGE = 2 * S * ROW;  // B and C of S states
 constexpr int SUMS = 2 * T + 1;     // a row of sums over lanes: T for the gradient of C, T for that of B
-constexpr int THREADS = 128;        // at most
+constexpr int THREADS = 128;        // of a block, at most
+constexpr int BATCH = 8;            // segments that are carried across at a time
 constexpr bool SINGLE = sizeof(acc_t) == 4;
 // Blocks per multiprocessor, which limits registers. Three blocks of scan_backward leave 168, just enough from Turing to Hopper.
 #if __CUDA_ARCH__ >= 750 && __CUDA_ARCH__ < 1000
@@ -96,17 +97,17 @@ template <class X> __device__ __forceinline__ acc_t get(const X* tile, index_t s
   return wide(*(const X*)((const char*)tile + (index_t)t * (int)(step * sizeof(X))));
 }
 
-// Stores a number if it is `there`. The instruction carries the condition itself: a branch would draw the loads that the number
-// needs behind it, one after the other.
+// Stores a number if it is `there`. The instruction itself carries the condition: a branch would draw the loads that the number
+// needs behind it, where each waits for the one before.
 #ifdef ON_HOST
 template <class X> void put(acc_t value, X* at, bool there) { if (there) narrow(value, at); }
 #else
-#define PUT(type, store, constraint, member)                                                        \
-  __device__ __forceinline__ void put(acc_t value, type* at, bool there) {                          \
-    type x;                                                                                         \
-    narrow(value, &x);                                                                              \
-    asm volatile("{ .reg .pred p; setp.ne.s32 p, %2, 0; @p st.global." store " [%0], %1; }" ::"l"(at), constraint(x member), \
-                 "r"((int)there));                                                                  \
+#define PUT(type, bits, constraint, member)                                                                           \
+  __device__ __forceinline__ void put(acc_t value, type* at, bool there) {                                            \
+    type x;                                                                                                           \
+    narrow(value, &x);                                                                                                \
+    asm volatile("{ .reg .pred p; .reg .u64 a; setp.ne.s32 p, %2, 0; cvta.to.global.u64 a, %0;"                       \
+                 " @p st.global." bits " [a], %1; }" ::"l"(at), constraint(x member), "r"((int)there));              \
   }
 PUT(float, "f32", "f", )
 PUT(double, "f64", "d", )
@@ -182,7 +183,7 @@ __device__ __forceinline__ void forward(
 #pragma unroll
     for (int t = 0; t < T; t++) {
       const int at = t < steps ? t : steps - 1;
-      const bool there = ACTIVE && (t < steps);
+      const bool there = ACTIVE && t < steps;
       const acc_t read = get(u_tile, u_step, at), x = there ? read : (acc_t)0;
       const acc_t size = step_size(get(delta_tile, delta_step, at) + shift);
       d[t] = there ? size : (acc_t)0;
@@ -190,8 +191,8 @@ __device__ __forceinline__ void forward(
       y[t] = skip * x;
       if (!OUTPUT) total += d[t];
     }
-    acc_t* border = OUTPUT && borders && ACTIVE ? BORDER + CHANNEL : nullptr;
-    const acc_t* decays = A + CHANNEL;
+    acc_t* const border = OUTPUT && borders && ACTIVE ? BORDER : nullptr;
+    int at = CHANNEL;  // of the state of the channel
     for (int n0 = 0; n0 < p.N; n0 += S, turn ^= 1) {
       const acc_t* row = staged + turn * STAGE;
       stage(GROUP_AT(B, t0), B_state, B_step, steps, n0, p.N, staged + turn * STAGE);
@@ -199,10 +200,10 @@ __device__ __forceinline__ void forward(
       __syncthreads();
       const int n1 = n0 + S < p.N ? n0 + S : p.N;
 #pragma unroll 1
-      for (int n = n0; n < n1; n++, row += ROW, decays += p.channels) {
-        const acc_t decay = *decays;
+      for (int n = n0; n < n1; n++, row += ROW, at += p.channels) {
+        const acc_t decay = A[at];
         acc_t h = h_[n * threads];
-        if (border) *border = h, border += p.channels;
+        if (border) border[at] = h;
 #pragma unroll
         for (int quad = 0; quad < T / QUAD; quad++) {
           const Quad B_now = ((const Quad*)row)[quad], C_now = ((const Quad*)(row + S * ROW))[quad];
@@ -251,19 +252,26 @@ extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS) scan_ends(
 extern "C" __global__ void __launch_bounds__(THREADS)
 scan_carry(index_t size, index_t N, index_t channels, index_t segments, index_t descending, const acc_t* first, const acc_t* totals,
            const acc_t* A, acc_t* states) {
-  const index_t i = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
-  if (i >= size) return;
-  const index_t channel = i % channels, in_batch = i % (N * channels), batch = i / (N * channels);
+  const index_t thread = (index_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (thread >= size) return;
+  const index_t channel = thread % channels, in_batch = thread % (N * channels), batch = thread / (N * channels);
   const acc_t decay = A[in_batch];
-  acc_t state = first ? first[i] : (acc_t)0;
-#pragma unroll 4
-  for (index_t k = 0; k < segments; k++) {
-    const index_t row = batch * segments + (descending ? segments - 1 - k : k);
-    acc_t* const place = states + row * N * channels + in_batch;
-    const bool over = k == segments - 1;  // nobody starts from what it ends with
-    const acc_t end = over ? (acc_t)0 : *place, total = over ? (acc_t)0 : totals[row * channels + channel];
-    *place = state;
-    state = power_of_two(total * decay) * state + end;
+  acc_t state = first ? first[thread] : (acc_t)0;
+  for (index_t k0 = 0; k0 < segments; k0 += BATCH) {
+    acc_t end[BATCH], total[BATCH];  // read before any is overwritten, so that they are waited for together
+#pragma unroll
+    for (int i = 0; i < BATCH; i++) {
+      const index_t k = k0 + i, row = batch * segments + (descending ? segments - 1 - k : k);
+      const bool there = k < segments - 1;  // nobody starts from what the last one ends with
+      end[i] = there ? states[row * N * channels + in_batch] : (acc_t)0;
+      total[i] = there ? totals[row * channels + channel] : (acc_t)0;
+    }
+#pragma unroll
+    for (int i = 0; i < BATCH; i++) {
+      const index_t k = k0 + i, row = batch * segments + (descending ? segments - 1 - k : k);
+      if (k < segments) states[row * N * channels + in_batch] = state;
+      state = power_of_two(total[i] * decay) * state + end[i];
+    }
   }
 }
 
@@ -290,22 +298,22 @@ scan_adjoints(INPUTS, SERIES(U_TYPE, dout), acc_t* ends, acc_t* totals) {
 #pragma unroll
     for (int t = 0; t < T; t++) {
       const int at = t < steps ? t : steps - 1;
-      const bool there = ACTIVE && (t < steps);
+      const bool there = ACTIVE && t < steps;
       const acc_t size = step_size(get(delta_tile, delta_step, at) + shift), read = get(dout_tile, dout_step, at);
       const acc_t gate = HAS_Z ? get(z_tile, z_step, at) : (acc_t)0;
       d[t] = there ? size : (acc_t)0;
       dy[t] = (there ? read : (acc_t)0) * (HAS_Z ? gate * sigmoid(gate) : (acc_t)1);
       total += d[t];
     }
-    const acc_t* decays = A + CHANNEL;
+    int at = CHANNEL;
     for (int n0 = 0; n0 < p.N; n0 += S, turn ^= 1) {
       const acc_t* row = staged + turn * STAGE;
       stage(GROUP_AT(C, t0), C_state, C_step, steps, n0, p.N, staged + turn * STAGE);
       __syncthreads();
       const int n1 = n0 + S < p.N ? n0 + S : p.N;
 #pragma unroll 1
-      for (int n = n0; n < n1; n++, row += ROW, decays += p.channels) {
-        const acc_t decay = *decays;
+      for (int n = n0; n < n1; n++, row += ROW, at += p.channels) {
+        const acc_t decay = A[at];
         acc_t g = g_[n * threads];
 #pragma unroll
         for (int quad = T / QUAD - 1; quad >= 0; quad--) {
@@ -362,7 +370,7 @@ scan_backward(INPUTS, SERIES(U_TYPE, dout), const acc_t* borders, const Z_TYPE* 
 #pragma unroll
       for (int t = 0; t < T; t++, dz_now += p.made_step) {
         const int at = t < steps ? t : steps - 1;
-        const bool there = ACTIVE && (t < steps);
+        const bool there = ACTIVE && t < steps;
         const acc_t size = step_size(get(delta_tile, delta_step, at) + own[3 * threads]);
         const acc_t x = get(u_tile, u_step, at), dout_t = get(dout_tile, dout_step, at);
         d[t] = there ? size : (acc_t)0;
