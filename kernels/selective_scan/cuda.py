@@ -22,6 +22,7 @@ SOURCE = Path(__file__).with_name("scan.cu")
 TILES = {torch.float32: 16, torch.float64: 8}
 """Steps of a tile, between two borders."""
 STAGED_STATES = 16
+HEAD = 64  # bytes of shared memory before the numbers
 MAX_THREADS = 128
 MAX_SHARED = 96 * 1024  # bytes, what a block may have on every card but those of compute capability 6, which have 48 KiB
 
@@ -47,7 +48,7 @@ def selective_scan(
 def too_large(state: int, double: bool) -> str:
     """Why so many states per channel do not fit into a block's shared memory; empty if they do."""
     size = 8 if double else 4
-    need = _backward_numbers(32, state, TILES[torch.float64 if double else torch.float32]) * size
+    need = HEAD + _backward_numbers(32, state, TILES[torch.float64 if double else torch.float32]) * size
     return f"{state} states need {need} bytes of shared memory, and a block has {MAX_SHARED}" if need > MAX_SHARED else ""
 
 
@@ -112,7 +113,7 @@ class _Scan:
 
     def launch(self, kernel: str, numbers: int, *values: _cuda.Value) -> None:
         """A kernel that walks segments, with shared memory for so many numbers."""
-        shared = numbers * self.like.element_size()
+        shared = HEAD + numbers * self.like.element_size()
         _cuda.launch(SOURCE, kernel, self.grid, self.threads, [*self.inputs, *values], self.defines, shared)
 
     def carried(self, kernel: str, first: Optional, *values: _cuda.Value) -> Tensor | None:
@@ -154,7 +155,7 @@ def _threads(width: int, state: int, acc: torch.dtype) -> int:
     """Threads of a block: as many as the channels of a group, evenly split, and as shared memory allows."""
     size = torch.finfo(acc).bits // 8
     limit = MAX_THREADS
-    while limit > 32 and _backward_numbers(limit, state, TILES[acc]) * size > _cuda.LARGE_SHARED_MEMORY:
+    while limit > 32 and HEAD + _backward_numbers(limit, state, TILES[acc]) * size > _cuda.LARGE_SHARED_MEMORY:
         limit //= 2
     blocks = -(-width // limit)
     return -(-width // blocks // 32) * 32

@@ -26,38 +26,36 @@ constexpr int SUMS = 2 * T + 1;     // a row of sums over lanes: T for the gradi
 constexpr int THREADS = 128;        // of a block, at most
 constexpr int BATCH = 8;            // segments that are carried across at a time
 constexpr bool SINGLE = sizeof(acc_t) == 4;
-// Blocks per multiprocessor, which limits registers. Three blocks of scan_backward leave 168, just enough from Turing to Hopper.
-#if __CUDA_ARCH__ >= 750 && __CUDA_ARCH__ < 1000
-constexpr int FORWARD_BLOCKS = SINGLE ? 5 : 3, BACKWARD_BLOCKS = SINGLE ? 3 : 2;
+// Blocks per multiprocessor, which limits registers: to 168 in scan_backward with three, just enough from Turing to Hopper.
+#ifdef __CUDA_ARCH__
+constexpr bool TURING_TO_HOPPER = __CUDA_ARCH__ >= 750 && __CUDA_ARCH__ < 1000, OLDER = __CUDA_ARCH__ < 750;
 #else
-constexpr int FORWARD_BLOCKS = SINGLE ? 5 : 3, BACKWARD_BLOCKS = 2;
+constexpr bool TURING_TO_HOPPER = true, OLDER = false;
 #endif
+constexpr int FORWARD_BLOCKS = !SINGLE ? 3 : OLDER ? 4 : 5, BACKWARD_BLOCKS = SINGLE && TURING_TO_HOPPER ? 3 : 2;
 
 struct alignas(16) Quad { acc_t of[QUAD]; };
 
 #define SERIES(type, name) const type *name, index_t name##_batch, index_t name##_channel, index_t name##_step
 #define GROUPED(type, name) const type *name, index_t name##_batch, index_t name##_group, index_t name##_state, index_t name##_step
 #define INPUTS                                                                                                              \
-  index_t batches, index_t groups, index_t width, index_t length, index_t N, index_t segments, index_t segment_length,      \
+  index_t batches, index_t groups, index_t width, index_t length, index_t states, index_t segments, index_t segment_length, \
   index_t reverse, SERIES(U_TYPE, u), SERIES(DELTA_TYPE, delta), SERIES(Z_TYPE, z), GROUPED(B_TYPE, B), GROUPED(C_TYPE, C), \
   const acc_t *A, const acc_t *D, const acc_t *bias
 #define GIVEN                                                                                                     \
-  batches, groups, width, length, N, segments, segment_length, reverse, u, u_batch, u_channel, u_step, delta,     \
+  batches, groups, width, length, states, segments, segment_length, reverse, u, u_batch, u_channel, u_step, delta,     \
   delta_batch, delta_channel, delta_step, z, z_batch, z_channel, z_step, B, B_batch, B_group, B_state, B_step, C, \
   C_batch, C_group, C_state, C_step, A, D, bias
 
-__device__ __forceinline__ acc_t* memory() {
-  SHARED_MEMORY(bytes);
-  return (acc_t*)bytes;
-}
-
-// What a thread works on. Inactive ones, past the last channel of their group, only help to stage and to sum.
+// What a block works on. It stands in shared memory, for registers are dear and it is seldom looked at. Threads past the last
+// channel of their group are not active: they only help to stage and to sum.
 struct Place {
-  int batch, row, channels, first, last, made_step, start, begin, end, block, group, segment, N;
+  int batch, row, channels, first, last, made_step, start, begin, end, block, group, segment;
 };
+constexpr int HEAD = 64;  // bytes at the beginning of shared memory, for a Place
 
 __device__ __forceinline__ Place place(
-    index_t groups, index_t width, index_t length, index_t N, index_t segments, index_t segment_length, index_t reverse) {
+    index_t groups, index_t width, index_t length, index_t segments, index_t segment_length, index_t reverse) {
   const int blocks = ((int)width + blockDim.x - 1) / blockDim.x;
   int rest = blockIdx.x;
   Place p;
@@ -66,14 +64,22 @@ __device__ __forceinline__ Place place(
   p.segment = rest % (int)segments, p.batch = rest / (int)segments, p.row = rest;
   p.first = p.group * width + p.block * blockDim.x;
   p.last = width - 1 - p.block * blockDim.x;
-  p.channels = groups * width, p.N = N;
+  p.channels = groups * width;
   p.made_step = reverse ? -p.channels : p.channels;
   p.start = reverse ? 1 - length : 0;
   p.begin = p.start + p.segment * segment_length;
   p.end = p.segment < segments - 1 ? p.begin + segment_length : p.start + length;
   return p;
 }
-#define PLACE place(groups, width, length, N, segments, segment_length, reverse)
+__device__ __forceinline__ char* shared_bytes() {
+  SHARED_MEMORY(bytes);
+  return bytes;
+}
+__device__ __forceinline__ acc_t* memory() { return (acc_t*)(shared_bytes() + HEAD); }
+#define PLACE(p)                                                                                    \
+  Place& p = *(Place*)shared_bytes();                                                               \
+  if (threadIdx.x == 0) p = place(groups, width, length, segments, segment_length, reverse);     \
+  __syncthreads()
 
 // The same number, of which the compiler knows nothing, so that it computes addresses again instead of keeping them in registers.
 __device__ __forceinline__ int opaque(int x) {
@@ -84,13 +90,13 @@ __device__ __forceinline__ int opaque(int x) {
 }
 #define ACTIVE ((int)threadIdx.x <= p.last)
 #define CHANNEL (p.first + (ACTIVE ? opaque(threadIdx.x) : p.last))
-#define AT(x, t) (x + p.batch * x##_batch + CHANNEL * x##_channel + opaque(t) * x##_step)
+#define AT(x, t) (x + opaque(p.batch) * x##_batch + CHANNEL * x##_channel + opaque(t) * x##_step)
 #define GROUP_AT(x, t) (x + p.batch * x##_batch + p.group * x##_group + opaque(t) * x##_step)
-#define CHANNEL_LAST_AT(x, t) (x + p.batch * length * p.channels + CHANNEL + opaque(t) * (index_t)p.made_step)
-#define STATES_AT(row) ((index_t)(row) * p.N * p.channels + CHANNEL)
-#define BORDER (borders + (p.batch * ((length + T - 1) / T) + (t0 - p.start) / T) * p.N * p.channels)
+#define CHANNEL_LAST_AT(x, t) (x + opaque(p.batch) * length * p.channels + CHANNEL + opaque(t) * (index_t)p.made_step)
+#define STATES_AT(row) ((index_t)(row) * N * p.channels + CHANNEL)
+#define BORDER (borders + (p.batch * ((length + T - 1) / T) + (t0 - p.start) / T) * N * p.channels)
 
-__device__ __forceinline__ int steps_from(int t0, int end) { return end - t0 < T ? end - t0 : T; }
+#define STEPS (p.end - t0 < T ? p.end - t0 : T)
 
 // The number of step t of a tile.
 template <class X> __device__ __forceinline__ acc_t get(const X* tile, index_t step, int t) {
@@ -164,19 +170,19 @@ template <int HALF = T / 2> __device__ __forceinline__ acc_t lane_sums(acc_t (&v
 template <bool OUTPUT>
 __device__ __forceinline__ void forward(
     INPUTS, const acc_t* starts, U_TYPE* out, acc_t* last_state, acc_t* borders, Z_TYPE* ys, acc_t* ends, acc_t* totals) {
-  const Place p = PLACE;
+  PLACE(p);
   if (!OUTPUT && p.segment == segments - 1) return;
-  const int threads = blockDim.x;
+  const int N = states, threads = blockDim.x;
   acc_t* const h_ = memory() + threadIdx.x;  // [n][thread]
-  acc_t* const staged = memory() + p.N * threads;
+  acc_t* const staged = memory() + N * threads;
   const acc_t skip = D ? D[CHANNEL] : (acc_t)0, shift = bias ? bias[CHANNEL] : (acc_t)0;
   acc_t total = 0;
   int turn = 0;  // two stages take turns, so that a tile needs one barrier
 
 #pragma unroll 1
-  for (int n = 0; n < p.N; n++) h_[n * threads] = starts ? starts[STATES_AT(p.row) + (index_t)n * p.channels] : (acc_t)0;
+  for (int n = 0; n < N; n++) h_[n * threads] = starts ? starts[STATES_AT(p.row) + (index_t)n * p.channels] : (acc_t)0;
   for (int t0 = p.begin; t0 < p.end; t0 += T) {
-    const int steps = steps_from(t0, p.end);
+    const int steps = STEPS;
     const U_TYPE* u_tile = AT(u, t0);
     const DELTA_TYPE* delta_tile = AT(delta, t0);
     acc_t d[T], dx[T], y[T];
@@ -193,12 +199,12 @@ __device__ __forceinline__ void forward(
     }
     acc_t* const border = OUTPUT && borders && ACTIVE ? BORDER : nullptr;
     int at = CHANNEL;  // of the state of the channel
-    for (int n0 = 0; n0 < p.N; n0 += S, turn ^= 1) {
+    for (int n0 = 0; n0 < N; n0 += S, turn ^= 1) {
       const acc_t* row = staged + turn * STAGE;
-      stage(GROUP_AT(B, t0), B_state, B_step, steps, n0, p.N, staged + turn * STAGE);
-      if (OUTPUT) stage(GROUP_AT(C, t0), C_state, C_step, steps, n0, p.N, staged + turn * STAGE + S * ROW);
+      stage(GROUP_AT(B, t0), B_state, B_step, steps, n0, N, staged + turn * STAGE);
+      if (OUTPUT) stage(GROUP_AT(C, t0), C_state, C_step, steps, n0, N, staged + turn * STAGE + S * ROW);
       __syncthreads();
-      const int n1 = n0 + S < p.N ? n0 + S : p.N;
+      const int n1 = n0 + S < N ? n0 + S : N;
 #pragma unroll 1
       for (int n = n0; n < n1; n++, row += ROW, at += p.channels) {
         const acc_t decay = A[at];
@@ -222,10 +228,12 @@ __device__ __forceinline__ void forward(
       const Z_TYPE* z_tile = AT(z, t0);
       U_TYPE* out_now = CHANNEL_LAST_AT(out, t0);
       Z_TYPE* y_now = CHANNEL_LAST_AT(ys, t0);
+      acc_t gate[T];
+#pragma unroll
+      for (int t = 0; t < T; t++) gate[t] = HAS_Z ? get(z_tile, z_step, t < steps ? t : steps - 1) : (acc_t)0;
 #pragma unroll
       for (int t = 0; t < T; t++, out_now += p.made_step, y_now += p.made_step) {
-        const acc_t gate = HAS_Z ? get(z_tile, z_step, t < steps ? t : steps - 1) : (acc_t)0;
-        put(HAS_Z ? y[t] * (gate * sigmoid(gate)) : y[t], out_now, t < count);
+        put(HAS_Z ? y[t] * (gate[t] * sigmoid(gate[t])) : y[t], out_now, t < count);
         if (HAS_Z) put(y[t], y_now, ys && t < count);
       }
     }
@@ -235,7 +243,7 @@ __device__ __forceinline__ void forward(
   if (OUTPUT && p.segment < segments - 1) return;
   acc_t* const kept = OUTPUT ? last_state + STATES_AT(p.batch) : ends + STATES_AT(p.row);
 #pragma unroll 1
-  for (int n = 0; n < p.N; n++) kept[(index_t)n * p.channels] = h_[n * threads];
+  for (int n = 0; n < N; n++) kept[(index_t)n * p.channels] = h_[n * threads];
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
@@ -278,19 +286,19 @@ scan_carry(index_t size, index_t N, index_t channels, index_t segments, index_t 
 // The gradient of h before all segments but the first, from zero behind them, as their ends, and their totals.
 extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
 scan_adjoints(INPUTS, SERIES(U_TYPE, dout), acc_t* ends, acc_t* totals) {
-  const Place p = PLACE;
+  PLACE(p);
   if (p.segment == 0) return;
-  const int threads = blockDim.x;
+  const int N = states, threads = blockDim.x;
   acc_t* const g_ = memory() + threadIdx.x;  // [n][thread]
-  acc_t* const staged = memory() + p.N * threads;
+  acc_t* const staged = memory() + N * threads;
   const acc_t shift = bias ? bias[CHANNEL] : (acc_t)0;
   acc_t total = 0;
   int turn = 0;
 
 #pragma unroll 1
-  for (int n = 0; n < p.N; n++) g_[n * threads] = 0;
+  for (int n = 0; n < N; n++) g_[n * threads] = 0;
   for (int t0 = p.begin + (p.end - 1 - p.begin) / T * T; t0 >= p.begin; t0 -= T) {
-    const int steps = steps_from(t0, p.end);
+    const int steps = STEPS;
     const DELTA_TYPE* delta_tile = AT(delta, t0);
     const Z_TYPE* z_tile = AT(z, t0);
     const U_TYPE* dout_tile = AT(dout, t0);
@@ -306,11 +314,11 @@ scan_adjoints(INPUTS, SERIES(U_TYPE, dout), acc_t* ends, acc_t* totals) {
       total += d[t];
     }
     int at = CHANNEL;
-    for (int n0 = 0; n0 < p.N; n0 += S, turn ^= 1) {
+    for (int n0 = 0; n0 < N; n0 += S, turn ^= 1) {
       const acc_t* row = staged + turn * STAGE;
-      stage(GROUP_AT(C, t0), C_state, C_step, steps, n0, p.N, staged + turn * STAGE);
+      stage(GROUP_AT(C, t0), C_state, C_step, steps, n0, N, staged + turn * STAGE);
       __syncthreads();
-      const int n1 = n0 + S < p.N ? n0 + S : p.N;
+      const int n1 = n0 + S < N ? n0 + S : N;
 #pragma unroll 1
       for (int n = n0; n < n1; n++, row += ROW, at += p.channels) {
         const acc_t decay = A[at];
@@ -331,7 +339,7 @@ scan_adjoints(INPUTS, SERIES(U_TYPE, dout), acc_t* ends, acc_t* totals) {
   if (!ACTIVE) return;
   totals[(index_t)p.row * p.channels + CHANNEL] = total;
 #pragma unroll 1
-  for (int n = 0; n < p.N; n++) ends[STATES_AT(p.row) + (index_t)n * p.channels] = g_[n * threads];
+  for (int n = 0; n < N; n++) ends[STATES_AT(p.row) + (index_t)n * p.channels] = g_[n * threads];
 }
 
 // All gradients. du (batch, length, channels), ddelta and dz are whole; dB and dC (blocks, batch, length, groups, N), dA (batch,
@@ -340,17 +348,17 @@ scan_adjoints(INPUTS, SERIES(U_TYPE, dout), acc_t* ends, acc_t* totals) {
 extern "C" __global__ void __launch_bounds__(THREADS, BACKWARD_BLOCKS)
 scan_backward(INPUTS, SERIES(U_TYPE, dout), const acc_t* borders, const Z_TYPE* ys, const acc_t* starts, U_TYPE* du,
               DELTA_TYPE* ddelta, Z_TYPE* dz, acc_t* dB, acc_t* dC, acc_t* dA, acc_t* dD, acc_t* dbias) {
-  const Place p = PLACE;
-  const int threads = blockDim.x;
+  PLACE(p);
+  const int N = states, threads = blockDim.x;
   acc_t* const g_ = memory() + threadIdx.x;                            // [n][thread]
-  acc_t* const dA_ = memory() + p.N * threads + threadIdx.x;           // [n][thread]
-  acc_t* const own = memory() + 2 * p.N * threads + threadIdx.x;       // dD, dbias, D and bias [thread]
-  acc_t* const staged = memory() + (2 * p.N + 4) * threads;
+  acc_t* const dA_ = memory() + N * threads + threadIdx.x;           // [n][thread]
+  acc_t* const own = memory() + 2 * N * threads + threadIdx.x;       // dD, dbias, D and bias [thread]
+  acc_t* const staged = memory() + (2 * N + 4) * threads;
   acc_t* const sums = staged + STAGE;                              // [warp][n][SUMS]
   const int warps = threads / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
 #pragma unroll 1
-  for (int n = 0; n < p.N; n++) {
+  for (int n = 0; n < N; n++) {
     g_[n * threads] = starts && ACTIVE ? starts[STATES_AT(p.row) + (index_t)n * p.channels] : (acc_t)0;
     dA_[n * threads] = 0;
   }
@@ -358,46 +366,57 @@ scan_backward(INPUTS, SERIES(U_TYPE, dout), const acc_t* borders, const Z_TYPE* 
   own[2 * threads] = D ? D[CHANNEL] : (acc_t)0;
   own[3 * threads] = bias ? bias[CHANNEL] : (acc_t)0;
   for (int t0 = p.begin + (p.end - 1 - p.begin) / T * T; t0 >= p.begin; t0 -= T) {
-    const int steps = steps_from(t0, p.end);
     acc_t d[T], dx[T], dy[T], dd[T], ddx[T];
     {
+      const int steps = STEPS;
       const U_TYPE* u_tile = AT(u, t0);
       const DELTA_TYPE* delta_tile = AT(delta, t0);
       const Z_TYPE* z_tile = AT(z, t0);
       const U_TYPE* dout_tile = AT(dout, t0);
       const Z_TYPE* y_tile = CHANNEL_LAST_AT(ys, t0);
       Z_TYPE* dz_now = CHANNEL_LAST_AT(dz, t0);
+      acc_t gate[T], y[T];
 #pragma unroll
-      for (int t = 0; t < T; t++, dz_now += p.made_step) {
-        const int at = t < steps ? t : steps - 1;
-        const bool there = ACTIVE && t < steps;
-        const acc_t size = step_size(get(delta_tile, delta_step, at) + own[3 * threads]);
-        const acc_t x = get(u_tile, u_step, at), dout_t = get(dout_tile, dout_step, at);
-        d[t] = there ? size : (acc_t)0;
-        dx[t] = there ? size * x : (acc_t)0;
-        dy[t] = there ? dout_t : (acc_t)0;
-        if (HAS_Z) {
-          const acc_t gate = get(z_tile, z_step, at), s = sigmoid(gate), y = get(y_tile, p.made_step, at);
-          put(dout_t * y * (s * (1 + gate * (1 - s))), dz_now, there);
-          dy[t] *= gate * s;
+      for (int half = 0; half < T; half += T / 2) {  // half a tile is asked for before anything is waited for
+#pragma unroll
+        for (int t = half; t < half + T / 2; t++) {
+          const int at = t < steps ? t : steps - 1;
+          d[t] = get(delta_tile, delta_step, at);
+          dx[t] = get(u_tile, u_step, at);
+          dy[t] = get(dout_tile, dout_step, at);
+          gate[t] = HAS_Z ? get(z_tile, z_step, at) : (acc_t)0;
+          y[t] = HAS_Z ? get(y_tile, p.made_step, at) : (acc_t)0;
         }
-        dd[t] = ddx[t] = 0;
+#pragma unroll
+        for (int t = half; t < half + T / 2; t++, dz_now += p.made_step) {
+          const bool there = ACTIVE && t < steps;
+          const acc_t size = step_size(d[t] + own[3 * threads]);
+          d[t] = there ? size : (acc_t)0;
+          dx[t] = there ? size * dx[t] : (acc_t)0;
+          dy[t] = there ? dy[t] : (acc_t)0;
+          if (HAS_Z) {
+            const acc_t s = sigmoid(gate[t]);
+            put(dy[t] * y[t] * (s * (1 + gate[t] * (1 - s))), dz_now, there);
+            dy[t] *= gate[t] * s;
+          }
+          dd[t] = ddx[t] = 0;
+        }
       }
     }
     const acc_t* const border = BORDER;
     int next_at = CHANNEL;
     acc_t next_h = border[next_at];  // fetched while the state before is worked on
-    for (int n0 = 0; n0 < p.N; n0 += S) {
-      stage(GROUP_AT(B, t0), B_state, B_step, steps, n0, p.N, staged);
-      stage(GROUP_AT(C, t0), C_state, C_step, steps, n0, p.N, staged + S * ROW);
+    for (int n0 = 0; n0 < N; n0 += S) {
+      stage(GROUP_AT(B, t0), B_state, B_step, STEPS, n0, N, staged);
+      stage(GROUP_AT(C, t0), C_state, C_step, STEPS, n0, N, staged + S * ROW);
       __syncthreads();
 #pragma unroll 1
-      for (int n = n0; n < p.N && n < n0 + S; n++) {
+      for (int n = n0; n < N && n < n0 + S; n++) {
         const acc_t* row = staged + (n - n0) * ROW;
         const acc_t decay = A[next_at];
         acc_t h = next_h;
         next_at += p.channels;
-        if (n + 1 < p.N) next_h = border[next_at];
+        if (n + 1 < N) next_h = border[next_at];
         acc_t a[T], kept[T], v[T];  // kept: of h, from the step before
 #pragma unroll
         for (int quad = 0; quad < T / QUAD; quad++) {
@@ -435,9 +454,9 @@ scan_backward(INPUTS, SERIES(U_TYPE, dout), const acc_t* borders, const Z_TYPE* 
       }
       __syncthreads();
       const int n = threadIdx.x % S;
-      if (n0 + n < p.N) {
+      if (n0 + n < N) {
 #pragma unroll 1
-        for (int t = threadIdx.x / S; t < steps; t += threads / S) {
+        for (int t = threadIdx.x / S; t < STEPS; t += threads / S) {
           acc_t dC_sum = 0, dB_sum = 0;
 #pragma unroll 1
           for (int k = 0; k < warps; k++) {
@@ -445,24 +464,29 @@ scan_backward(INPUTS, SERIES(U_TYPE, dout), const acc_t* borders, const Z_TYPE* 
             dB_sum += sums[(k * S + n) * SUMS + T + t];
           }
           const index_t position = reverse ? -t0 - t : t0 + t;
-          const index_t at = ((((index_t)p.block * batches + p.batch) * length + position) * groups + p.group) * p.N + n0 + n;
+          const index_t at = ((((index_t)p.block * batches + p.batch) * length + position) * groups + p.group) * N + n0 + n;
           dC[at] = dC_sum;
           dB[at] = dB_sum;
         }
       }
     }
     acc_t dskip = 0, dshift = 0;
-    const int end = opaque(steps), count = ACTIVE ? end : 0;
+    const int steps = STEPS, count = ACTIVE ? steps : 0;
     const U_TYPE* u_tile = AT(u, t0);
     const DELTA_TYPE* delta_tile = AT(delta, t0);
     U_TYPE* du_now = CHANNEL_LAST_AT(du, t0);
     DELTA_TYPE* ddelta_now = CHANNEL_LAST_AT(ddelta, t0);
+    acc_t x[T], raw[T];
+#pragma unroll
+    for (int t = 0; t < T; t++) {
+      const int at = t < steps ? t : steps - 1;
+      x[t] = get(u_tile, u_step, at);
+      raw[t] = get(delta_tile, delta_step, at) + own[3 * threads];
+    }
 #pragma unroll
     for (int t = 0; t < T; t++, du_now += p.made_step, ddelta_now += p.made_step) {
-      const int at = t < end ? t : end - 1;
-      const acc_t x = get(u_tile, u_step, at), raw = get(delta_tile, delta_step, at) + own[3 * threads];
-      const acc_t dstep = (dd[t] * LN_2 + ddx[t] * x) * slope(raw);
-      dskip += t < count ? dy[t] * x : (acc_t)0;
+      const acc_t dstep = (dd[t] * LN_2 + ddx[t] * x[t]) * slope(raw[t]);
+      dskip += t < count ? dy[t] * x[t] : (acc_t)0;
       dshift += t < count ? dstep : (acc_t)0;
       put(ddx[t] * d[t] + dy[t] * own[2 * threads], du_now, t < count);
       put(dstep, ddelta_now, t < count);
@@ -472,7 +496,7 @@ scan_backward(INPUTS, SERIES(U_TYPE, dout), const acc_t* borders, const Z_TYPE* 
   }
   if (!ACTIVE) return;
 #pragma unroll 1
-  for (int n = 0; n < p.N; n++) dA[STATES_AT(p.row) + (index_t)n * p.channels] = dA_[n * threads];
+  for (int n = 0; n < N; n++) dA[STATES_AT(p.row) + (index_t)n * p.channels] = dA_[n * threads];
   dD[(index_t)p.row * p.channels + CHANNEL] = own[0];
   dbias[(index_t)p.row * p.channels + CHANNEL] = own[threads];
 }
