@@ -28,6 +28,17 @@ def dropout(x: Tensor, rate: float, training: bool = True) -> Tensor:
     return x * keep.view(x.shape).to(x.dtype).mul_(LEVELS / (LEVELS - dropped))
 
 
+def additive(mask: Tensor | None, x: Tensor) -> Tensor | None:
+    """A mask as :func:`attend` adds it to the scores of states ``x``, in the type that it computes in: so for all layers once."""
+    if mask is None:
+        return None
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    if mask.dtype != torch.bool:
+        return mask.to(dtype)
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, -torch.inf)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rate: float) -> Tensor:
     """``F.scaled_dot_product_attention``: queries (B, H, Q, W) on keys and values (B, H, T, W) → (B, H, Q, W).
 

@@ -164,10 +164,13 @@ class Bert(Adapter, MaskedModel, BaseResolved, ABC):
             self.register_state_dict_post_hook(_to_official)
             self.register_load_state_dict_pre_hook(_from_official)
 
-    def embed(self, tokens: Tensor, read: Tensor, averaged: Tensor | None = None) -> Tensor:
-        """Embeddings (B, D) of token ids (B, T). ``averaged`` (B, T) are the tokens to pool over, by default all it reads."""
+    def embed(self, tokens: Tensor, read: Tensor, averaged: Tensor | None = None, places: Tensor | None = None) -> Tensor:
+        """Embeddings (B, D) of token ids (B, T). ``averaged`` (B, T) are the tokens to pool over, by default all it reads.
+
+        ``places`` is as in :meth:`Encoder.forward`.
+        """
         only_first = self.pooling in ("cls", "pooler")
-        hidden = self.states(tokens, read, first=1 if only_first else None)
+        hidden = self.states(tokens, read, first=1 if only_first else None, places=places)
         averaged = read if averaged is None else averaged
         if self.pooling == "mean":
             return mean_over(hidden, averaged)
@@ -175,13 +178,20 @@ class Bert(Adapter, MaskedModel, BaseResolved, ABC):
             return hidden.masked_fill(~averaged[..., None], -torch.inf).amax(dim=1)
         return self.pooled(hidden) if self.pooling == "pooler" else hidden[:, 0]
 
-    def states(self, tokens: Tensor, read: Tensor, layer: int | None = None, first: int | None = None) -> Tensor:
+    def states(
+        self,
+        tokens: Tensor,
+        read: Tensor,
+        layer: int | None = None,
+        first: int | None = None,
+        places: Tensor | None = None,
+    ) -> Tensor:
         """States (B, T, D) of token ids (B, T) after a block, by default the one that is pooled, or of the ``first`` alone.
 
         Raises:
             UserError: there is no such block.
         """
-        return self.encoder(tokens, read, checked_block(layer, self.blocks) or self.layer, first=first)
+        return self.encoder(tokens, read, checked_block(layer, self.blocks) or self.layer, first=first, places=places)
 
     def states_of_pieces(self, tokens: Tensor, read: Tensor, layer: int | None) -> Tensor:
         """States (B, P · T, D) of windows that are read in P pieces, token ids (B, P, T); zeros for pieces that are not there.

@@ -17,7 +17,7 @@ from harness.data import Window, letters
 from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.files.checkpoint import weight_file
 
-from ._batches import within
+from ._batches import PLACES, with_places, within
 from ._bert import (
     OFFICIAL_NAMES,
     OFFICIAL_WORDS,
@@ -167,6 +167,10 @@ class KmerBert(Bert, ABC):
         lengths[:, 1:][lengths[:, 1:] == 2] = 0  # the first piece exists even without k-mers, the others do not
         return {"tokens": torch.from_numpy(tokens), "lengths": torch.from_numpy(lengths)}
 
+    def for_accelerator(self, batch: Batch) -> Batch:
+        _, pieces, size = batch["tokens"].shape
+        return with_places(batch, within(batch["lengths"], size)) if pieces == 1 else batch
+
     def unknown_tokens(self, batch: Batch) -> tuple[int, int]:
         """Counts [UNK], and windows too short to have a token of their own."""
         lengths = batch["lengths"]
@@ -176,7 +180,7 @@ class KmerBert(Bert, ABC):
         tokens, lengths = batch["tokens"], batch["lengths"]
         size = tokens.shape[-1]
         if tokens.shape[1] == 1:
-            return self.embed(tokens[:, 0], within(lengths[:, 0], size))
+            return self.embed(tokens[:, 0], within(lengths[:, 0], size), places=batch.get(PLACES))
         exists = lengths > 0
         embeddings = self.embed(tokens[exists], within(lengths[exists], size))
         weights = lengths / lengths.sum(dim=1, keepdim=True)

@@ -90,7 +90,7 @@ class Mamba(nn.Module):
         return self.out_proj(self.scan(self.in_proj(x)))
 
     def scan(self, projected: Tensor, reverse: bool = False) -> Tensor:
-        """All between the projections, convolution, scan and gate: (B, L, 2 E) → (B, L, E); with ``reverse`` from right to left."""
+        """All between the projections, convolution, scan and gate: (B, L, 2 E) → (B, L, E), or from right to left."""
         u, z = projected.transpose(1, 2).chunk(2, dim=1)  # (B, E, L) each
         u = causal_conv1d(u, self.conv1d.weight[:, 0], self.conv1d.bias, activation="silu", reverse=reverse)
         assert not isinstance(u, tuple)

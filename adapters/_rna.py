@@ -19,7 +19,7 @@ from harness.errors import BadData, CheckpointMismatch
 from harness.files.checkpoint import DROPOUT, Field, load_tensors, read_config
 
 from . import _bert
-from ._batches import even_ranges
+from ._batches import PLACES, even_ranges, with_places
 from ._bert import DECODER, WORDS, Bert
 from ._config import Settings, check_settings, stated
 from ._masking import checked_positions
@@ -137,7 +137,7 @@ class RNAModel(Bert, ABC):
     def forward(self, batch: Batch) -> Tensor:
         tokens = batch["tokens"]
         if tokens.ndim == 2:
-            return self._embed(tokens)
+            return self._embed(tokens, batch.get(PLACES))
         bases = (tokens != self.vocabulary.pad).sum(dim=-1) - 2  # (B, P), negative for a piece of padding alone
         exists = bases > 0
         embeddings = self._embed(tokens[exists])
@@ -153,10 +153,13 @@ class RNAModel(Bert, ABC):
         tokens = batch["tokens"].unflatten(0, (len(batch["tokens"]), -1)) if batch["tokens"].ndim == 2 else batch["tokens"]
         return self.states_of_pieces(tokens, tokens != self.vocabulary.pad, layer)
 
-    def _embed(self, tokens: Tensor) -> Tensor:
+    def for_accelerator(self, batch: Batch) -> Batch:
+        return with_places(batch, batch["tokens"] != self.vocabulary.pad) if batch["tokens"].ndim == 2 else batch
+
+    def _embed(self, tokens: Tensor, places: Tensor | None = None) -> Tensor:
         v = self.vocabulary
         read = tokens != v.pad
-        return self.embed(tokens, read, averaged=read & (tokens != v.start) & (tokens != v.end))
+        return self.embed(tokens, read, averaged=read & (tokens != v.start) & (tokens != v.end), places=places)
 
     def collate_masked(self, windows: Sequence[Window], positions: Sequence[int]) -> Batch:
         """``tokens`` (B, T) with the mask token at each window's position; ``masked`` (B,) is the index of that token.

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ._attention import attend, dropout
+from ._attention import additive, attend, dropout
+from ._batches import Packing
 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
 
@@ -74,30 +75,44 @@ class Block(nn.Module):
         self.down = nn.Linear(shape.inner, width)
         self.mlp_norm = shape.norm()
 
-    def forward(self, x: Tensor, mask: Tensor | None = None, first: int | None = None, rotation: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        first: int | None = None,
+        rotation: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
         """Hidden states (B, T, D) → those of the ``first`` tokens (all by default), which still read every token.
 
-        ``mask``, broadcast to (B, H, T, T), is as in :func:`attend`; ``rotation`` (T, W) is a table for :func:`rotate`.
+        ``mask``, broadcast to (B, H, T, T), is as in :func:`attend`; ``rotation`` (T, W) is a table for :func:`rotate`. With
+        ``packing``, states are (N, D) before and after, and ``first`` is None.
         """
         if self.shape.pre_norm:
-            x = x[:, :first] + self.drop(self.attend(self.attention_norm(x), mask, first, rotation))
+            x = x[:, :first] + self.drop(self.attend(self.attention_norm(x), mask, first, rotation, packing))
             return x + self.feed_forward(self.mlp_norm(x))
-        x = self.attention_norm(self.drop(self.attend(x, mask, first, rotation)) + x[:, :first])
+        x = self.attention_norm(self.drop(self.attend(x, mask, first, rotation, packing)) + x[:, :first])
         return self.mlp_norm(self.feed_forward(x) + x)
 
-    def attend(self, x: Tensor, mask: Tensor | None, first: int | None, rotation: Tensor | None) -> Tensor:
+    def attend(
+        self, x: Tensor, mask: Tensor | None, first: int | None, rotation: Tensor | None, packing: Packing | None
+    ) -> Tensor:
         if self.shape.fused_qkv:
-            q, k, v = self.qkv(x).chunk(3, dim=-1)
+            qkv = self.qkv(x)
+            q, k, v = (qkv if packing is None else packing.pad(qkv)).chunk(3, dim=-1)
             q = q[:, :first]
-        else:
+        elif packing is None:
             q, k, v = self.query(x[:, :first]), self.key(x), self.value(x)
+        else:
+            q, k, v = (packing.pad(layer(x)) for layer in (self.query, self.key, self.value))
         q, k, v = (states.unflatten(-1, (self.shape.heads, -1)).transpose(1, 2) for states in (q, k, v))  # (B, H, T, W)
         if rotation is not None:
             q, k = rotate(q, rotation[:first]), rotate(k, rotation)
         if mask is not None:
             mask = mask[..., :first, :]
         rate = self.shape.attention_dropout if self.training else 0.0
-        return self.out(attend(q, k, v, mask, rate).transpose(1, 2).flatten(2))
+        attended = attend(q, k, v, mask, rate).transpose(1, 2).flatten(2)
+        return self.out(attended if packing is None else packing.pack(attended))
 
     def feed_forward(self, x: Tensor) -> Tensor:
         activation = ACTIVATIONS[self.shape.activation]
@@ -134,12 +149,14 @@ class Encoder(nn.Module):
         layer: int | None = None,
         types: Tensor | None = None,
         first: int | None = None,
+        places: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, T, D) of token ids (B, T) after ``layer`` blocks (None: all; 0: the embeddings).
 
         ``read`` (B, T) is true at the tokens to attend to, by default all; hidden states of the others mean nothing. ``types``
         (B, T) are 0 by default. With ``first``, only the first tokens' states (B, first, D) are computed in the last block.
-        The final norm of a pre-norm encoder belongs to its last block, as upstream counts.
+        The final norm of a pre-norm encoder belongs to its last block, as upstream counts. ``places`` (N,) are those at which
+        ``read`` is true, where they are known beforehand: then padding is computed in attention alone (see :class:`Packing`).
         """
         x = self.tokens(tokens)
         if self.types is not None:
@@ -148,17 +165,24 @@ class Encoder(nn.Module):
             start = self.shape.first_position
             x = x + self.positions.weight[start : start + tokens.shape[1]]
         x = dropout(self.norm(x), self.shape.dropout, self.training)
-        mask = self.mask(tokens.shape[1], read)
-        blocks = self.layers[:layer]
+        packing = None if places is None or len(places) == tokens.numel() else Packing(places, *tokens.shape)
+        if packing is None and read is not None and (places is not None or bool(read.all())):
+            read = None  # all is read
+        mask, blocks = self.mask(tokens.shape[1], read), self.layers[:layer]
+        if packing is not None:
+            x, mask = packing.pack(x), additive(mask, x)
         for number, block in enumerate(blocks, start=1):
-            x = block(x, mask, first if number == len(blocks) else None)
+            last = number == len(blocks)
+            if packing is not None and last and first is not None:  # what is left to compute is as long in each row
+                x, packing = packing.pad(x), None
+            x = block(x, mask, first if last else None, packing=packing)
         if self.final_norm is not None and len(blocks) == len(self.layers):
             x = self.final_norm(x)
-        return x[:, :first]
+        return (x if packing is None else packing.pad(x))[:, :first]
 
     def mask(self, tokens: int, read: Tensor | None) -> Tensor | None:
         """What :func:`attend` needs: None where all is read alike, as faster kernels may then run."""
-        padding = None if read is None or bool(read.all()) else read[:, None, None]  # (B, 1, 1, T)
+        padding = None if read is None else read[:, None, None]  # (B, 1, 1, T)
         if self.slopes is None:
             return padding
         bias = self.alibi(tokens)

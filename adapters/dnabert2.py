@@ -23,7 +23,7 @@ from harness.errors import BadData, CheckpointMismatch, DataMissing
 from harness.files.checkpoint import weight_file
 from harness.recipe import Recipe
 
-from ._batches import within
+from ._batches import PLACES, with_places, within
 from ._bert import (
     GATED_FEED_FORWARD,
     OFFICIAL_NAMES,
@@ -124,12 +124,15 @@ class DNABERT2(Bert):
         """``tokens`` int32 (B, T), [CLS] … [SEP] and padding, and their ``lengths`` (B,)."""
         return _batch(self._tokenise([window.sequence for window in windows]))
 
+    def for_accelerator(self, batch: Batch) -> Batch:
+        return with_places(batch, within(batch["lengths"], batch["tokens"].shape[1]))
+
     def unknown_tokens(self, batch: Batch) -> tuple[int, int]:
         return int((batch["tokens"] == UNK).sum()), int(batch["lengths"].sum())
 
     def forward(self, batch: Batch) -> Tensor:
         tokens = batch["tokens"]
-        return self.embed(tokens, within(batch["lengths"], tokens.shape[1]))
+        return self.embed(tokens, within(batch["lengths"], tokens.shape[1]), places=batch.get(PLACES))
 
     def token_ranges(self, windows: Sequence[Window]) -> Tensor:
         read = self.tokenizer.encode_batch([window.sequence for window in windows], add_special_tokens=False)

@@ -51,14 +51,19 @@ def ours(*args: Tensor) -> Tensor:
     return out
 
 
-def inputs(batch: int, channels: int, length: int, state: int) -> list[Tensor]:
-    """Arguments in channel-last memory, as a model passes them."""
+def inputs(
+    batch: int, channels: int, length: int, state: int, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    """Arguments in channel-last memory, as a model passes them: sequences of a type, weights in float32."""
 
     def sequence(size: int) -> Tensor:
-        return torch.randn(batch, length, size).transpose(1, 2)
+        return torch.randn(batch, length, size, device=device, dtype=dtype).transpose(1, 2)
 
-    A = -torch.arange(1, state + 1.0).repeat(channels, 1)
-    rest = [torch.randn(channels), sequence(channels), torch.randn(channels) - 3]
+    def weight() -> Tensor:
+        return torch.randn(channels, device=device)
+
+    A = -torch.arange(1, state + 1.0, device=device).repeat(channels, 1)
+    rest = [weight(), sequence(channels), weight() - 3]
     return [sequence(channels), sequence(channels), A, sequence(state), sequence(state), *rest]
 
 
@@ -76,7 +81,15 @@ def forward_and_backward(function: Callable[..., Tensor], args: list[Tensor]) ->
     return lambda: torch.autograd.grad(function(*args), args, weight)
 
 
-def race(contestants: dict[str, tuple[Callable[[], object], int]]) -> dict[str, list[float]]:
+def seconds_of(call: Callable[[], object]) -> float:
+    start = perf_counter()
+    call()
+    return perf_counter() - start
+
+
+def race(
+    contestants: dict[str, tuple[Callable[[], object], int]], clock: Callable[[Callable[[], object]], float] = seconds_of
+) -> dict[str, list[float]]:
     """Seconds of each contestant (a call and its number of rounds), which take turns after one unmeasured call each."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for call, _ in contestants.values():
@@ -84,9 +97,7 @@ def race(contestants: dict[str, tuple[Callable[[], object], int]]) -> dict[str, 
     for turn in range(max(rounds for _, rounds in contestants.values())):
         for name, (call, rounds) in contestants.items():
             if turn < rounds:
-                start = perf_counter()
-                call()
-                seconds[name].append(perf_counter() - start)
+                seconds[name].append(clock(call))
     return seconds
 
 

@@ -93,6 +93,15 @@ class Adapter(nn.Module, ABC):
     def forward(self, batch: Batch) -> Tensor:
         """Pooled embeddings (B, D); a window's embedding does not depend on the rest of the batch or on padding."""
 
+    def for_accelerator(self, batch: Batch) -> Batch:
+        """A :meth:`collate` batch with what :meth:`forward` can use besides where an accelerator computes; on the CPU still.
+
+        There, to ask a tensor how many or which (``.item()``, a mask as an index) makes the host wait until all queued work is
+        done. What decides on shapes is therefore found here, while the device works on another batch. What is added need not
+        have a row per window, and :meth:`forward` gives the same without it, but for rounding. By default nothing is added.
+        """
+        return batch
+
     def unknown_tokens(self, batch: Batch) -> tuple[int, int]:
         """(unknown, total) token counts of a batch; (0, 0) for models without tokens."""
         return 0, 0

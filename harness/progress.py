@@ -81,3 +81,8 @@ class Board:
 def figure(value: float) -> str:
     """A number to four places, or to three digits where these would all be 0: errors have the unit of what is measured."""
     return f"{value:.4f}" if value == 0 or abs(value) >= 5e-5 else f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """A length of time, such as ``5 s``, ``12 min`` or ``3.5 h``."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

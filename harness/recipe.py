@@ -67,6 +67,10 @@ class Recipe:
         TUNES,
         choices=("auto", "float32", "bf16"),
     )
+    compile: bool = _setting(False, "Compile training steps with torch.compile: slow at first, and rounding differs.")
+    deterministic: bool = _setting(
+        False, "On a GPU, use only kernels that give the same bits every time; some are slower.", TUNES
+    )
 
     def __post_init__(self) -> None:
         if isinstance(self.betas, list):  # as JSON has it
@@ -77,6 +81,10 @@ class Recipe:
             if "choices" in limits:
                 if value not in limits["choices"]:
                     raise UserError(f"{option} {value!r}: choose one of {', '.join(limits['choices'])}")
+                continue
+            if isinstance(item.default, bool):
+                if not isinstance(value, bool):
+                    raise UserError(f"{option} {value!r}: must be true or false")
                 continue
             numbers, defaults = (it if isinstance(it, tuple) else (it,) for it in (value, item.default))
             if len(numbers) != len(defaults) or not all(_inside(number, defaults[0], limits) for number in numbers):

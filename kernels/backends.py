@@ -22,7 +22,7 @@ BACKENDS: Mapping[str, tuple[str, ...]] = {
     "selective_scan": ("mamba_ssm", "cuda", "cpu", "definition"),
     "causal_conv1d": ("causal_conv1d", "cuda", "cpu", "definition"),
 }
-"""The implementations of each operation, best first; each is a module beside the operation's definition."""
+"""The implementations of each operation, best first. Those of other packages are called in ``upstream.py`` of its folder."""
 
 UPSTREAM = ("mamba_ssm", "causal_conv1d")
 VARIABLE = "HARNESS_KERNELS"

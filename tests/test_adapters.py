@@ -35,7 +35,9 @@ def embed(adapter, windows) -> torch.Tensor:
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 
 
-@pytest.fixture(scope="module", params=[(name, device) for device in DEVICES for name in sorted(registry.model_files())], ids="-".join)
+@pytest.fixture(
+    scope="module", params=[(name, device) for device in DEVICES for name in sorted(registry.model_files())], ids="-".join
+)
 def candidate(request):
     name, device = request.param
     return contract.build(name, device=device)

@@ -83,6 +83,28 @@ class TestBatches:
             break
         assert threading.active_count() == before
 
+    def test_items_are_drawn_by_the_thread_in_order(self):
+        drawn = []
+
+        def items():
+            for number in range(5):
+                drawn.append(threading.current_thread())
+                yield number
+
+        assert list(Batches(str, items(), OTHER)) == ["0", "1", "2", "3", "4"]
+        assert threading.main_thread() not in drawn
+        assert len(set(drawn)) == 1
+
+    def test_what_drawing_raises_is_raised_in_its_turn(self):
+        def items():
+            yield from "ab"
+            raise OSError("unreadable")
+
+        batches = iter(Batches(str.upper, items(), OTHER))
+        assert [next(batches), next(batches)] == ["A", "B"]
+        with pytest.raises(OSError, match="unreadable"):
+            next(batches)
+
     @pytest.mark.parametrize("device", [CPU, OTHER])
     def test_waiting_is_measured(self, device):
         batches = Batches(lambda _: time.sleep(0.02), range(3), device)
@@ -92,6 +114,82 @@ class TestBatches:
         for _ in idle:
             time.sleep(0.15)
         assert idle.wait < 0.15  # the first alone is waited for
+
+
+class Card:
+    """A pretended GPU: its kernels take seconds of a clock of its own, and its events are stamped as CUDA's are."""
+
+    def __init__(self, monkeypatch) -> None:
+        self.now = self.busy_until = 0.0
+        self.placed: list[tuple[int, str]] = []
+        card = self
+
+        class Event:
+            def __init__(self, enable_timing=False):
+                assert enable_timing
+
+            def record(self):
+                self.stamp = max(card.now, card.busy_until)
+
+            def query(self):
+                return self.stamp <= card.now
+
+            def synchronize(self):
+                card.now = max(card.now, self.stamp)
+
+            def elapsed_time(self, other):
+                assert self.query()
+                assert other.query()
+                return 1000 * (other.stamp - self.stamp)
+
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+        monkeypatch.setattr(
+            torch.cuda, "set_device", lambda index: self.placed.append((index, threading.current_thread().name[:15]))
+        )
+        self.pinned: list[torch.Tensor] = []
+        monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: (self.pinned.append(tensor), tensor + 0)[1])
+
+    def launch(self, seconds: float) -> None:
+        self.busy_until = max(self.now, self.busy_until) + seconds
+
+
+class TestOnCuda:
+    def test_all_tensors_are_pinned_by_a_thread_on_the_same_gpu(self, monkeypatch):
+        card = Card(monkeypatch)
+        made = {"tokens": torch.arange(6).view(2, 3), "lengths": torch.tensor([3, 1])}
+        (found,) = Batches(lambda _: [(made, torch.ones(2))], [0], torch.device("cuda"))
+        ((batch, target),) = found
+        assert [tensor.shape for tensor in card.pinned] == [(2, 3), (2,), (2,)]
+        assert torch.equal(batch["tokens"], made["tokens"])
+        assert torch.equal(target, torch.ones(2))
+        assert card.placed == [(1, "harness-batches")]
+
+    @pytest.mark.parametrize(("making", "step", "wait"), [(1.0, 3.0, 1.0), (3.0, 1.0, 3.0 + 3 * 2.0), (2.0, 2.0, 2.0)])
+    def test_the_device_waits_only_when_it_has_nothing_to_do(self, making, step, wait, monkeypatch):
+        """The host asks for the next batch at once; the device still computes, and may be busy for longer than that takes."""
+        card = Card(monkeypatch)
+        batches = Batches(lambda number: number, range(4), torch.device("cuda"))
+
+        def slowly():
+            for number in range(4):
+                card.now += making
+                yield number
+
+        monkeypatch.setattr(batches, "_ahead", slowly)
+        for _ in batches:
+            card.launch(step)
+        assert batches.wait == pytest.approx(wait)
+        assert card.busy_until == pytest.approx(batches.wait + 4 * step)
+
+    def test_nobody_waits_for_the_clock_before_it_is_read(self, monkeypatch):
+        card = Card(monkeypatch)
+        batches = Batches(str, range(3), torch.device("cuda"))
+        for _ in batches:
+            card.launch(10.0)
+            assert card.now == 0.0
+        assert batches.wait == 0.0
+        assert card.now > 0.0
 
 
 class TestTraining:
@@ -123,6 +221,24 @@ class TestTraining:
         fitted = fit(classifier, motif_examples(24), motif_examples(8), recipe, ACCELERATOR)
         assert fitted.events == ["out of memory: batches of 4 instead of 8; an optimiser step still sees 8 examples"]
 
+    def test_the_same_bits_from_packed_batches_where_there_is_no_padding(self, monkeypatch):
+        """What an adapter adds for an accelerator is made with the batch."""
+        examples = motif_examples(24, 40)
+
+        def losses():
+            classifier, recipe = build("dnabert1", epochs=2)
+            return [row["train_loss"] for row in fit(classifier, examples, examples[:8], recipe, ACCELERATOR).history]
+
+        expected, seen = losses(), []
+
+        def collated(classifier, examples, _):
+            seen.append(predict_module.collated(classifier, examples, torch.device("cuda")))
+            return seen[-1]
+
+        monkeypatch.setattr(fit_module, "collated", collated)
+        assert losses() == expected
+        assert all(len(batch["places"]) == batch["tokens"].numel() for batch in seen)
+
     @pytest.mark.parametrize(("share", "said"), [(0.0, True), (1.0, False)])
     def test_waiting_is_said_where_it_holds_training_up(self, share, said, monkeypatch):
         classifier, recipe = build("cnn", epochs=1)
@@ -138,6 +254,8 @@ class TestTraining:
         (run,) = plan("cnn", "QKI", epochs=1, init="random:tiny", device="cpu")
         record = execute(run, tmp_path)
         assert 0 < record.timing["wait"] < record.timing["seconds"]["train"]
+        assert 0 < record.timing["wait_share"] < 1
+        assert record.timing["wait_share"] == pytest.approx(record.timing["wait"] / record.history[0]["seconds"])
 
 
 class TestSparse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -103,6 +104,52 @@ class TestFit:
         assert fit(reference, examples, examples, recipe, ACCELERATOR).history[0]["learning_rate"] == pytest.approx(
             fitted.history[0]["learning_rate"]
         )  # as many optimiser steps
+
+    @pytest.mark.parametrize("words", ["CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"])
+    def test_a_library_that_gets_no_memory_halves_the_batch_too(self, words, monkeypatch):
+        classifier, recipe = (
+            build("cnn", self.recipe.override(epochs=1, batch_size=8)),
+            self.recipe.override(epochs=1, batch_size=8),
+        )
+        forward = classifier.forward
+
+        def small_machine(batch):
+            if classifier.training and len(batch["codes"]) > 4:
+                raise RuntimeError(words)
+            return forward(batch)
+
+        monkeypatch.setattr(classifier, "forward", small_machine)
+        assert len(fit(classifier, motif_examples(16), motif_examples(8), recipe, ACCELERATOR).events) == 1
+
+    def test_the_step_that_ran_out_of_memory_leaves_no_gradient_and_no_graph(self, monkeypatch):
+        """It had added the first micro-batch's gradient already."""
+        examples, norms, graphs = motif_examples(16), [], []
+        recipe = Recipe(epochs=1, batch_size=8, accumulation=2, learning_rate=1e-3, dropout=0.0)
+
+        def noted(parameters, clip):
+            norms.append(torch.stack([it.grad.norm() for it in parameters if it.grad is not None]).norm().item())
+
+        monkeypatch.setattr(nn.utils, "clip_grad_norm_", noted)
+        fit(build("dnabert2", recipe), examples, examples, recipe.override(batch_size=4, accumulation=4), ACCELERATOR)
+        classifier, calls = build("dnabert2", recipe), []
+        forward = classifier.forward
+
+        def small_machine(batch):
+            if classifier.training and len(batch["tokens"]) > 4:
+                calls.append(1)
+                if len(calls) == 2:
+                    raise torch.OutOfMemoryError("out of memory")
+            elif classifier.training and not graphs:
+                graphs.append([logits() for logits in kept])
+            logits = forward(batch)
+            kept.append(weakref.ref(logits))
+            return logits
+
+        kept: list = []
+        monkeypatch.setattr(classifier, "forward", small_machine)
+        fit(classifier, examples, examples, recipe, ACCELERATOR)
+        assert graphs == [[None]]
+        assert norms[1] == norms[0]
 
     def test_nothing_fits(self, monkeypatch):
         classifier = build("cnn", self.recipe)

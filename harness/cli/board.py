@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from harness.evidence.metrics import METRICS
-from harness.progress import Board, Progress, figure, printable
+from harness.progress import Board, Progress, duration, figure, printable
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -105,11 +105,6 @@ def outcome(record: RunRecord) -> str:
     score = f"{METRICS[metric].label} {figure(value)}" if metric in METRICS and value is not None else "done"
     seconds = record.seconds
     return f"{what}: {score}" + (f", {seconds:.0f} s" if seconds is not None else "")
-
-
-def duration(seconds: float) -> str:
-    """A length of time, such as ``5 s``, ``12 min`` or ``3.5 h``."""
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def counted(groups: Sequence[tuple[str, int]], limit: int = 8) -> str:

@@ -215,9 +215,10 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
 ) -> None:
     """Show which runs of a results folder are done, running, failed or waiting, and the hours left."""
+    from harness.progress import duration
     from harness.study.status import by_model, status
 
-    from .board import counted, duration, outcome
+    from .board import counted, outcome
 
     found = status(results)
     if as_json:

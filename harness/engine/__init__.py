@@ -1,6 +1,7 @@
 """What computes: models built, fitted, asked and pretrained. Every entry, command, notebook or worker, passes through here."""
 
 import ctypes
+import os
 import sys
 
 
@@ -17,3 +18,5 @@ def _keep_freed_memory() -> None:
 
 
 _keep_freed_memory()
+# cuBLAS reads it once, long before a run says whether it is to be deterministic. 32 MiB, as on Hopper by default.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

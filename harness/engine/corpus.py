@@ -63,13 +63,21 @@ class Corpus:
         self._blocks = len(first)
 
     def draw(self, rng: np.random.Generator, count: int) -> list[Window]:
-        """``count`` training windows, uniform over all possible starts.
+        """As :meth:`sample`; what was skipped is counted in ``skipped``."""
+        windows, skipped = self.sample(rng, count)
+        self.skipped += skipped
+        return windows
+
+    def sample(self, rng: np.random.Generator, count: int) -> tuple[list[Window], int]:
+        """``count`` training windows, uniform over all possible starts, and how many unusable ones were skipped.
+
+        Changes nothing but ``rng``, so that a thread may make batches ahead.
 
         Raises:
             BadData: 10,000 windows in a row are unusable.
         """
         found: list[Window] = []
-        misses = 0
+        skipped = misses = 0
         while len(found) < count:
             index = int(rng.integers(self._starts[-1]))
             stretch = int(np.searchsorted(self._starts, index, side="right"))
@@ -79,14 +87,14 @@ class Corpus:
                 found.append(window)
                 misses = 0
                 continue
-            self.skipped += 1
+            skipped += 1
             misses += 1
             if misses == MAX_MISSES:
                 raise BadData(
                     f"{self.alignment.path}: in {misses:,} windows of {self.context} nt less than half of row 0 "
                     f"({self.alignment.species[0]}) is known; give one that covers more, or a shorter --context"
                 )
-        return found
+        return found, skipped
 
     def held_out(self, count: int) -> list[Window]:
         """At most ``count`` windows that tile the held-out blocks without overlap, in random order.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +26,12 @@ from harness.recipe import Recipe
 from .batches import Batches
 from .classifier import Classifier
 from .kinds import labels_of
-from .predict import autocast, length, out_of_memory, predict, to_device
+from .predict import autocast, collated, length, out_of_memory, predict, to_device
 from .resume import StateFile, optimizer_state, random_state, restore_optimizer, restore_random_state, under
 
 REPORTED_WAIT = 0.05  # the share of training spent waiting for batches above which it is said
 BATCHES_PER_POOL = 50  # are sorted by length together
+COMPILER = "inductor"  # of torch.compile
 
 Stop = Callable[[int, float], str | None]  # of the epoch and the lowest validation loss so far
 
@@ -43,8 +45,9 @@ def go_on(epoch: int, lowest: float) -> str | None:
 class Fit:
     """The outcome of a training: the recipe, and a dict of numbers per epoch (per strength for a probe).
 
-    ``events`` are sentences on what had to be changed on the way. ``wait`` is the time in seconds that training waited for
-    batches to be made. ``resumed`` are the epochs after which a killed training went on.
+    ``events`` are sentences on what had to be changed on the way. ``wait`` is the time in seconds that the device waited for
+    batches in training (see :attr:`.batches.Batches.wait`), and ``wait_share`` what share of the training steps' time that is,
+    0 to 1. ``resumed`` are the epochs after which a killed training went on.
     """
 
     recipe: Recipe
@@ -52,6 +55,7 @@ class Fit:
     events: list[str] = field(default_factory=list)
     examples_per_second: float = 0.0
     wait: float = 0.0
+    wait_share: float = 0.0
     resumed: list[int] = field(default_factory=list)
 
 
@@ -90,13 +94,18 @@ def fit(
     state = keep.load() if keep else None
     if state:
         size, events = state[1]["size"], state[1]["events"]
+    if recipe.compile:
+        torch.compiler.reset()  # else what ran before in this process would decide how much of this run is compiled
     while True:
+        loop = None
         try:
             loop = _Loop(classifier, train, validation, recipe, size, accelerator, seed, precision, report, keep, stop)
             loop.fitted.events += events
             return loop.run(state)
         except RuntimeError as error:
             if not out_of_memory(error):
+                if remedy := _remedy(error, recipe):
+                    raise RunFailed(remedy) from error
                 raise
         if size == 1:
             raise RunFailed("out of memory with a batch of one window: use a smaller model, or a device with more memory")
@@ -107,6 +116,9 @@ def fit(
         report(events[-1])
         size, state = size // 2, None
         classifier.load_state_dict(initial)
+        classifier.zero_grad(set_to_none=True)  # of the step that did not end
+        del loop  # with its optimiser, and the failed step's graph
+        gc.collect()
         if accelerator.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -131,6 +143,8 @@ class _Loop:
         torch.manual_seed(self.seed)
         self.order = np.random.default_rng(self.seed)
         self.model = self.accelerator.prepare_model(self.classifier)
+        if self.recipe.compile:  # of training alone: what is kept and asked later answers as it does in this run
+            self.model = cast(nn.Module, torch.compile(self.model, backend=COMPILER))
         self.steps_per_epoch = math.ceil(len(self.train) / (self.recipe.batch_size * self.recipe.accumulation))
         self.steps = self.steps_per_epoch * self.recipe.epochs
         self.optimizer, self.schedule = adamw(self.classifier, self.recipe, self.steps, self.accelerator.device)
@@ -167,9 +181,11 @@ class _Loop:
         begun, reported = time.perf_counter(), 0.0
         total = torch.zeros((), device=accelerator.device)
         drawn = _steps(self.train, recipe, self.size, self.order, accelerator)
-        batches = Batches(partial(_made, classifier), drawn, accelerator.device)
+        batches = Batches(partial(_made, classifier, accelerator.device), drawn, accelerator.device)
+        per_step = recipe.batch_size * recipe.accumulation
         for step, micro_batches in enumerate(batches, start=1):
-            for loss in _backward(self.model, classifier, micro_batches, accelerator, self.precision):
+            of_step = min(per_step, len(self.train) - (step - 1) * per_step)  # examples, of all processes
+            for loss in _backward(self.model, classifier, micro_batches, of_step, accelerator, self.precision):
                 total += loss
             nn.utils.clip_grad_norm_(classifier.parameters(), recipe.clip)
             self.optimizer.step()
@@ -215,9 +231,9 @@ class _Loop:
             self.report(f"  {self.stopped}")
         stopped = f"stopped early after epoch {epoch}" if epoch < recipe.epochs else f"trained for all {epoch} epochs"
         self.report(f"  {stopped}; epoch {self.best_epoch} was best and is kept")
-        if fitted.wait > REPORTED_WAIT * self.training_seconds:
-            share = fitted.wait / self.training_seconds
-            self.report(f"  {share:.0%} of the training's time was spent waiting for batches to be made")
+        fitted.wait_share = min(fitted.wait / self.training_seconds, 1.0)
+        if fitted.wait_share > REPORTED_WAIT:
+            self.report(f"  {fitted.wait_share:.0%} of the training's time was spent waiting for batches to be made")
         self.classifier.load_state_dict(self.best)
         fitted.examples_per_second = len(fitted.history) * len(self.train) / self.training_seconds
         return fitted
@@ -264,10 +280,20 @@ def _finite(name: str, value: float, when: str, recipe: Recipe) -> float:
     return value
 
 
-def _made(classifier: Classifier, micro_batches: list[list[Example]]) -> list[tuple[Batch, Tensor]]:
-    """A batch and its targets, on the CPU, for each micro-batch of a step."""
+def _remedy(error: RuntimeError, recipe: Recipe) -> str:
+    """What to do about an error that comes of how the recipe has things computed; empty for any other."""
+    said = str(error).strip().partition("\n")[0]
+    if recipe.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"torch.compile failed ({said}): leave --compile out"
+    if recipe.deterministic and "deterministic" in said:
+        return f"{said.split(', but you set')[0]}: leave --deterministic out"
+    return ""
+
+
+def _made(classifier: Classifier, device: torch.device, micro_batches: list[list[Example]]) -> list[tuple[Batch, Tensor]]:
+    """A batch for ``device`` and its targets, on the CPU, for each micro-batch of a step."""
     return [
-        (classifier.collate(examples), torch.from_numpy(classifier.kind.target(labels_of(examples))))
+        (collated(classifier, examples, device), torch.from_numpy(classifier.kind.target(labels_of(examples))))
         for examples in micro_batches
     ]
 
@@ -276,20 +302,25 @@ def _backward(
     model: nn.Module,
     classifier: Classifier,
     micro_batches: list[tuple[Batch, Tensor]],
+    size: int,
     accelerator: Accelerator,
     precision: str,
 ) -> Iterator[Tensor]:
     """Add the gradients of an optimiser step; yield each micro-batch's share of the mean loss over the step's examples.
 
-    ``model`` is the classifier as accelerate prepared it. Processes exchange gradients with the last micro-batch only.
+    ``model`` is the classifier as accelerate prepared it; ``size`` counts the step's examples, of all processes. Processes
+    exchange gradients with the last micro-batch only, and average them, so that each divides by a process's share of ``size``,
+    whatever it has itself; one without a share of its own has a stand-in that counts for nothing.
     """
-    size = sum(len(target) for _, target in micro_batches)
+    share = size / accelerator.num_processes
+    counts = accelerator.process_index < size
     for number, (made, target) in enumerate(micro_batches, start=1):
         with nullcontext() if number == len(micro_batches) else accelerator.no_sync(model):
-            batch, target = to_device(made, accelerator.device), target.to(accelerator.device)
+            batch, target = to_device(made, accelerator.device), target.to(accelerator.device, non_blocking=True)
             with autocast(accelerator.device, precision):
                 logits = model(batch)
-            loss = classifier.kind.loss(logits.float(), target) / size
+            loss = classifier.kind.loss(logits.float(), target) / share
+            loss = loss if counts else loss * 0.0
             accelerator.backward(loss)
         yield loss.detach()
 
@@ -310,9 +341,8 @@ def _steps(
     per_step = recipe.batch_size * recipe.accumulation
     for start in range(0, len(indices), per_step):
         chosen = indices[start : start + per_step]
-        if shortage := -len(chosen) % world:  # all processes need equally many examples
-            chosen = np.resize(chosen, len(chosen) + shortage)
-        mine = [train[index] for index in chosen[accelerator.process_index :: world]]
+        mine = chosen[accelerator.process_index :: world]
+        mine = [train[index] for index in (mine if len(mine) else chosen[:1])]  # a stand-in, for all processes need a gradient
         share = max(size // world, 1)
         yield [mine[first : first + share] for first in range(0, len(mine), share)]
 

@@ -6,6 +6,8 @@ import os
 import platform
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -146,8 +148,42 @@ def versions() -> dict[str, str]:
     return found
 
 
+@contextmanager
+def deterministic(on: bool) -> Iterator[None]:
+    """While it lasts, if ``on``: torch's kernels give the same bits every time on the same card, with the same versions.
+
+    An operation that has no such kernel on a GPU raises a RuntimeError. cuBLAS also needs CUBLAS_WORKSPACE_CONFIG, which it
+    reads once, before its first product; importing :mod:`harness.engine` sets it. Settings are left as they were found.
+    """
+    if not on:
+        yield
+        return
+    import torch
+
+    cudnn, filled = torch.backends.cudnn, torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    was, warned = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    chosen = cudnn.deterministic, cudnn.benchmark
+    try:
+        torch.use_deterministic_algorithms(True)  # not to warn only: attention would keep a kernel that adds in any order
+        cudnn.deterministic, cudnn.benchmark = True, False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads it
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was, warn_only=warned)
+        cudnn.deterministic, cudnn.benchmark = chosen
+        torch.utils.deterministic.fill_uninitialized_memory = filled  # type: ignore[attr-defined]
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let :func:`peak_memory` of a GPU begin anew, as a run does; that of a process cannot."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device) -> int:
-    """Peak memory since the process began, in bytes: the GPU's on cuda, else that of the process."""
+    """Peak memory in bytes: on cuda that of tensors since :func:`reset_peak_memory`, else that of the process since it began."""
     import torch
 
     if device.type == "cuda":

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from harness.adapter import Batch
 from harness.data import Example
 
 from .bases import BaseReader
@@ -171,7 +172,9 @@ def _apply(
         while start < len(mine):
             chunks = [mine[first : first + size] for first in range(start, len(mine), size)]
             batches = Batches(
-                lambda indices: classifier.collate([examples[index] for index in indices]), chunks, accelerator.device
+                lambda indices: collated(classifier, [examples[index] for index in indices], accelerator.device),
+                chunks,
+                accelerator.device,
             )
             try:
                 for indices, batch in zip(chunks, batches, strict=True):
@@ -196,8 +199,16 @@ def _letters(example: Example) -> int:
     return sum(len(window) if window.alignment is None else window.alignment.size for window in example.windows)
 
 
-def to_device(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """The batch with all tensors on ``device``."""
+def collated(classifier: Classifier | ZeroShot | BaseReader, examples: Sequence[Example], device: torch.device) -> Batch:
+    """The examples' batch, on the CPU still, with what the adapter adds for an accelerator where ``device`` is one."""
+    batch = classifier.collate(examples)
+    if device.type == "cpu" or not isinstance(classifier, Classifier):
+        return batch
+    return classifier.adapter.for_accelerator(batch)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """The batch with all tensors on ``device``; from pinned memory the host does not wait for the copies."""
     return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
 
 
@@ -207,5 +218,9 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch reports a shortage of memory with this error, on any device."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error) or "can't allocate memory" in str(error)
+    """Whether torch reports a shortage of memory with this error, on any device.
+
+    A library that torch calls says so in its own words: ``CUDA error: out of memory``, ``CUBLAS_STATUS_ALLOC_FAILED``.
+    """
+    words = ("not enough memory", "can't allocate memory", "out of memory", "_STATUS_ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)

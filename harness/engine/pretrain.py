@@ -29,13 +29,19 @@ from harness.progress import Progress, Reporter
 from harness.recipe import Recipe
 
 from . import hardware, pretrain_folder
+from .batches import Batches
 from .build import request
 from .corpus import Corpus, Validation, collate
 from .fit import adamw
 from .predict import autocast, out_of_memory, to_device
+from .pretrain_screen import description, estimate, news, summary
 
 TOKENS_PER_STEP = 49_152  # 8 × 12 windows of 512 nt; validation looks at as many letters
 SECONDS_BETWEEN_SAVES = 300.0
+STEPS_BEFORE_ESTIMATE = 3  # of a process; its first one may compile
+RECENT_STEPS = 50  # whose median duration is the pace
+# What is made ahead of a step: the seed of what the model draws, its batches, and how many windows were skipped.
+Made = tuple[int, list[Batch], int]
 # The settings of a recipe that pretraining uses.
 RECIPE_SETTINGS = ("batch_size", "learning_rate", "weight_decay", "betas", "warmup", "schedule", "clip")
 
@@ -85,6 +91,7 @@ def pretrain(
     precision = hardware.pick_precision(recipe.precision, torch_device)
     corpus = Corpus(open_alignment(msa, species), context)
     compilation.on_compile = reporter.say
+    hardware.reset_peak_memory(torch_device)
     with torch.random.fork_rng(), ExitStack() as stack:
         torch.manual_seed(seed)
         adapter = wanted.build()
@@ -116,7 +123,7 @@ def pretrain(
         earlier = pretrain_folder.read_record(folder, effective, force)
         if earlier and earlier["step"] == steps:
             reporter.say(f"{folder} holds this very run, finished (--force starts over)")
-            reporter.conclude(_summary(earlier, folder))
+            reporter.conclude(summary(earlier, folder))
             return folder
         pretrain_folder.prepare(folder, resuming=earlier is not None)
         run = Pretraining(adapter, corpus, recipe, steps, tokens_per_step // context, seed, torch_device, precision)
@@ -145,9 +152,9 @@ def pretrain(
             },
         }
         pretrain_folder.write_record(folder, record)
-        reporter.say(_description(adapter, record, folder))
+        reporter.say(description(adapter, record, folder))
         _train(run, validation, evaluate_every, folder, record, reporter)
-    reporter.conclude(_summary(record, folder))
+    reporter.conclude(summary(record, folder))
     return folder
 
 
@@ -159,11 +166,17 @@ def _train(
     Raises:
         RunFailed: as :func:`pretrain`.
     """
-    saved = time.monotonic()
+    saved, waited = time.monotonic(), 0.0
+    estimated_at = run.step + STEPS_BEFORE_ESTIMATE
+    batches = Batches(run.make, range(run.step + 1, run.steps + 1), run.device)
     try:
         with reporter.training(f"{record['settings']['model']} on {record['settings']['data']}"):
-            while run.step < run.steps:
-                row = run.advance()
+            begun = time.perf_counter()
+            for made in batches:
+                row = run.advance(made, begun, batches.wait - waited)
+                waited = batches.wait
+                if run.step == estimated_at < run.steps:
+                    reporter.say(estimate(run, record))
                 evaluated = run.step % evaluate_every == 0 or run.step == run.steps
                 if evaluated:
                     row |= run.evaluate(validation)
@@ -173,8 +186,9 @@ def _train(
                     state = run.state() if run.step < run.steps else None
                     pretrain_folder.save(folder, record, run.history, run.adapter.state_dict(), state)
                     saved = time.monotonic()
-                    reporter.say(_news(row, run.steps))
+                    reporter.say(news(row, run))
                 reporter.report(Progress(run.corpus.passes(run.step * run.windows), run.step, run.steps, row["train_loss"]))
+                begun = time.perf_counter()
     except KeyboardInterrupt:
         reporter.say(f"stopped; {folder} holds step {record['step']:,} of {run.steps:,}, and the same command resumes from there")
         raise
@@ -208,18 +222,25 @@ class Pretraining:
         self.optimizer, self.schedule = adamw(self.adapter, recipe, steps, device)
         self.step, self.history = 0, list[dict[str, float]]()
 
-    def advance(self) -> dict[str, float]:
-        """Make one optimiser step; return its row of the history. The loss is the mean over all hidden bases of its windows.
+    def make(self, step: int) -> Made:
+        """What a step is made of. It depends on nothing but the step's number, so that a thread may make it ahead."""
+        rng = np.random.default_rng([self.seed, step])
+        seed = int(rng.integers(2**63))
+        windows, skipped = self.corpus.sample(rng, self.windows)
+        return seed, collate(self.adapter, windows, self.recipe.batch_size, rng), skipped
+
+    def advance(self, made: Made, begun: float, wait: float) -> dict[str, float]:
+        """Make the next optimiser step; return its row of the history. The loss is the mean over all hidden bases of its windows.
+
+        The step began, by ``time.perf_counter``, when its batches were asked for; the device waited ``wait`` seconds for them.
 
         Raises:
             RunFailed: the loss is not a finite number.
         """
-        begun = time.perf_counter()
+        seed, batches, skipped = made
         self.step += 1
-        rng = np.random.default_rng([self.seed, self.step])
-        torch.manual_seed(int(rng.integers(2**63)))
-        batches = collate(self.adapter, self.corpus.draw(rng, self.windows), self.recipe.batch_size, rng)
-        reading = time.perf_counter() - begun
+        self.corpus.skipped += skipped
+        torch.manual_seed(seed)
         targets = sum(int((batch["targets"] != IGNORED).sum()) for batch in batches)
         total = torch.zeros((), device=self.device)
         self.adapter.train()
@@ -243,7 +264,7 @@ class Pretraining:
                 "train_loss": total.item(),
                 "learning_rate": rate,
                 "seconds": time.perf_counter() - begun,
-                "reading_seconds": reading,
+                "wait_seconds": wait,
             }
         )
         return self.history[-1]
@@ -255,21 +276,21 @@ class Pretraining:
         loss, correct = 0.0, 0
         for batch in validation.batches:
             batch_loss, batch_correct = self._loss(batch)
-            loss, correct = loss + batch_loss.item(), correct + batch_correct
+            loss, correct = loss + batch_loss.item(), correct + int(batch_correct)
         return {
             "validation_loss": loss / validation.targets,
             "validation_accuracy": correct / validation.targets,
             "vote_accuracy": validation.vote_accuracy,
         }
 
-    def _loss(self, batch: Batch) -> tuple[torch.Tensor, int]:
+    def _loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-entropy summed over a batch's targets, and the number of targets that have the highest logit."""
         assert isinstance(self.adapter, Pretrainable)
         batch = to_device(batch, self.device)
         targets = batch["targets"][batch["targets"] != IGNORED]
         with autocast(self.device, self.precision):
             logits = self.adapter.pretraining_logits(batch)
-        return F.cross_entropy(logits.float(), targets, reduction="sum"), int((logits.argmax(dim=-1) == targets).sum())
+        return F.cross_entropy(logits.float(), targets, reduction="sum"), (logits.argmax(dim=-1) == targets).sum()
 
     def state(self) -> dict[str, Any]:
         """Everything that :meth:`restore` needs: tensors and plain values."""
@@ -289,16 +310,34 @@ class Pretraining:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
 
+    @property
+    def pace(self) -> float:
+        """Seconds of a step: the median of the latest ones, without evaluations and saves."""
+        return statistics.median(row["seconds"] for row in self.history[-RECENT_STEPS:])
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Letters of the target row; the model reads as many of every other row."""
+        return self.windows * self.corpus.context / self.pace
+
+    @property
+    def hours_left(self) -> float:
+        return (self.steps - self.step) * self.pace / 3600
+
     def results(self) -> dict[str, Any]:
-        """What a record says of the steps made so far; times in seconds."""
+        """What a record says of the steps made so far; times in seconds unless their name says hours."""
         evaluated = [row for row in self.history if "validation_loss" in row]
+        seconds, wait = (sum(row[name] for row in self.history) for name in ("seconds", "wait_seconds"))
         return {
             "step": self.step,
             "scores": {name: evaluated[-1][name] for name in pretrain_folder.SCORES} if evaluated else {},
             "timing": {
-                "seconds": sum(row["seconds"] for row in self.history),
-                "reading_seconds": sum(row["reading_seconds"] for row in self.history),
+                "seconds": seconds,
+                "wait": wait,
+                "wait_share": wait / seconds,
                 "seconds_per_step": statistics.median(row["seconds"] for row in self.history),
+                "tokens_per_second": self.tokens_per_second,
+                "hours_left": self.hours_left,
                 "peak_memory_bytes": hardware.peak_memory(self.device),
             },
         }
@@ -315,48 +354,3 @@ def _pretrainable(model: str) -> type[Adapter]:
         able = [name for name in registry.model_files() if issubclass(registry.adapter_class(name), Pretrainable)]
         raise UserError(f"model {model!r}: cannot be pretrained here; choose one of {', '.join(able)}")
     return found
-
-
-def _description(adapter: Adapter, record: Mapping[str, Any], folder: Path) -> str:
-    settings, data, audit = record["settings"], record["data"], adapter.audit
-    origin = "random initialisation" if audit is None else f"{audit.matched} of {audit.expected} tensors from {audit.source}"
-    windows = settings["tokens_per_step"] // settings["context"]
-    lines = [
-        f"{settings['model']}, seed {settings['seed']}: {origin}, {record['model']['parameters']:,} parameters, "
-        f"{settings['precision']} on {record['environment']['device_name']}, {record['environment']['threads']} threads",
-        f"{settings['data']}: {data['rows']} rows, {data['blocks'] - data['held_out_blocks']:,} blocks of {data['block']:,} "
-        f"columns to train on, {data['held_out_blocks']:,} held out ({data['validation_windows']:,} windows, "
-        f"{data['validation_targets']:,} hidden bases; the column vote gets {data['vote_accuracy']:.4f} of them right)",
-        f"{settings['steps']:,} steps of {windows:,} windows of {settings['context']} nt, "
-        f"in batches of {settings['batch_size']}, into {folder}",
-        *(audit.warnings if audit else ()),
-    ]
-    return "\n  ".join(lines)
-
-
-def _news(row: Mapping[str, float], steps: int) -> str:
-    held_out = ""
-    if "validation_loss" in row:
-        scores = f"{row['validation_loss']:.4f}, accuracy {row['validation_accuracy']:.4f} (vote {row['vote_accuracy']:.4f})"
-        held_out = f", held out {scores}"
-    return f"step {row['step']:,} of {steps:,}: loss {row['train_loss']:.4f}{held_out}, {row['seconds']:.2f} s a step"
-
-
-def _summary(record: Mapping[str, Any], folder: Path) -> str:
-    """The closing lines. The accuracy has its binomial standard error."""
-    settings, scores, timing = record["settings"], record["scores"], record["timing"]
-    above = scores["validation_accuracy"] > scores["vote_accuracy"]
-    error = (scores["validation_accuracy"] * (1 - scores["validation_accuracy"]) / record["data"]["validation_targets"]) ** 0.5
-    letters = settings["tokens_per_step"] // settings["context"] * settings["context"] * settings["steps"]
-    lines = [
-        f"{settings['model']} pretrained, seed {settings['seed']}: {settings['steps']:,} steps, {letters:,} letters",
-        f"held-out loss     {scores['validation_loss']:.4f}",
-        f"accuracy          {scores['validation_accuracy']:.4f} ± {error:.4f}   {'above' if above else 'not above'} the column "
-        f"vote ({scores['vote_accuracy']:.4f})",
-        f"seconds a step    {timing['seconds_per_step']:.2f}, of which {timing['reading_seconds'] / timing['seconds']:.1%} "
-        "are spent reading windows",
-        f"peak memory       {timing['peak_memory_bytes'] / 2**30:.2f} GiB",
-        f"weights, curve    {folder}",
-        f"fine-tune it      harness run --model {settings['model']} --checkpoint {folder} --task TASK",
-    ]
-    return "\n  ".join(lines)

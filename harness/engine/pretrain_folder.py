@@ -28,7 +28,7 @@ except ImportError:  # Windows has no flock: there, do not pretrain in one folde
 LOCK = ".lock"
 RECORD, STATE, WEIGHTS, CURVE, PICTURE = "pretrain.json", "state.pt", "model.safetensors", "loss.csv", "loss.png"
 SCORES: Sequence[str] = ("validation_loss", "validation_accuracy", "vote_accuracy")
-COLUMNS: Sequence[str] = ("step", "train_loss", "learning_rate", "seconds", "reading_seconds", *SCORES)  # of the curve
+COLUMNS: Sequence[str] = ("step", "train_loss", "learning_rate", "seconds", "wait_seconds", *SCORES)  # of the curve
 
 
 @contextmanager
@@ -64,7 +64,9 @@ def read_record(folder: Path, settings: Mapping[str, Any], force: bool) -> dict[
         record = json.loads(path.read_text(encoding="utf-8"))
         if force or record["step"] == 0:  # before its first save there is nothing to lose
             return None
-        there = record["settings"]
+        there, timing = record["settings"], record["timing"]
+        if "reading_seconds" in timing:  # as earlier versions say
+            timing["wait"] = timing.pop("reading_seconds")
     except (FileNotFoundError, NotADirectoryError):
         if folder.is_dir() and any(path.name != LOCK for path in folder.iterdir()):
             raise UserError(f"out {folder}: holds files but no {RECORD}; choose an empty folder with --out") from None
@@ -85,7 +87,11 @@ def read_state(folder: Path, device: torch.device) -> dict[str, Any]:
     """
     path = folder / STATE
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location=device, weights_only=True)
+        for row in state["history"]:
+            if "reading_seconds" in row:  # as earlier versions say
+                row["wait_seconds"] = row.pop("reading_seconds")
+        return state
     except Exception as error:  # torch, zipfile and pickle each raise their own kinds for a damaged file
         raise BadData(f"{path}: cannot be resumed from ({str(error).splitlines()[0]}); --force starts over") from None
 

@@ -72,8 +72,8 @@ class RunRecord:
     ``recipe``: every setting as asked for; ``events`` says what had to be changed during the run.
     ``environment``: versions, device (its type), device_name, precision (as computed), threads, processes, kernels (which
     implementation served each operation).
-    ``timing``: seconds (load, compile, train, evaluate, total), examples_per_second, peak_memory_bytes, wait (seconds that
-    training waited for batches to be made).
+    ``timing``: seconds (load, compile, train, evaluate, total), examples_per_second, peak_memory_bytes, wait (seconds that the
+    device waited for batches in training), and wait_share, its share of the training steps' time, unknown to older records.
     ``metrics``: metric → score on the test split; see :func:`.metrics.scores`.
     ``intervals``: metric → (low, high), 95 % intervals over the test split; ``without_interval``: metric → why it has none.
     ``alignment``: how much the predictions change without the alignment (see :mod:`.sensitivity`), if there is one.

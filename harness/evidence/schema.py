@@ -165,6 +165,7 @@ OPTIONAL = {
     "timing.seconds": _mapping(_or_none(AMOUNT)),
     "timing.examples_per_second": _or_none(AMOUNT),
     "timing.wait": _or_none(AMOUNT),
+    "timing.wait_share": _or_none(SHARE),
     "timing.peak_memory_bytes": _or_none(AMOUNT),
     "checksums": _mapping(TEXT),
     "unknown": _mapping(),

@@ -114,7 +114,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
         )
         device_type, self.precision_ = hardware.resolve(self.device, self.recipe_.precision)
         accelerator = hardware.accelerator(self.device)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), hardware.deterministic(self.recipe_.deterministic):
             torch.manual_seed(seed)
             adapter = wanted.build()
             self.max_length_ = adapter.max_length
@@ -124,7 +124,7 @@ class Classifier(ClassifierMixin, BaseEstimator):
             parts = (model, train, validation, self.recipe_, accelerator)
             if self.recipe_.tune == "probe":
                 cache = None
-                if next(adapter.parameters(), None) is not None:
+                if next(adapter.parameters(), None) is not None and not self.recipe_.deterministic:
                     cache = EmbeddingCache.of(wanted, adapter, seed, device_type, self.precision_)
                 fitted = probe(*parts, precision=self.precision_, cache=cache)
             else:

@@ -229,9 +229,11 @@ def of_run(run: Run, record: Mapping[str, Any]) -> str:
         origin = "scores" if reads_scores else f"{audit['matched']} of {audit['expected']} tensors"
         origin += f" from {audit['source']}"
     unknown = "windows have no score" if reads_scores else "tokens are unknown to the model"
+    how = [name for name in ("compile", "deterministic") if record["recipe"].get(name)]
     lines = [
         f"{model['name']}, seed {run.seed}: {origin}, {model['parameters']['trainable']:,} trainable parameters, "
-        f"{environment['precision']} on {environment['device_name']}, {environment['threads']} threads",
+        + ", ".join((environment["precision"], *how))
+        + f" on {environment['device_name']}, {environment['threads']} threads",
         *([f"{model['unknown_tokens']:.2%} of the training split's {unknown}"] if model["unknown_tokens"] else []),
         *model["notes"],
         *(f"HARNESS_KERNELS: {operation} by {backend}" for operation, backend in backends.forced().items()),

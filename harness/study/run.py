@@ -102,7 +102,8 @@ def execute(
         try:
             fitted = trial.fit(reporter, state)
             record |= {"history": fitted.history, "events": list(fitted.events)}
-            record["timing"] |= {"examples_per_second": fitted.examples_per_second, "wait": fitted.wait}
+            record["timing"] |= {"examples_per_second": fitted.examples_per_second}
+            record["timing"] |= {"wait": fitted.wait, "wait_share": fitted.wait_share}
             record["timing"] |= {"resumed": fitted.resumed} if fitted.resumed else {}
             if run.part == "test":
                 scored = trial.score()

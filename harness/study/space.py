@@ -17,7 +17,8 @@ from harness.recipe import Recipe, used_settings
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-FIXED = ("tune", "epochs", "max_hours", "patience", "betas", "precision")  # the budget, what decides which settings count, pairs
+# The budget, what decides which settings count, pairs, and how the same numbers are computed.
+FIXED = ("tune", "epochs", "max_hours", "patience", "betas", "precision", "compile", "deterministic")
 SEARCHABLE = tuple(item.name for item in fields(Recipe) if item.name not in FIXED)
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     # Thoutam & Ellsworth 2024, appendix C.2.3: the learning rates that they tried for MSAMamba.

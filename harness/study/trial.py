@@ -70,6 +70,7 @@ class Trial:
         """
         begun = time.perf_counter()
         accelerator = hardware.accelerator(device)
+        hardware.reset_peak_memory(accelerator.device)
         adapter = run.model_request().build()
         recipe = run.published().override(**run.recipe)
         _check(run, adapter, recipe, task, splits)
@@ -87,11 +88,13 @@ class Trial:
         """Fit the classifier to the training split, judged by the validation split; ``state`` as ``keep`` in :func:`fit`."""
         splits, precision, begun, compiled = self.splits, self.run.precision, time.perf_counter(), compilation.seconds
         parts = (splits.train, splits.validation, self.recipe, self.accelerator)
-        with reporter.training(f"{self.run.name} on {self.run.label}, seed {self.run.seed}"):
+        name = f"{self.run.name} on {self.run.label}, seed {self.run.seed}"
+        with reporter.training(name), hardware.deterministic(self.recipe.deterministic):
             if isinstance(self.classifier, ZeroShot):
                 fitted = Fit(self.recipe)
             elif self.recipe.tune == "probe":
-                cache = self._cache() if next(self.adapter.parameters(), None) is not None else None
+                kept = next(self.adapter.parameters(), None) is not None and not self.recipe.deterministic
+                cache = self._cache() if kept else None  # the cache does not know how an embedding was computed
                 fitted = probe(self.classifier, *parts, precision=precision, cache=cache)
             else:
                 own = {"seed": self.run.seed, "precision": precision, "keep": state, "stop": self._hopeless}
@@ -103,7 +106,8 @@ class Trial:
         """Predict and judge the test split."""
 
         def ask(examples: Sequence[Example]) -> np.ndarray:
-            return predict(self.classifier, examples, self.accelerator, precision=self.run.precision)
+            with hardware.deterministic(self.recipe.deterministic):
+                return predict(self.classifier, examples, self.accelerator, precision=self.run.precision)
 
         begun, test = time.perf_counter(), self.splits.test
         outputs = ask(test)

@@ -77,7 +77,7 @@ _choose = torch.compiler.assume_constant_result(backends.choose)
 
 def _implementation(backend: str) -> Callable[..., Tensor]:
     if backend == "causal_conv1d":
-        from .causal_conv1d import causal_conv1d
+        from .upstream import causal_conv1d
     elif backend == "cuda":
         from .cuda import causal_conv1d
     elif backend == "cpu":

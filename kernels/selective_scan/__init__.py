@@ -74,7 +74,7 @@ _choose = torch.compiler.assume_constant_result(backends.choose)
 
 def _implementation(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
     if backend == "mamba_ssm":
-        from .mamba_ssm import selective_scan
+        from .upstream import selective_scan
     elif backend == "cuda":
         from .cuda import selective_scan
     elif backend == "cpu":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from causal_conv1d import causal_conv1d_fn
+from causal_conv1d import causal_conv1d_fn  # type: ignore[attr-defined]
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, initial_states: None, reverse: bool) -> Tensor:
