@@ -14,7 +14,7 @@ from test_kernels import CASES, GOLDEN, SCAN_INPUTS, SHARED, agree, gradients, s
 from torch import Tensor
 
 from harness.kernels import _cuda
-from harness.kernels.selective_scan import cuda
+from harness.kernels.selective_scan import _too_large, cuda
 from harness.kernels.selective_scan.definition import selective_scan as definition
 
 pytestmark = [needs_compiler, pytest.mark.usefixtures("on_host")]
@@ -138,8 +138,8 @@ def test_many_states_take_narrower_blocks() -> None:
     threads = {state: cuda._threads(256, state, torch.float32) for state in (16, 32, 64, 256)}
     assert threads == {16: 128, 32: 128, 64: 64, 256: 32}
     assert cuda._threads(160, 16, torch.float32) == 96  # two even blocks rather than 128 + 32
-    assert cuda.too_large(256, double=False) == ""
-    assert re.match(r"400 states need \d+ bytes of shared memory, and a block has 98304", cuda.too_large(400, double=False))
+    assert _too_large(64, double=True) == _too_large(256, double=False) == ""
+    assert re.match(r"400 states need \d+ bytes of shared memory, and a block has 98304", _too_large(400, double=False))
 
 
 @pytest.mark.parametrize("reverse", [False, True])
