@@ -24,14 +24,12 @@ TILES = {torch.float32: 16, torch.float64: 8}
 STAGED_STATES = 16
 HEAD = 64  # bytes of shared memory before the numbers
 MAX_THREADS = 128
-MAX_SHARED = 96 * 1024  # bytes, what a block may have on every card but those of compute capability 6, which have 48 KiB
+MAX_SHARED = 96 * 1024  # bytes a block may have since Volta; on Turing it is 64 KiB, on Pascal 48, where the driver refuses more
 
 # A batch of few channels cannot fill a card: time is then cut into segments, at the price of a pass that finds their states.
 FEW_THREADS = 1 << 14
 WANTED_THREADS = 1 << 17
 SHORTEST_SEGMENT = 64
-
-Optional = Tensor | None
 
 
 def selective_scan(
@@ -71,7 +69,7 @@ class _Scan:
     """One call: what its kernels have in common."""
 
     def __init__(
-        self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Optional, z: Optional, bias: Optional,
+        self, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, bias: Tensor | None,
         softplus: bool, reverse: bool,
     ) -> None:  # fmt: skip
         self.batch, self.channels, self.length = u.shape
@@ -102,7 +100,7 @@ class _Scan:
     def empty(self, *shape: int) -> Tensor:
         return self.like.new_empty(shape)
 
-    def series(self, x: Optional) -> tuple[_cuda.Value, ...]:
+    def series(self, x: Tensor | None) -> tuple[_cuda.Value, ...]:
         """A tensor and its strides, of which that of time follows the scan."""
         if x is None:
             return None, 0, 0, 0
@@ -116,7 +114,7 @@ class _Scan:
         shared = HEAD + numbers * self.like.element_size()
         _cuda.launch(SOURCE, kernel, self.grid, self.threads, [*self.inputs, *values], self.defines, shared)
 
-    def carried(self, kernel: str, first: Optional, *values: _cuda.Value) -> Tensor | None:
+    def carried(self, kernel: str, first: Tensor | None, *values: _cuda.Value) -> Tensor | None:
         """What segments start from, (batch, segments, N, channels), when the first one starts from ``first``."""
         if self.segments == 1:
             return first
@@ -130,7 +128,7 @@ class _Scan:
         return states
 
 
-def _acc(*tensors: Optional) -> torch.dtype:
+def _acc(*tensors: Tensor | None) -> torch.dtype:
     return torch.float64 if any(x is not None and x.dtype == torch.float64 for x in tensors) else torch.float32
 
 
@@ -170,7 +168,7 @@ _GIVEN = (
     "harness::selective_scan", mutates_args=(), schema=f"({_GIVEN}, bool keep) -> (Tensor, Tensor, Tensor, Tensor)"
 )
 def _scan(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Optional, z: Optional, delta_bias: Optional,
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None,
     softplus: bool, reverse: bool, keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """out, last_state and, if they are to be kept, the borders (batch, tiles, N, channels) and what is gated, else empty."""
@@ -184,7 +182,7 @@ def _scan(
 
 @_scan.register_fake
 def _scan_empty(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Optional, z: Optional, delta_bias: Optional,
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None,
     softplus: bool, reverse: bool, keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     batch, channels, length = u.shape
@@ -204,8 +202,8 @@ def _scan_empty(
     schema=f"(Tensor? dout, Tensor? dlast, Tensor borders, Tensor gated, {_GIVEN}) -> ({', '.join(['Tensor'] * 8)})",
 )
 def _scan_backward(
-    dout: Optional, dlast: Optional, borders: Tensor, gated: Tensor,
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Optional, z: Optional, delta_bias: Optional,
+    dout: Tensor | None, dlast: Tensor | None, borders: Tensor, gated: Tensor,
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None,
     softplus: bool, reverse: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """Gradients of u, delta, A, B, C, D, z and delta_bias; empty for those that are not there."""
@@ -240,8 +238,8 @@ def _summed(parts: Tensor, like: Tensor) -> Tensor:
 
 @_scan_backward.register_fake
 def _(
-    dout: Optional, dlast: Optional, borders: Tensor, gated: Tensor,
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Optional, z: Optional, delta_bias: Optional,
+    dout: Tensor | None, dlast: Tensor | None, borders: Tensor, gated: Tensor,
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, delta_bias: Tensor | None,
     softplus: bool, reverse: bool,
 ) -> tuple[Tensor, ...]:  # fmt: skip
     batch, channels, length = u.shape
@@ -264,7 +262,7 @@ def _setup(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _differentiate(ctx: Any, dout: Optional, dlast: Optional, *_: Optional) -> tuple[Tensor | None, ...]:
+def _differentiate(ctx: Any, dout: Tensor | None, dlast: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
     saved = ctx.saved_tensors
     gradients = _scan_backward(dout, dlast, *saved, ctx.softplus, ctx.reverse)
     return *(None if x is None else gradient for x, gradient in zip(saved[2:], gradients, strict=True)), None, None, None

@@ -299,7 +299,7 @@ scan_backward(INPUTS, SERIES(U_TYPE, dout), const acc_t* borders, const Z_TYPE* 
           }
         }
         acc_t* const sum_row = sums + (warp * S + n - n0) * SUMS + lane % T;
-        sum_row[0] = lane_sums(v);
+        sum_row[0] = lane_sums(v);  // written more than once, always the same
         acc_t g = g_[n * threads], ddecay = 0;
 #pragma unroll
         for (int quad = T / QUAD - 1; quad >= 0; quad--) {
