@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -86,9 +87,10 @@ def launch(
 
 
 def source(file: Path, defines: Mapping[str, str]) -> str:
-    """The whole text of a .cu file: macros, what all share, and its own."""
+    """The whole text of a .cu file: macros, what all share, and its own with what it includes of its folder."""
     macros = "".join(f"#define {name} {value}\n" for name, value in sorted(defines.items()))
-    return f"{macros}{PRELUDE.read_text()}\n{file.read_text()}"
+    text = re.sub('#include "(.+)"', lambda found: file.with_name(found[1]).read_text(), file.read_text())
+    return f"{macros}{PRELUDE.read_text()}\n{text}"
 
 
 def missing(device: torch.device) -> str:

@@ -57,7 +57,7 @@ def selective_scan(
     _check({name: x for name, x in given.items() if x is not None})
 
     double = any(x is not None and x.dtype == torch.float64 for x in given.values())
-    refused = (("mamba_ssm", "it has no float64" if double else ""),)
+    refused = (("mamba_ssm", "it has no float64" if double else ""), ("cuda", _too_large(A.shape[1], double)))
     backend = _choose("selective_scan", u.device, refused)
     if backend in ("cpu", "definition"):
         dtype = torch.float64 if double else torch.float32
@@ -70,6 +70,15 @@ def selective_scan(
 
 
 _choose = torch.compiler.assume_constant_result(backends.choose)
+
+
+def _too_large(state: int, double: bool) -> str:
+    """Why the CUDA kernels cannot hold so many states; few enough are let through without a look at the kernels."""
+    if state <= 64:
+        return ""
+    from .cuda import too_large
+
+    return too_large(state, double)
 
 
 def _implementation(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:

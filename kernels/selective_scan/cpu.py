@@ -7,6 +7,8 @@ borders; the backward pass recomputes the states of one chunk and block from its
 Work is divided into items: one batch element, one group of channels, one share of that group's blocks. The division
 depends on shapes only, and partial sums are added in a fixed order, so that results are the same bits on any number of
 threads.
+
+Step t of a scan is row t of a batch element, or with ``reverse``, when ``ahead`` is -1 rather than 1, row length - 1 - t.
 """
 
 # pyright: reportCallIssue=false
@@ -70,14 +72,15 @@ def _forward(u, delta, z, B, C, A, D, bias, softplus, out, states, steps, shape,
     chunk and, last, the final one.
     """
     u_step, delta_step, z_step, B_step, C_step = steps
-    length, groups, width, N, blocks, splits, chunk, borders = shape
-    out_step = groups * width
+    length, groups, width, N, blocks, splits, chunk, borders, ahead = shape
+    out_step, first_row = groups * width, 0 if ahead > 0 else length - 1
+    u_ahead, delta_ahead, B_ahead, C_ahead = ahead * u_step, ahead * delta_step, ahead * B_step, ahead * C_step
     x_, d_, y_ = scratch(chunk * LANES, u), scratch(chunk * LANES, u), scratch(chunk * LANES, u)
     for item in range(first, last):
         batch, group, split = item // (groups * splits), item // splits % groups, item % splits
         for start in range(0, length, chunk):
             T = min(chunk, length - start)
-            row = batch * length + start
+            row = batch * length + first_row + ahead * start
             border = batch * borders + min(start // chunk, borders - 1)
             following = batch * borders + min(start // chunk + 1, borders - 1)
             B_at, C_at = row * B_step + group * N, row * C_step + group * N
@@ -92,22 +95,22 @@ def _forward(u, delta, z, B, C, A, D, bias, softplus, out, states, steps, shape,
                     for i in range(0, N * LANES, LANES):
                         store(states, h_at + i, load(states, before + i))
                 u_at, delta_at = row * u_step + channel, row * delta_step + channel
-                _enter(u, delta, u_at, u_step, delta_at, delta_step, T, count, load(bias, lanes), softplus, x_, d_, y_)
+                _enter(u, delta, u_at, u_ahead, delta_at, delta_ahead, T, count, load(bias, lanes), softplus, x_, d_, y_)
                 for t in range(T):
                     x, d = load(x_, t * LANES), load(d_, t * LANES)
                     dx, y = d * x, load(D, lanes) * x
                     for n in range(N):
                         i = n * LANES
-                        h = power_of_two(d * load(A, A_at + i)) * load(states, h_at + i) + dx * spread(B, B_at + t * B_step + n)
+                        h = power_of_two(d * load(A, A_at + i)) * load(states, h_at + i) + dx * spread(B, B_at + t * B_ahead + n)
                         store(states, h_at + i, h)
-                        y = y + h * spread(C, C_at + t * C_step + n)
+                        y = y + h * spread(C, C_at + t * C_ahead + n)
                     store(y_, t * LANES, y)
                 for t in range(T):
                     y = load(y_, t * LANES)
                     if z.size:
-                        gate = load_some(z, (row + t) * z_step + channel, count)
+                        gate = load_some(z, (row + ahead * t) * z_step + channel, count)
                         y = y * (gate * sigmoid(gate))
-                    store_some(out, (row + t) * out_step + channel, count, y)
+                    store_some(out, (row + ahead * t) * out_step + channel, count, y)
 
 
 @kernel
@@ -120,8 +123,9 @@ def _backward(
     dB and dC are (batch, splits, length, groups, state); dA, dD and dbias have a leading batch and start at zero.
     """
     u_step, delta_step, z_step, B_step, C_step, dout_step = steps
-    length, groups, width, N, blocks, splits, chunk, borders = shape
-    out_step, NL = groups * width, N * LANES
+    length, groups, width, N, blocks, splits, chunk, borders, ahead = shape
+    out_step, NL, first_row = groups * width, N * LANES, 0 if ahead > 0 else length - 1
+    u_ahead, delta_ahead, B_ahead, C_ahead = ahead * u_step, ahead * delta_step, ahead * B_step, ahead * C_step
     h_, a_ = scratch((chunk + 1) * NL, u), scratch(chunk * NL, u)
     dB_, dC_ = scratch(chunk * NL, u), scratch(chunk * NL, u)
     x_, d_, slope_ = scratch(chunk * LANES, u), scratch(chunk * LANES, u), scratch(chunk * LANES, u)
@@ -131,7 +135,7 @@ def _backward(
         for border in range(borders - 2, -1, -1):
             start = border * chunk
             T = min(chunk, length - start)
-            row = batch * length + start
+            row = batch * length + first_row + ahead * start
             B_at, C_at = row * B_step + group * N, row * C_step + group * N
             dB_[: T * NL] = 0
             dC_[: T * NL] = 0
@@ -145,7 +149,7 @@ def _backward(
                 dh_at = sums * N
 
                 u_at, delta_at = row * u_step + channel, row * delta_step + channel
-                _enter(u, delta, u_at, u_step, delta_at, delta_step, T, count, load(bias, lanes), softplus, x_, d_, slope_)
+                _enter(u, delta, u_at, u_ahead, delta_at, delta_ahead, T, count, load(bias, lanes), softplus, x_, d_, slope_)
                 for i in range(0, NL, LANES):
                     store(h_, i, load(states, before + i))
                 for t in range(T):
@@ -154,19 +158,19 @@ def _backward(
                     for n in range(N):
                         i = t * NL + n * LANES
                         a = power_of_two(d * load(A, A_at + n * LANES))
-                        h = a * load(h_, i) + dx * spread(B, B_at + t * B_step + n)
+                        h = a * load(h_, i) + dx * spread(B, B_at + t * B_ahead + n)
                         store(a_, i, a)
                         store(h_, i + NL, h)
-                        y = y + h * spread(C, C_at + t * C_step + n)
+                        y = y + h * spread(C, C_at + t * C_ahead + n)
                     store(y_, t * LANES, y)
                 dD_ = load(dD, sums)
                 for t in range(T):
-                    dy = load_some(dout, (row + t) * dout_step + channel, count)
+                    dy = load_some(dout, (row + ahead * t) * dout_step + channel, count)
                     if z.size:
-                        gate = load_some(z, (row + t) * z_step + channel, count)
+                        gate = load_some(z, (row + ahead * t) * z_step + channel, count)
                         s = sigmoid(gate)
                         dgate = dy * load(y_, t * LANES) * s * (1.0 + gate * (1.0 - s))
-                        store_some(dz, (row + t) * out_step + channel, count, dgate)
+                        store_some(dz, (row + ahead * t) * out_step + channel, count, dgate)
                         dy = dy * (gate * s)
                     dD_ = dD_ + dy * load(x_, t * LANES)
                     store(dy_, t * LANES, dy)
@@ -179,10 +183,10 @@ def _backward(
                     ddx, dd = zeros_like(x), zeros_like(x)
                     for n in range(N):
                         i = t * NL + n * LANES
-                        g = load(dh, dh_at + n * LANES) + dy * spread(C, C_at + t * C_step + n)
+                        g = load(dh, dh_at + n * LANES) + dy * spread(C, C_at + t * C_ahead + n)
                         store(dC_, i, load(dC_, i) + dy * load(h_, i + NL))
                         store(dB_, i, load(dB_, i) + g * dx)
-                        ddx = ddx + g * spread(B, B_at + t * B_step + n)
+                        ddx = ddx + g * spread(B, B_at + t * B_ahead + n)
                         g = g * load(a_, i)
                         store(dh, dh_at + n * LANES, g)
                         g = g * load(h_, i)  # the gradient of delta * A
@@ -192,11 +196,11 @@ def _backward(
                     if softplus:
                         dd = dd * load(slope_, t * LANES)
                     dbias_ = dbias_ + dd
-                    store_some(du, (row + t) * out_step + channel, count, ddx * d + dy * D_)
-                    store_some(ddelta, (row + t) * out_step + channel, count, dd)
+                    store_some(du, (row + ahead * t) * out_step + channel, count, ddx * d + dy * D_)
+                    store_some(ddelta, (row + ahead * t) * out_step + channel, count, dd)
                 store(dbias, sums, dbias_)
             for t in range(T):
-                at = (((batch * splits + split) * length + start + t) * groups + group) * N
+                at = (((batch * splits + split) * length + first_row + ahead * (start + t)) * groups + group) * N
                 for n in range(N):
                     dB[at + n] = lane_sum(load(dB_, t * NL + n * LANES))
                     dC[at + n] = lane_sum(load(dC_, t * NL + n * LANES))
@@ -224,7 +228,7 @@ class SelectiveScan(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
         ctx: Any, u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None,
-        delta_bias: Tensor | None, delta_softplus: bool, keep: bool,
+        delta_bias: Tensor | None, delta_softplus: bool, keep: bool, reverse: bool,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         batch, length, channels = u.shape
         groups, N = B.shape[2:]
@@ -234,7 +238,7 @@ class SelectiveScan(torch.autograd.Function):
         splits = min(-(-32 // max(batch * groups, 1)), max(blocks // 4, 1))
         chunk = min(max(CHUNK_STATES // N, 2), 64)
         borders = -(-length // chunk) + 1 if keep else 1
-        shape = (length, groups, width, N, blocks, splits, chunk, borders)
+        shape = (length, groups, width, N, blocks, splits, chunk, borders, -1 if reverse else 1)
 
         none = u.new_zeros(groups * width)
         packed_A = _pack(A * LOG2_E, groups, blocks)
@@ -257,7 +261,7 @@ class SelectiveScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dout: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         u, delta, z, B, C, packed_A, packed_D, packed_bias, states = ctx.saved_tensors
-        length, groups, _, N, blocks, splits, _, _ = ctx.shape
+        length, groups, _, N, blocks, splits, *_ = ctx.shape
         batch, _, channels = u.shape
         sums = batch, groups, blocks
         dh = u.new_zeros(*sums, N, LANES) if dlast is None else _pack(dlast, groups, blocks)
@@ -284,6 +288,7 @@ class SelectiveScan(torch.autograd.Function):
             _unpack(ordered_sum(dbias, 0), channels)[:, 0] if has_bias else None,
             None,
             None,
+            None,
         )
 
 
@@ -296,13 +301,10 @@ def selective_scan(
     delta_bias: Tensor | None, delta_softplus: bool, reverse: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """out and last_state, in the floating type of the arguments (float32 or float64); B and C have four dimensions."""
-    if reverse:
-        u, delta, B, C, z = (None if x is None else x.flip(-1) for x in (u, delta, B, C, z))  # type: ignore[assignment]
     tensors = [x for x in (u, delta, A, B, C, D, z, delta_bias) if x is not None]
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
     out, last_state = SelectiveScan.apply(  # type: ignore[misc]
         u.transpose(1, 2), delta.transpose(1, 2), A, B.permute(0, 3, 1, 2), C.permute(0, 3, 1, 2), D,
-        None if z is None else z.transpose(1, 2), delta_bias, delta_softplus, keep,
+        None if z is None else z.transpose(1, 2), delta_bias, delta_softplus, keep, reverse,
     )  # fmt: skip
-    out = out.transpose(1, 2)
-    return (out.flip(-1) if reverse else out), last_state
+    return out.transpose(1, 2), last_state
