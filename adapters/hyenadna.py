@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -181,7 +182,8 @@ class Filter(nn.Module):
         """The kernel (D, length), computed in float32, because the sines are sensitive to rounded positions."""
         *hidden, last = self.implicit_filter.values()
         x = self.z[0, :length]
-        with torch.autocast(x.device.type, enabled=False):
+        device = x.device.type
+        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             for layer in hidden:
                 x = torch.sin(self.freq * layer(x))
             window = torch.exp(-self.t[0, :length] * self.deltas[0].abs()) + self.shift
