@@ -61,7 +61,6 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
 
 
-@torch.compiler.disable  # it would look into Numba's compiler, too
 def share_out(compiled: Callable, items: int, *args: Any) -> None:
     """Call compiled(*args, first, last) on ranges that cover range(items), on torch.get_num_threads() threads.
 
@@ -87,3 +86,7 @@ def share_out(compiled: Callable, items: int, *args: Any) -> None:
         for other in others:
             if not other.cancel():
                 other.result()
+
+
+# torch.compile leaves it to Python. torch.compiler.disable says so, too, but imports the compiler, which takes a second.
+share_out._torchdynamo_disable = True  # type: ignore[attr-defined]

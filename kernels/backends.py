@@ -91,6 +91,10 @@ def choose(operation: str, device: torch.device, refused: tuple[tuple[str, str],
     return wanted
 
 
+# To torch.compile a constant. torch.compiler.assume_constant_result says so, too, but imports the compiler, which takes a second.
+choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
 def check(device: torch.device) -> None:
     """Check that what HARNESS_KERNELS asks for can serve tensors on ``device``.
 

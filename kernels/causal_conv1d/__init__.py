@@ -55,7 +55,7 @@ def causal_conv1d(
     double = any(t is not None and t.dtype == torch.float64 for t in given.values())
     unfit = "it has no float64" if double else "" if before in (1, 2, 3) else "its filters are 2 to 4 wide"
     refused = (("causal_conv1d", unfit or ("it takes no initial states here" if initial_states is not None else "")),)
-    backend = _choose("causal_conv1d", x.device, refused)
+    backend = backends.choose("causal_conv1d", x.device, refused)
     if backend in ("cpu", "definition"):
         dtype = torch.float64 if double else torch.float32
         given = {name: None if t is None else t.to(dtype) for name, t in given.items()}
@@ -70,9 +70,6 @@ def causal_conv1d(
         return out, F.pad(seen, (0, before - seen.shape[2]))  # a negative width crops
     seen = x if initial_states is None else torch.cat([initial_states.to(x.dtype), x], dim=2)
     return out, F.pad(seen, (before - seen.shape[2], 0))
-
-
-_choose = torch.compiler.assume_constant_result(backends.choose)
 
 
 def _implementation(backend: str) -> Callable[..., Tensor]:

@@ -58,7 +58,7 @@ def selective_scan(
 
     double = any(x is not None and x.dtype == torch.float64 for x in given.values())
     refused = (("mamba_ssm", "it has no float64" if double else ""), ("cuda", _too_large(A.shape[1], double)))
-    backend = _choose("selective_scan", u.device, refused)
+    backend = backends.choose("selective_scan", u.device, refused)
     if backend in ("cpu", "definition"):
         dtype = torch.float64 if double else torch.float32
         given = {name: None if x is None else x.to(dtype) for name, x in given.items()}
@@ -67,9 +67,6 @@ def selective_scan(
         out, last_state = _implementation(backend)(**given, delta_softplus=delta_softplus, reverse=reverse)
     out = out.to(u.dtype)
     return (out, last_state) if return_last_state else out
-
-
-_choose = torch.compiler.assume_constant_result(backends.choose)
 
 
 def _too_large(state: int, double: bool) -> str:
