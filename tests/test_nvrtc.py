@@ -65,7 +65,8 @@ def check(file: Path, defines: dict[str, str], arch: str, version: int) -> None:
     if number not in made_nvrtc12.architectures() if version == 12 else _cuda.architecture(divmod(number, 10)) != arch:
         pytest.skip(f"this NVRTC {version} does not know {arch}")
     begun = perf_counter()
-    code, log = compile_it(_cuda.source(file, defines), file.name, arch)
+    text = _cuda.source(file, defines)
+    code, log = compile_it(text, file.name, arch)
     took = perf_counter() - begun
     assert code[:4] == b"\x7fELF"
     log = re.sub(r"nvrtc: warning: Architectures prior to .* are deprecated.*", "", log)  # NVRTC 12.8 on, of no source's doing
@@ -73,7 +74,7 @@ def check(file: Path, defines: dict[str, str], arch: str, version: int) -> None:
         log = re.sub(r"ptxas warning : Registers are spilled.*", "", log)  # where speed does not matter
     assert not re.search(r"\bwarning\b|#\d+-D", log, re.IGNORECASE), log
     kernels = re.findall(r"Compiling entry function '(\w+)' for '(\w+)'(.*?)(?=Compiling entry|\Z)", log, re.DOTALL)
-    assert sorted(name for name, _, _ in kernels) == sorted(entries(file.read_text()))
+    assert sorted(name for name, _, _ in kernels) == sorted(entries(text))
     for name, target, said in kernels:
         assert target == arch
         used = {what: int(number) for number, what in re.findall(r"(\d+) (registers|bytes spill stores|bytes smem)", said)}
