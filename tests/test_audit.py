@@ -275,6 +275,7 @@ def genome(locus: Locus) -> str:
     return np.frombuffer(b"ACGT", np.uint8)[(mixed >> np.uint64(62)).astype(int)].tobytes().decode()
 
 
+@pytest.mark.slow
 def test_dropping_windows_is_no_repair_of_nontata_promoters(shared):
     parts = {}
     for name in ("train", "test"):

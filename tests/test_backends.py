@@ -149,7 +149,11 @@ class TestWords:
     @pytest.mark.usefixtures("own_cache")
     def test_a_record_and_the_screen_say_it(self, tmp_path, monkeypatch):
         said = []
-        (run,) = plan("msamamba", "QKI", init="random:tiny", epochs=1, device="cpu")
+        for label, letters in enumerate(("ACGTACGGTA", "TTGACCATGC")):
+            (tmp_path / f"{label}.fa").write_text(
+                "".join(f">{label}.{n}\n{letters[n:] + letters[:n]}{'ACGT'[n % 4]}\n" for n in range(10))
+            )
+        (run,) = plan("msamamba", [str(tmp_path / f"{label}.fa") for label in (0, 1)], init="random:tiny", epochs=1, device="cpu")
         monkeypatch.setenv("HARNESS_KERNELS", "selective_scan=definition")
         monkeypatch.setattr("harness.progress.Reporter.say", lambda self, text: said.append(text))
         record = execute(run, tmp_path)

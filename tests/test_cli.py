@@ -190,6 +190,7 @@ class TestRun:
         assert process.returncode != 0
         assert not list(tmp_path.glob("results/**/record.json"))
 
+    @pytest.mark.slow
     def test_two_processes_train_one_model(self, tmp_path):
         """`accelerate launch` (on CPUs: torchrun) needs no other code: each process sees its share, one writes the record."""
         command = ("run", "--model", "msamamba", "--task", *two_files(tmp_path), "--init", "random:tiny", "--epochs", "2")

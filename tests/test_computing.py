@@ -35,7 +35,7 @@ def state() -> tuple:
 
 
 class TestCompile:
-    @pytest.mark.parametrize("name", ["cnn", "dnabert2", "msamamba"])
+    @pytest.mark.parametrize("name", ["cnn", "dnabert2", pytest.param("msamamba", marks=pytest.mark.slow)])
     def test_training_is_compiled_and_comes_to_the_same(self, name, monkeypatch):
         monkeypatch.setattr(fit_module, "COMPILER", "aot_eager")
         examples, compiled = motif_examples(24, (20, 40)), []
@@ -56,7 +56,9 @@ class TestCompile:
         assert abs(outputs - theirs).max() < 1e-3
         assert names == plain
 
-    @pytest.mark.parametrize("name", ["dnabert1", "dnabert2", "gpn_msa"])
+    @pytest.mark.parametrize(
+        "name", ["dnabert1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dnabert2", "gpn_msa"))]
+    )
     def test_models_of_plain_torch_are_compiled_whole(self, name):
         """With what is known of a batch before it is computed; ``fullgraph`` raises an error where anything is left out."""
         classifier = build(name, Recipe()).eval()

@@ -166,6 +166,7 @@ def test_import_loads_no_compiler() -> None:
     assert python(code) == "False"
 
 
+@pytest.mark.slow
 def test_compiled_and_announced_once_per_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     code = (
@@ -177,6 +178,7 @@ def test_compiled_and_announced_once_per_machine(tmp_path: Path, monkeypatch: py
     assert python(code) == "False []"
 
 
+@pytest.mark.slow
 def test_compiled_again_when_the_shared_code_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     code = (

@@ -128,6 +128,7 @@ def made(count: int = 60, length: int = 40, site: str = "ACTAACG") -> tuple[Attr
 
 
 class TestOfAModel:
+    @pytest.mark.slow
     def test_seqlets_lie_on_the_sites_and_make_one_motif_of_them(self):
         found, starts = made()
         called = seqlets(found)

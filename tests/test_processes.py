@@ -68,7 +68,9 @@ def outcome(folder: Path, processes: int, name: str, examples: int, packed: bool
     ("name", "examples", "packed", "unused", "compiled"),
     [
         pytest.param("dnabert2", 37, True, False, False, id="packed, and a last step of five"),
-        pytest.param("dnabert1", 33, False, True, True, id="compiled, an idle weight, and a last step of one"),
+        pytest.param(
+            "dnabert1", 33, False, True, True, id="compiled, an idle weight, and a last step of one", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_gradients_are_those_of_one_process(name, examples, packed, unused, compiled, tmp_path):

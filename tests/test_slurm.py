@@ -166,6 +166,7 @@ def same(run: Run, results: Path, others: Path) -> RunRecord:
     return ours
 
 
+@pytest.mark.slow
 def test_two_jobs_do_all_runs_once(one_thread, tmp_path):
     runs = plan("gc,kmer", "QKI", seed=[0, 1], device="cpu")
     ids = submit(runs, tmp_path / "results", jobs=2, executor="local")

@@ -203,6 +203,7 @@ class TestHere:
 class TestPool:
     """Several processes."""
 
+    @pytest.mark.slow
     def test_a_killed_process_is_replaced_and_its_run_done(self, tmp_path):
         once = f'path = {str(tmp_path / "died")!r}\n        if not os.path.exists(path):\n            open(path, "w").close()\n            os.kill(os.getpid(), signal.SIGKILL)'
         models = [plugin(tmp_path, "mortal", once), "gc"]
