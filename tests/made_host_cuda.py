@@ -8,17 +8,21 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from harness.kernels import _cuda
 
 SHIM = Path(__file__).parent / "host_cuda" / "shim.h"
 COMPILER = shutil.which("g++") or shutil.which("clang++")
+descending = False
+"""Whether the threads of a block take their turns from the last to the first. Whatever depends on it is a race on a GPU."""
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler (g++ or clang++) to run the CUDA sources with")
 
 
@@ -26,6 +30,25 @@ needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler (g
 def on_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """In place of the GPU's launcher, for a test marked ``needs_compiler``."""
     monkeypatch.setattr(_cuda, "launch", launch)
+
+
+@pytest.fixture
+def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """New tensors hold NaN until they are written, and stand among NaNs, which must be there after the test."""
+    around, made = 64, list[Tensor]()
+
+    def new_empty(like: Tensor, *size: Any, dtype: torch.dtype | None = None) -> Tensor:
+        shape = torch.Size(size[0] if size and not isinstance(size[0], int) else size)
+        whole = like.new_full((shape.numel() + 2 * around,), float("nan"), dtype=dtype)
+        made.append(whole)
+        return whole[around:-around].view(shape)
+
+    monkeypatch.setattr(Tensor, "new_empty", new_empty)
+    yield
+    assert made
+    for whole in made:
+        assert whole[:around].isnan().all()
+        assert whole[-around:].isnan().all()
 
 
 def launch(
@@ -51,8 +74,11 @@ def launch(
         for value in values
     ]
     pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(value) for value in arguments))
-    function = getattr(_library(_cuda.source(file, defines)), f"host_{kernel}")
-    function((ctypes.c_uint * 3)(*grid), ctypes.c_uint(threads), ctypes.c_size_t(shared), pointers)
+    kinds = "".join("i" if isinstance(value, int) else "p" for value in values)
+    library = _library(_cuda.source(file, defines))
+    ctypes.c_bool.in_dll(library, "host_descending").value = descending
+    function = getattr(library, f"host_{kernel}")
+    function((ctypes.c_uint * 3)(*grid), ctypes.c_uint(threads), ctypes.c_size_t(shared), pointers, kinds.encode())
 
 
 @cache
@@ -60,8 +86,8 @@ def _library(text: str) -> ctypes.CDLL:
     assert COMPILER
     kernels = re.findall(r'extern "C" __global__[^{;]*?\b(\w+)\s*\((?!\d)', re.sub(r"__launch_bounds__\([^)]*\)", "", text))
     entries = "".join(
-        f'extern "C" void host_{name}(const unsigned* grid, unsigned threads, size_t shared, void** values) '
-        f"{{ host::launch({name}, grid, threads, shared, values); }}\n"
+        f'extern "C" void host_{name}(const unsigned* grid, unsigned threads, size_t shared, void** values, const char* kinds) '
+        f"{{ host::launch({name}, grid, threads, shared, values, kinds); }}\n"
         for name in kernels
     )
     folder = Path(tempfile.gettempdir()) / "gfm-harness-host-cuda"

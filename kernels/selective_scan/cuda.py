@@ -37,10 +37,11 @@ def selective_scan(
     delta_bias: Tensor | None, delta_softplus: bool, reverse: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """out in u's type, last_state in float32 or float64; B and C have four dimensions. Tensors may be of mixed types."""
-    tensors = [x for x in (u, delta, A, B, C, D, z, delta_bias) if x is not None]
-    keep = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-    out, last_state, _, _ = _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, keep)
-    return out, last_state
+    given = u, delta, A, B, C, D, z, delta_bias
+    known = [x if x is None or x.dtype in _cuda.TYPES else x.float() for x in given]  # float8 is not read by the kernels
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in known if x is not None)
+    out, last_state, _, _ = _scan(*known, delta_softplus, reverse, keep)  # type: ignore[misc]
+    return out.to(u.dtype), last_state
 
 
 def too_large(state: int, double: bool) -> str:
