@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_host_cuda import launch, needs_compiler
+from made_host_cuda import guarded, launch, needs_compiler  # noqa: F401
 from torch import Tensor
 
 from harness.kernels import _cuda, backends
@@ -147,6 +150,18 @@ def test_lengths_around_the_borders_of_pieces(width: int, device: str, short_pie
             agree(gradient, expected[name], f"gradient of {name} of {length}")
 
 
+@pytest.mark.usefixtures("guarded")
+@pytest.mark.parametrize("reverse", [False, True])
+def test_every_result_is_written_and_nothing_else(reverse: bool, device: str, short_pieces: None) -> None:
+    for channels, length, width in ((40, 50, 4), (33, 2, 4), (5, 40, 1)):
+        inputs = tensors(device, 2, channels, length, width)
+        out, theirs = (convolve(module.causal_conv1d, inputs, True, reverse) for module in (cuda, definition))
+        agree(out, theirs, "out")
+        expected = gradients(theirs, inputs)
+        for name, gradient in gradients(out, inputs).items():
+            agree(gradient, expected[name], f"gradient of {name}")
+
+
 @pytest.mark.parametrize("states", [True, False])
 @pytest.mark.parametrize("module", [cuda, cpu], ids=["cuda", "cpu"])
 def test_reading_backwards_is_reading_what_is_flipped_bit_for_bit(module, states: bool, device: str) -> None:
@@ -269,6 +284,26 @@ def test_rows_far_apart_in_memory(device: str, tmp_path: Path) -> None:
     x.copy_(torch.arange(512).view(2, 8, 32) % 7)
     weight = torch.ones(8, 3)
     assert torch.equal(cuda.causal_conv1d(x, weight, None, False, None), cuda.causal_conv1d(x.clone(), weight, None, False, None))
+
+
+@pytest.mark.parametrize("layout", ["channel last", "time last", "half", "batch last"])
+def test_upstream_is_given_memory_that_it_takes(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of channel-last memory its kernel takes multiples of eight channels, eight numbers apart, alone (csrc/causal_conv1d.cpp)."""
+
+    def causal_conv1d_fn(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+        x = x if 1 in (x.stride(1), x.stride(2)) else x.contiguous()
+        if x.stride(1) == 1 and x.stride(2) > 1:
+            assert not any(number % 8 for number in (x.shape[1], x.stride(0), x.stride(2)))
+        return definition.causal_conv1d(x, weight, bias, activation is not None, None)
+
+    monkeypatch.setitem(sys.modules, "causal_conv1d", SimpleNamespace(causal_conv1d_fn=causal_conv1d_fn))
+    monkeypatch.delitem(sys.modules, "harness.kernels.causal_conv1d.upstream", raising=False)
+    upstream = import_module("harness.kernels.causal_conv1d.upstream")
+    for channels in (5, 8, 12):
+        for length in (1, 8):
+            inputs = tensors("cpu", 2, channels, length, layout=layout) | {"initial_states": None}
+            out, theirs = (convolve(module.causal_conv1d, inputs, True, True) for module in (upstream, definition))
+            agree(out, theirs, f"{channels} channels")
 
 
 @pytest.mark.parametrize(
