@@ -301,7 +301,8 @@ def test_upstream_is_given_memory_that_it_takes(layout: str, monkeypatch: pytest
     upstream = import_module("harness.kernels.causal_conv1d.upstream")
     for channels in (5, 8, 12):
         for length in (1, 8):
-            inputs = tensors("cpu", 2, channels, length, layout=layout) | {"initial_states": None}
+            inputs = tensors("cpu", 2, channels, length, layout=layout)
+            del inputs["initial_states"]
             out, theirs = (convolve(module.causal_conv1d, inputs, True, True) for module in (upstream, definition))
             agree(out, theirs, f"{channels} channels")
 
