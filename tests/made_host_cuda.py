@@ -43,7 +43,11 @@ def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         made.append(whole)
         return whole[around:-around].view(shape)
 
+    def new_empty_strided(like: Tensor, size: Any, stride: Any, dtype: torch.dtype | None = None) -> Tensor:
+        return new_empty(like, size, dtype=dtype).as_strided(size, stride)
+
     monkeypatch.setattr(Tensor, "new_empty", new_empty)
+    monkeypatch.setattr(Tensor, "new_empty_strided", new_empty_strided)
     yield
     assert made
     for whole in made:

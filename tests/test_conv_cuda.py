@@ -273,6 +273,7 @@ def test_no_tensor_is_copied(device: str, monkeypatch: pytest.MonkeyPatch) -> No
     gradients(out, inputs, torch.ones(1, 1, 1, device=device, dtype=out.dtype).expand(out.shape))
     assert [value.data_ptr() for value in seen[1][:4]] == [x.data_ptr() for x in inputs.values()]
     assert seen[1][19:22] == (0, 0, 0)  # a gradient that is one number stays one number
+    assert out.mul_(2).requires_grad  # no view of a custom operation's, which torch would not let be changed
 
 
 def test_rows_far_apart_in_memory(device: str, tmp_path: Path) -> None:

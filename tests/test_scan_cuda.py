@@ -159,9 +159,10 @@ def test_layouts(reverse: bool, segmented: None) -> None:
         agree(a, b, name)
 
 
-def test_out_is_channel_last() -> None:
-    out, _ = by_kernels(True, **scan_inputs())
+def test_out_is_channel_last_and_may_be_changed_in_place() -> None:
+    out, last = by_kernels(True, **scan_inputs())
     assert out.transpose(1, 2).is_contiguous()
+    assert all(x.mul_(2).requires_grad for x in (out, last))
 
 
 def test_empty_batch() -> None:
