@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_host_cuda import guarded, needs_compiler, on_host  # noqa: F401
-from test_kernels import CASES, GOLDEN, SCAN_INPUTS, SHARED, agree, gradients, scan_by_definition, scan_inputs
+from test_kernels import CASES, GOLDEN, SCAN_INPUTS, SHARED, agree, agree_all, gradients, scan_by_definition, scan_inputs
 from torch import Tensor
 
 from harness.kernels import _cuda
@@ -39,9 +39,7 @@ def compare(inputs: dict[str, Tensor], softplus: bool = True, reverse: bool = Fa
     theirs = by_definition(softplus, reverse, **exact)
     for name, a, b in zip(("out", "last_state"), ours, theirs, strict=True):
         agree(a, b.to(dtype), name)
-    theirs_gradients = gradients(list(theirs), exact)
-    for name, gradient in gradients(list(ours), inputs).items():
-        agree(gradient, theirs_gradients[name].to(dtype), f"gradient of {name}")
+    agree_all(gradients(list(ours), inputs), gradients(list(theirs), exact))
 
 
 @pytest.fixture
