@@ -8,13 +8,11 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
 from harness.kernels import _cuda
@@ -30,29 +28,6 @@ needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler (g
 def on_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """In place of the GPU's launcher, for a test marked ``needs_compiler``."""
     monkeypatch.setattr(_cuda, "launch", launch)
-
-
-@pytest.fixture
-def guarded(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """New tensors hold NaN until they are written, and stand among NaNs, which must be there after the test."""
-    around, made = 64, list[Tensor]()
-
-    def new_empty(like: Tensor, *size: Any, dtype: torch.dtype | None = None) -> Tensor:
-        shape = torch.Size(size[0] if size and not isinstance(size[0], int) else size)
-        whole = like.new_full((shape.numel() + 2 * around,), float("nan"), dtype=dtype)
-        made.append(whole)
-        return whole[around:-around].view(shape)
-
-    def new_empty_strided(like: Tensor, size: Any, stride: Any, dtype: torch.dtype | None = None) -> Tensor:
-        return new_empty(like, size, dtype=dtype).as_strided(size, stride)
-
-    monkeypatch.setattr(Tensor, "new_empty", new_empty)
-    monkeypatch.setattr(Tensor, "new_empty_strided", new_empty_strided)
-    yield
-    assert made
-    for whole in made:
-        assert whole[:around].isnan().all()
-        assert whole[-around:].isnan().all()
 
 
 def launch(
