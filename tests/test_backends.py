@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from harness.engine import hardware
 from harness.kernels import _cuda, backends, compilation
 from harness.kernels.causal_conv1d import causal_conv1d
 from harness.kernels.selective_scan import selective_scan
@@ -120,12 +121,15 @@ class TestForced:
             backends.choose("selective_scan", GPU)
 
     @pytest.mark.parametrize("value", ["cuda", "fast"])
+    @pytest.mark.usefixtures("own_cache")
     def test_a_run_is_refused_before_it_begins(self, monkeypatch, tmp_path, harness, value):
+        assert hardware.resolve("cpu", "auto")[0] == "cpu"  # which is remembered
         monkeypatch.setenv("HARNESS_KERNELS", value)
-        done = harness("run", "--model", "gc", "--task", "QKI", "--device", "cpu")
-        assert done.returncode == 2
-        assert done.stderr.strip().splitlines()[-1].startswith("error: HARNESS_KERNELS")
-        assert not list(tmp_path.rglob("record.json"))
+        for command in "run", "sweep":
+            done = harness(command, "--model", "gc", "--task", "QKI", "--device", "cpu")
+            assert done.returncode == 2
+            assert done.stderr.strip().splitlines()[-1].startswith("error: HARNESS_KERNELS")
+            assert not list(tmp_path.rglob("record.json"))
 
 
 class TestWords:
