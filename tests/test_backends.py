@@ -45,6 +45,17 @@ class TestChoice:
         assert backends.choose("selective_scan", GPU, (("mamba_ssm", "it has no float64"),)) == "cuda"
         assert backends.choose("selective_scan", GPU, (("mamba_ssm", ""),)) == "mamba_ssm"
 
+    @pytest.mark.parametrize(
+        ("states", "dtype", "unfit"), [(256, "float32", ""), (257, "float32", "256 states"), (4, "float64", "float64")]
+    )
+    def test_scans_that_upstreams_kernel_does_not_take(self, states, dtype, unfit, monkeypatch):
+        asked = {}
+        monkeypatch.setattr(backends, "choose", lambda operation, device, refused: asked.update(refused) or "definition")
+        x, B = torch.ones(1, 2, 3, dtype=getattr(torch, dtype)), torch.ones(1, states, 3)
+        selective_scan(x, x, -torch.ones(2, states), B, B)
+        assert unfit in asked["mamba_ssm"]
+        assert bool(unfit) == bool(asked["mamba_ssm"])
+
     def test_plain_torch_on_a_gpu_is_said_once_with_the_reason(self, card, monkeypatch):
         said = []
         monkeypatch.setattr(compilation, "on_compile", said.append)
