@@ -20,7 +20,7 @@ from harness.kernels import _cuda
 SHIM = Path(__file__).parent / "host_cuda" / "shim.h"
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 descending = False
-"""Whether the threads of a block take their turns from the last to the first. Whatever depends on it is a race on a GPU."""
+"""Whether blocks, and the threads of a block, take their turns from the last to the first. Whatever depends on it is a race on a GPU."""
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler (g++ or clang++) to run the CUDA sources with")
 
 

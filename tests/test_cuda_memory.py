@@ -1,4 +1,4 @@
-"""The CUDA kernels, run on the host, touch no memory but their own, write all of their results, and let threads run in any order."""
+"""The CUDA kernels, run on the host, touch no memory but their own, write all of their results, and let threads and blocks run in any order."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ def fence_new_tensors(monkeypatch: pytest.MonkeyPatch, behind: bool) -> None:
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.usefixtures("pieces")
-def test_threads_may_run_in_any_order(case: Case, reverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two barriers no thread reads what another one writes, for the warps of a GPU keep no order."""
+def test_threads_and_blocks_may_run_in_any_order(case: Case, reverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two barriers no thread reads what another one writes, nor do blocks write the same: a GPU keeps no order."""
     function, inputs = case
     ascending = function(inputs, reverse)
     monkeypatch.setattr(made_host_cuda, "descending", True)

@@ -1,7 +1,8 @@
 // Runs CUDA C++ on the host: each thread of a block is a fiber, which runs until it waits for the others. For tests only.
 // Blocks run one after the other. Dynamic shared memory is filled with NaN before each, so reading what nobody wrote shows, and so
 // is a guard behind it, which must stay as it is. Warps go from one barrier of the block to the next one after the other, and lanes
-// of a warp likewise between its exchanges; the last comes first if host_descending is set. Races show as other bits in either order.
+// of a warp likewise between its exchanges. The last comes first if host_descending is set, of blocks too. Races show as other bits
+// in either order.
 #include <csetjmp>
 #include <cmath>
 #include <cstdint>
@@ -90,7 +91,7 @@ template <class... A, size_t... I>
 static void run(void (*f)(A...), void** args, std::index_sequence<I...>) {
   kernel = [=] { f(*(A*)args[I]...); };
   for (unsigned z = 0; z < gridDim.z; z++) for (unsigned y = 0; y < gridDim.y; y++) for (unsigned x = 0; x < gridDim.x; x++) {
-    blockIdx = {x, y, z};
+    blockIdx = {host_descending ? gridDim.x - 1 - x : x, y, z};
     memset(shared.data(), 0xff, shared.size());
     run_block();
     for (size_t i = shared.size() - GUARD; i < shared.size(); i++)
