@@ -1,4 +1,4 @@
-"""The CUDA kernels, run on the host, touch no memory but their own, write all of their results, and let threads and blocks run in any order."""
+"""The CUDA kernels, run on the host, touch no memory but their own, write all results, and run in any order of threads and blocks."""
 
 from __future__ import annotations
 
