@@ -1,4 +1,4 @@
-"""The CUDA kernels, run on the host, touch no memory but their own, write all results, and run in any order of threads and blocks."""
+"""The CUDA kernels, run on the host, touch no memory but their own, write all results, and may run in any order."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import mmap
 from collections.abc import Callable, Sequence
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import made_host_cuda
@@ -115,3 +116,20 @@ def test_results_are_written_and_nothing_beside_them(
     inside = {name: fenced(x.shape, x.stride(), x.dtype, behind).copy_(x.detach()) for name, x in inputs.items()}
     found = function({name: x.requires_grad_() for name, x in inside.items()}, reverse)
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("far", ["batch", "channels", "steps"])
+def test_numbers_far_apart_in_memory(far: str, reverse: bool, tmp_path: Path) -> None:
+    """Distances of more than 2^31 bytes; convolution has such a test of its own."""
+    apart = 2**31 + 4
+    memory = torch.from_file(str(tmp_path / "sparse"), shared=True, size=2 * apart, dtype=torch.float16)
+    strides = {"batch": (apart, 1, 4), "channels": (2, apart // 2, 4), "steps": (1, 2, apart // 10)}[far]
+    near = {name: x.detach().half() for name, x in scan_inputs(2, 4, 20, 3, groups=1).items()}
+    for name in ("u", "delta", "z", "B", "C"):
+        flat = near[name].flatten(1, -2)  # (batch, channels or states, length)
+        distant = memory.as_strided(flat.shape, strides).copy_(flat).unflatten(1, near[name].shape[1:-1])
+        ours, expected = (
+            scan.selective_scan(**near | {name: x}, delta_softplus=True, reverse=reverse) for x in (distant, near[name])
+        )
+        assert all(torch.equal(a, b) for a, b in zip(ours, expected, strict=True)), name
