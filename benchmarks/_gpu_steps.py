@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import kernels
+from harness.adapter import Adapter
 from harness.adapters._mamba import Mamba
 from harness.adapters.caduceus import Caduceus
 from harness.engine import hardware
@@ -161,8 +162,8 @@ def _msamamba(bench: Bench) -> Iterator[Row]:
     yield Row(f"MSAMamba training step, {bench.precision}, against plain torch", value, "≥ 3×", ratio >= 3)
 
 
-def _training_step(bench: Bench, adapter: nn.Module, batch: dict[str, Tensor]) -> Callable[[], None]:
-    adapter, batch = adapter.to(bench.device).train(), to_device(batch, bench.device)
+def _training_step(bench: Bench, adapter: Adapter, batch: dict[str, Tensor]) -> Callable[[], None]:
+    adapter, batch = adapter.to(bench.device).train(), to_device(adapter.for_accelerator(batch), bench.device)
     trained = [weight for weight in adapter.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
 

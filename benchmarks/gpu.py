@@ -107,6 +107,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = given.rows.split(",")
     if unknown := [name for name in names if name not in GROUPS]:
         parser.error(f"--rows {unknown[0]}: choose among {', '.join(GROUPS)}")
+    if given.rounds < 1:
+        parser.error(f"--rounds {given.rounds}: at least 1")
+    if given.csv and not given.csv.parent.is_dir():
+        parser.error(f"--csv {given.csv}: there is no folder {given.csv.parent}")
     if not given.dry_run and not torch.cuda.is_available():
         print("no GPU that torch can use: these figures need one (--dry-run runs the code without)", file=sys.stderr)
         return 2

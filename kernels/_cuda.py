@@ -86,6 +86,12 @@ def launch(
         _checked(driver.cuLaunchKernel(function, *grid, threads, 1, 1, shared, stream, (numbers, types), 0))
 
 
+def channel_last(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    """An empty tensor (batch, channels, length), channels neighbours in memory; no view, so that it may be changed in place."""
+    _, channels, length = shape
+    return like.new_empty_strided(shape, (channels * length, 1, channels), dtype=dtype)
+
+
 def source(file: Path, defines: Mapping[str, str]) -> str:
     """The whole text of a .cu file: macros, what all share, and its own with what it includes of its folder."""
     macros = "".join(f"#define {name} {value}\n" for name, value in sorted(defines.items()))

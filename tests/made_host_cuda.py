@@ -19,6 +19,8 @@ from harness.kernels import _cuda
 
 SHIM = Path(__file__).parent / "host_cuda" / "shim.h"
 COMPILER = shutil.which("g++") or shutil.which("clang++")
+descending = False
+"""Whether blocks, and the threads of a block, take their turns from the last to the first. Whatever depends on it is a race on a GPU."""
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler (g++ or clang++) to run the CUDA sources with")
 
 
@@ -51,8 +53,11 @@ def launch(
         for value in values
     ]
     pointers = (ctypes.c_void_p * len(arguments))(*(ctypes.addressof(value) for value in arguments))
-    function = getattr(_library(_cuda.source(file, defines)), f"host_{kernel}")
-    function((ctypes.c_uint * 3)(*grid), ctypes.c_uint(threads), ctypes.c_size_t(shared), pointers)
+    kinds = "".join("i" if isinstance(value, int) else "p" for value in values)
+    library = _library(_cuda.source(file, defines))
+    ctypes.c_bool.in_dll(library, "host_descending").value = descending
+    function = getattr(library, f"host_{kernel}")
+    function((ctypes.c_uint * 3)(*grid), ctypes.c_uint(threads), ctypes.c_size_t(shared), pointers, kinds.encode())
 
 
 @cache
@@ -60,8 +65,8 @@ def _library(text: str) -> ctypes.CDLL:
     assert COMPILER
     kernels = re.findall(r'extern "C" __global__[^{;]*?\b(\w+)\s*\((?!\d)', re.sub(r"__launch_bounds__\([^)]*\)", "", text))
     entries = "".join(
-        f'extern "C" void host_{name}(const unsigned* grid, unsigned threads, size_t shared, void** values) '
-        f"{{ host::launch({name}, grid, threads, shared, values); }}\n"
+        f'extern "C" void host_{name}(const unsigned* grid, unsigned threads, size_t shared, void** values, const char* kinds) '
+        f"{{ host::launch({name}, grid, threads, shared, values, kinds); }}\n"
         for name in kernels
     )
     folder = Path(tempfile.gettempdir()) / "gfm-harness-host-cuda"

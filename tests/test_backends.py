@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from harness.engine import hardware
 from harness.kernels import _cuda, backends, compilation
 from harness.kernels.causal_conv1d import causal_conv1d
 from harness.kernels.selective_scan import selective_scan
@@ -43,6 +44,17 @@ class TestChoice:
     def test_what_cannot_take_these_tensors_is_passed_over(self, card):
         assert backends.choose("selective_scan", GPU, (("mamba_ssm", "it has no float64"),)) == "cuda"
         assert backends.choose("selective_scan", GPU, (("mamba_ssm", ""),)) == "mamba_ssm"
+
+    @pytest.mark.parametrize(
+        ("states", "dtype", "unfit"), [(256, "float32", ""), (257, "float32", "256 states"), (4, "float64", "float64")]
+    )
+    def test_scans_that_upstreams_kernel_does_not_take(self, states, dtype, unfit, monkeypatch):
+        asked = {}
+        monkeypatch.setattr(backends, "choose", lambda operation, device, refused: asked.update(refused) or "definition")
+        x, B = torch.ones(1, 2, 3, dtype=getattr(torch, dtype)), torch.ones(1, states, 3)
+        selective_scan(x, x, -torch.ones(2, states), B, B)
+        assert unfit in asked["mamba_ssm"]
+        assert bool(unfit) == bool(asked["mamba_ssm"])
 
     def test_plain_torch_on_a_gpu_is_said_once_with_the_reason(self, card, monkeypatch):
         said = []
@@ -120,12 +132,15 @@ class TestForced:
             backends.choose("selective_scan", GPU)
 
     @pytest.mark.parametrize("value", ["cuda", "fast"])
+    @pytest.mark.usefixtures("own_cache")
     def test_a_run_is_refused_before_it_begins(self, monkeypatch, tmp_path, harness, value):
+        assert hardware.resolve("cpu", "auto")[0] == "cpu"  # which is remembered
         monkeypatch.setenv("HARNESS_KERNELS", value)
-        done = harness("run", "--model", "gc", "--task", "QKI", "--device", "cpu")
-        assert done.returncode == 2
-        assert done.stderr.strip().splitlines()[-1].startswith("error: HARNESS_KERNELS")
-        assert not list(tmp_path.rglob("record.json"))
+        for command in "run", "sweep":
+            done = harness(command, "--model", "gc", "--task", "QKI", "--device", "cpu")
+            assert done.returncode == 2
+            assert done.stderr.strip().splitlines()[-1].startswith("error: HARNESS_KERNELS")
+            assert not list(tmp_path.rglob("record.json"))
 
 
 class TestWords:

@@ -122,13 +122,15 @@ class Card:
     def __init__(self, monkeypatch) -> None:
         self.now = self.busy_until = 0.0
         self.placed: list[tuple[int, str]] = []
+        self.marked: set[str] = set()
         card = self
 
         class Event:
             def __init__(self, enable_timing=False):
                 assert enable_timing
 
-            def record(self):
+            def record(self, stream):
+                card.marked.add(stream)
                 self.stamp = max(card.now, card.busy_until)
 
             def query(self):
@@ -144,6 +146,7 @@ class Card:
 
         monkeypatch.setattr(torch.cuda, "Event", Event)
         monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
         monkeypatch.setattr(
             torch.cuda, "set_device", lambda index: self.placed.append((index, threading.current_thread().name[:15]))
         )
@@ -164,6 +167,12 @@ class TestOnCuda:
         assert torch.equal(batch["tokens"], made["tokens"])
         assert torch.equal(target, torch.ones(2))
         assert card.placed == [(1, "harness-batches")]
+
+    def test_a_gpu_that_is_not_the_current_one_is_pinned_for_and_timed(self, monkeypatch):
+        card = Card(monkeypatch)
+        list(Batches(lambda _: torch.ones(2), [0], torch.device("cuda", 2)))
+        assert card.placed == [(2, "harness-batches")]
+        assert card.marked == {"stream of cuda:2"}
 
     @pytest.mark.parametrize(("making", "step", "wait"), [(1.0, 3.0, 1.0), (3.0, 1.0, 3.0 + 3 * 2.0), (2.0, 2.0, 2.0)])
     def test_the_device_waits_only_when_it_has_nothing_to_do(self, making, step, wait, monkeypatch):

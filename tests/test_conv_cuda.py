@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -258,6 +261,7 @@ def test_no_tensor_is_copied(device: str, monkeypatch: pytest.MonkeyPatch) -> No
     gradients(out, inputs, torch.ones(1, 1, 1, device=device, dtype=out.dtype).expand(out.shape))
     assert [value.data_ptr() for value in seen[1][:4]] == [x.data_ptr() for x in inputs.values()]
     assert seen[1][19:22] == (0, 0, 0)  # a gradient that is one number stays one number
+    assert out.mul_(2).requires_grad  # no view of a custom operation's, which torch would not let be changed
 
 
 def test_rows_far_apart_in_memory(device: str, tmp_path: Path) -> None:
@@ -269,6 +273,27 @@ def test_rows_far_apart_in_memory(device: str, tmp_path: Path) -> None:
     x.copy_(torch.arange(512).view(2, 8, 32) % 7)
     weight = torch.ones(8, 3)
     assert torch.equal(cuda.causal_conv1d(x, weight, None, False, None), cuda.causal_conv1d(x.clone(), weight, None, False, None))
+
+
+@pytest.mark.parametrize("layout", ["channel last", "time last", "half", "batch last"])
+def test_upstream_is_given_memory_that_it_takes(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of channel-last memory its kernel takes multiples of eight channels, eight numbers apart, alone (csrc/causal_conv1d.cpp)."""
+
+    def causal_conv1d_fn(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:
+        x = x if 1 in (x.stride(1), x.stride(2)) else x.contiguous()
+        if x.stride(1) == 1 and x.stride(2) > 1:
+            assert not any(number % 8 for number in (x.shape[1], x.stride(0), x.stride(2)))
+        return definition.causal_conv1d(x, weight, bias, activation is not None, None)
+
+    monkeypatch.setitem(sys.modules, "causal_conv1d", SimpleNamespace(causal_conv1d_fn=causal_conv1d_fn))
+    monkeypatch.delitem(sys.modules, "harness.kernels.causal_conv1d.upstream", raising=False)
+    upstream = import_module("harness.kernels.causal_conv1d.upstream")
+    for channels in (5, 8, 12):
+        for length in (1, 8):
+            inputs = tensors("cpu", 2, channels, length, layout=layout)
+            del inputs["initial_states"]
+            out, theirs = (convolve(module.causal_conv1d, inputs, True, True) for module in (upstream, definition))
+            agree(out, theirs, f"{channels} channels")
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,14 @@ def test_without_a_gpu(monkeypatch, capsys):
     assert "--dry-run" in said.err
 
 
+@pytest.mark.parametrize("wrong", [["--rows", "scan,"], ["--rows", "fast"], ["--rounds", "0"], ["--csv", "nowhere/rows.csv"]])
+def test_what_is_asked_for_wrongly_is_refused_first(wrong, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        gpu.main(wrong)
+    assert stopped.value.code == 2
+    assert f"error: {wrong[0]} " in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_measurements_in_processes_of_their_own():
     failures: list[str] = []

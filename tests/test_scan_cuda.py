@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_host_cuda import needs_compiler, on_host  # noqa: F401
-from test_kernels import CASES, GOLDEN, SCAN_INPUTS, SHARED, agree, gradients, scan_by_definition, scan_inputs
+from test_kernels import CASES, GOLDEN, SCAN_INPUTS, SHARED, agree, agree_all, gradients, scan_by_definition, scan_inputs
 from torch import Tensor
 
 from harness.kernels import _cuda
@@ -38,9 +38,7 @@ def compare(inputs: dict[str, Tensor], softplus: bool = True, reverse: bool = Fa
     theirs = by_definition(softplus, reverse, **exact)
     for name, a, b in zip(("out", "last_state"), ours, theirs, strict=True):
         agree(a, b.to(dtype), name)
-    theirs_gradients = gradients(list(theirs), exact)
-    for name, gradient in gradients(list(ours), inputs).items():
-        agree(gradient, theirs_gradients[name].to(dtype), f"gradient of {name}")
+    agree_all(gradients(list(ours), inputs), gradients(list(theirs), exact))
 
 
 @pytest.fixture
@@ -158,9 +156,10 @@ def test_layouts(reverse: bool, segmented: None) -> None:
         agree(a, b, name)
 
 
-def test_out_is_channel_last() -> None:
-    out, _ = by_kernels(True, **scan_inputs())
+def test_out_is_channel_last_and_may_be_changed_in_place() -> None:
+    out, last = by_kernels(True, **scan_inputs())
     assert out.transpose(1, 2).is_contiguous()
+    assert all(x.mul_(2).requires_grad for x in (out, last))
 
 
 def test_empty_batch() -> None:
@@ -276,6 +275,14 @@ def test_one_float64_makes_all_of_it_so() -> None:
     assert (out.dtype, last.dtype) == (torch.float32, torch.float64)
     agree(last, expected_last, "last_state")
     agree(out, expected.float(), "out")
+
+
+def test_types_that_the_kernels_do_not_have_are_computed_in_float32() -> None:
+    inputs = {name: x.detach().float() for name, x in scan_inputs().items()}
+    narrow = {name: x.to(torch.float8_e4m3fn) for name, x in inputs.items()}
+    (out, last), (expected, expected_last) = (by_kernels(True, **x) for x in (narrow, {n: x.float() for n, x in narrow.items()}))
+    assert torch.equal(out.float(), expected.to(torch.float8_e4m3fn).float())
+    assert torch.equal(last, expected_last)
 
 
 # --- as an operation of torch ----------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ class Batches(Generic[Item, Made]):
 
     def __init__(self, make: Callable[[Item], Made], items: Iterable[Item], device: torch.device) -> None:
         self.make, self.items, self.device, self.in_thread = make, items, device, device.type != "cpu"
-        self._clock = _DeviceClock() if device.type == "cuda" else _HostClock()
+        self._clock = _DeviceClock(device) if device.type == "cuda" else _HostClock()
 
     @property
     def wait(self) -> float:
@@ -57,7 +57,7 @@ class Batches(Generic[Item, Made]):
             yield batch
 
     def _ahead(self) -> Iterator[Made]:
-        items, pin = iter(self.items), self.device.type == "cuda"
+        items, pin, index = iter(self.items), self.device.type == "cuda", self.device.index
 
         def one() -> Made:
             item = next(items, _END)
@@ -67,7 +67,7 @@ class Batches(Generic[Item, Made]):
             return pinned(made) if pin else made
 
         # A new thread begins on the first GPU, where pinning would give this process a second context.
-        place = partial(torch.cuda.set_device, torch.cuda.current_device()) if pin else None
+        place = partial(torch.cuda.set_device, torch.cuda.current_device() if index is None else index) if pin else None
         pool = ThreadPoolExecutor(1, thread_name_prefix="harness-batches", initializer=place)
         waiting: deque[Future[Made]] = deque()
         try:
@@ -103,20 +103,18 @@ class _HostClock:
 
 
 class _DeviceClock:
-    """Marks in the current stream, which the device stamps when it reaches them; read later, so that nobody waits for them."""
+    """Marks in the device's current stream, which it stamps when it reaches them; read later, so that nobody waits for them."""
 
-    def __init__(self) -> None:
-        self.total, self.pairs, self.last = 0.0, deque[tuple[torch.cuda.Event, torch.cuda.Event]](), None
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.total, self.last = device, 0.0, None
+        self.pairs = deque[tuple[torch.cuda.Event, torch.cuda.Event]]()
 
     def begin(self) -> None:
-        self.last = torch.cuda.Event(enable_timing=True)
-        self.last.record()
+        self.last = self._mark()
 
     def end(self) -> None:
         assert self.last is not None
-        reached = torch.cuda.Event(enable_timing=True)
-        reached.record()
-        self.pairs.append((self.last, reached))
+        self.pairs.append((self.last, self._mark()))
         while self.pairs and self.pairs[0][1].query():
             self._read()
 
@@ -125,6 +123,11 @@ class _DeviceClock:
             self.pairs[0][1].synchronize()
             self._read()
         return self.total
+
+    def _mark(self) -> torch.cuda.Event:
+        mark = torch.cuda.Event(enable_timing=True)
+        mark.record(torch.cuda.current_stream(self.device))  # the process may have another current device
+        return mark
 
     def _read(self) -> None:
         begun, ended = self.pairs.popleft()

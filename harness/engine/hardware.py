@@ -114,7 +114,8 @@ def resolve(device: str, precision: str, elsewhere: bool = False) -> tuple[str, 
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     cards = sorted(path.name for path in Path("/dev").glob("nvidia*"))
-    machine = [versions().get("torch"), sys.platform, platform.machine(), _processor(), cards, visible]
+    asked = os.environ.get(backends.VARIABLE)  # a device may be refused for it
+    machine = [versions().get("torch"), sys.platform, platform.machine(), _processor(), cards, visible, asked]
     kind, found = remembered("device", [], [device, precision, *machine], compute)
     return kind, found
 

@@ -44,7 +44,7 @@ def variants() -> Iterator[dict[str, str]]:
 
 @torch.library.custom_op("harness::causal_conv1d", mutates_args=())
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, initial_states: Tensor | None, silu: bool, reverse: bool) -> Tensor:
-    out = _channel_last(x)
+    out = _cuda.channel_last(x, x.shape)
     _launch("conv_forward", 0, x, weight, bias, initial_states, silu, reverse, out)
     return out
 
@@ -71,12 +71,12 @@ def _gradients(
     x: Tensor, weight: Tensor, bias: Tensor | None, initial_states: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dbias, dstates = (x.new_empty(0) if given is None else given.new_empty(given.shape) for given in (bias, initial_states))
-    return _channel_last(x), weight.new_empty(weight.shape), dbias, dstates
+    return _cuda.channel_last(x, x.shape), weight.new_empty(weight.shape), dbias, dstates
 
 
 @_forward.register_fake
 def _(x, weight, bias, initial_states, silu, reverse):
-    return _channel_last(x)
+    return _cuda.channel_last(x, x.shape)
 
 
 @_backward.register_fake
@@ -96,11 +96,6 @@ def _differentiate(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _forward.register_autograd(_differentiate, setup_context=_save)
-
-
-def _channel_last(x: Tensor) -> Tensor:
-    batch, channels, length = x.shape
-    return x.new_empty(batch, length, channels).transpose(1, 2)
 
 
 def _accumulated(*tensors: Tensor | None) -> torch.dtype:

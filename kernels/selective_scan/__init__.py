@@ -57,7 +57,8 @@ def selective_scan(
     _check({name: x for name, x in given.items() if x is not None})
 
     double = any(x is not None and x.dtype == torch.float64 for x in given.values())
-    refused = (("mamba_ssm", "it has no float64" if double else ""), ("cuda", _too_large(A.shape[1], double)))
+    unfit = "it has no float64" if double else "it takes at most 256 states" if A.shape[1] > 256 else ""
+    refused = (("mamba_ssm", unfit), ("cuda", _too_large(A.shape[1], double)))
     backend = backends.choose("selective_scan", u.device, refused)
     if backend in ("cpu", "definition"):
         dtype = torch.float64 if double else torch.float32

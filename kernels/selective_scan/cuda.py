@@ -37,10 +37,11 @@ def selective_scan(
     delta_bias: Tensor | None, delta_softplus: bool, reverse: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """out in u's type, last_state in float32 or float64; B and C have four dimensions. Tensors may be of mixed types."""
-    tensors = [x for x in (u, delta, A, B, C, D, z, delta_bias) if x is not None]
-    keep = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-    out, last_state, _, _ = _scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, keep)
-    return out, last_state
+    given = u, delta, A, B, C, D, z, delta_bias
+    known = [x if x is None or x.dtype in _cuda.TYPES else x.float() for x in given]  # float8 is not read by the kernels
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in known if x is not None)
+    out, last_state, _, _ = _scan(*known, delta_softplus, reverse, keep)  # type: ignore[misc]
+    return out.to(u.dtype), last_state
 
 
 def too_large(state: int, double: bool) -> str:
@@ -175,7 +176,7 @@ def _scan(
     scan = _Scan(u, delta, A, B, C, D, z, delta_bias, softplus, reverse)
     out, last_state, borders, gated = _scan_empty(u, delta, A, B, C, D, z, delta_bias, softplus, reverse, keep)
     starts = scan.carried("scan_ends", None)
-    results = [out.transpose(1, 2), last_state.transpose(1, 2), borders if keep else None, gated if gated.numel() else None]
+    results = [out, last_state, borders if keep else None, gated if gated.numel() else None]
     scan.launch("scan_forward", _forward_numbers(scan.threads, scan.N, TILES[scan.acc]), starts, *results)
     return out, last_state, borders, gated
 
@@ -189,8 +190,8 @@ def _scan_empty(
     state, acc = A.shape[1], _acc(u, delta, A, B, C, D, z, delta_bias)
     tiles = -(-length // TILES[acc])
     return (
-        u.new_empty(batch, length, channels).transpose(1, 2),
-        u.new_empty(batch, state, channels, dtype=acc).transpose(1, 2),
+        _cuda.channel_last(u, u.shape),
+        _cuda.channel_last(u, (batch, channels, state), acc),
         u.new_empty((batch, tiles, state, channels) if keep else 0, dtype=acc),
         u.new_empty(0) if z is None or not keep else z.new_empty(batch, length, channels),
     )
