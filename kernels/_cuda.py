@@ -99,6 +99,11 @@ def source(file: Path, defines: Mapping[str, str]) -> str:
     return f"{macros}{PRELUDE.read_text()}\n{text}"
 
 
+def shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a block may have: 48 KiB on Pascal, 64 on Turing, at least 96 on others."""
+    return getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", LARGE_SHARED_MEMORY)
+
+
 def missing(device: torch.device) -> str:
     """Why kernels cannot be compiled for a card; empty if they can."""
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -136,8 +137,17 @@ def test_many_states_take_narrower_blocks() -> None:
     threads = {state: cuda._threads(256, state, torch.float32) for state in (16, 32, 64, 256)}
     assert threads == {16: 128, 32: 128, 64: 64, 256: 32}
     assert cuda._threads(160, 16, torch.float32) == 96  # two even blocks rather than 128 + 32
-    assert _too_large(64, double=True) == _too_large(256, double=False) == ""
-    assert re.match(r"400 states need \d+ bytes of shared memory, and a block has 98304", _too_large(400, double=False))
+    volta, pascal = 96 * 1024, 48 * 1024
+    assert cuda.too_large(64, True, pascal) == cuda.too_large(256, False, volta) == ""
+    assert re.match(r"400 states need \d+ bytes of shared memory, and a block has 98304", cuda.too_large(400, False, volta))
+    assert "a block has 49152" in cuda.too_large(256, False, pascal)
+
+
+def test_a_card_is_asked_for_its_shared_memory_where_there_are_many_states(monkeypatch) -> None:
+    card = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(shared_memory_per_block_optin=48 * 1024))
+    assert _too_large(64, True, card) == _too_large(256, False, torch.device("cpu")) == ""
+    assert "256 states need" in _too_large(256, False, card)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

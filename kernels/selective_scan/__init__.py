@@ -58,7 +58,7 @@ def selective_scan(
 
     double = any(x is not None and x.dtype == torch.float64 for x in given.values())
     unfit = "it has no float64" if double else "it takes at most 256 states" if A.shape[1] > 256 else ""
-    refused = (("mamba_ssm", unfit), ("cuda", _too_large(A.shape[1], double)))
+    refused = (("mamba_ssm", unfit), ("cuda", _too_large(A.shape[1], double, u.device)))
     backend = backends.choose("selective_scan", u.device, refused)
     if backend in ("cpu", "definition"):
         dtype = torch.float64 if double else torch.float32
@@ -70,13 +70,14 @@ def selective_scan(
     return (out, last_state) if return_last_state else out
 
 
-def _too_large(state: int, double: bool) -> str:
+def _too_large(state: int, double: bool, device: torch.device) -> str:
     """Why the CUDA kernels cannot hold so many states; few enough are let through without a look at the kernels."""
-    if state <= 64:
+    if state <= 64 or device.type != "cuda":
         return ""
+    from .._cuda import shared_memory
     from .cuda import too_large
 
-    return too_large(state, double)
+    return too_large(state, double, shared_memory(device))
 
 
 def _implementation(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:

@@ -24,7 +24,6 @@ TILES = {torch.float32: 16, torch.float64: 8}
 STAGED_STATES = 16
 HEAD = 64  # bytes of shared memory before the numbers
 MAX_THREADS = 128
-MAX_SHARED = 96 * 1024  # bytes a block may have since Volta; on Turing it is 64 KiB, on Pascal 48, where the driver refuses more
 
 # A batch of few channels cannot fill a card: time is then cut into segments, at the price of a pass that finds their states.
 FEW_THREADS = 1 << 14
@@ -44,11 +43,11 @@ def selective_scan(
     return out.to(u.dtype), last_state
 
 
-def too_large(state: int, double: bool) -> str:
-    """Why so many states per channel do not fit into a block's shared memory; empty if they do."""
+def too_large(state: int, double: bool, limit: int) -> str:
+    """Why so many states per channel do not fit into the ``limit`` bytes of a block's shared memory; empty if they do."""
     size = 8 if double else 4
     need = HEAD + _backward_numbers(32, state, TILES[torch.float64 if double else torch.float32]) * size
-    return f"{state} states need {need} bytes of shared memory, and a block has {MAX_SHARED}" if need > MAX_SHARED else ""
+    return f"{state} states need {need} bytes of shared memory, and a block has {limit}" if need > limit else ""
 
 
 def variants() -> Iterator[dict[str, str]]:

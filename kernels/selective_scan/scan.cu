@@ -298,8 +298,9 @@ scan_backward(INPUTS, SERIES(U_TYPE, dout), const acc_t* borders, const Z_TYPE* 
             v[t] = dy[t] * h;
           }
         }
-        acc_t* const sum_row = sums + (warp * S + n - n0) * SUMS + lane % T;
-        sum_row[0] = lane_sums(v);  // written more than once, always the same
+        acc_t* const sum_row = sums + (warp * S + n - n0) * SUMS + lane;
+        const acc_t dC_sum = lane_sums(v);
+        if (lane < T) sum_row[0] = dC_sum;
         acc_t g = g_[n * threads], ddecay = 0;
 #pragma unroll
         for (int quad = T / QUAD - 1; quad >= 0; quad--) {
@@ -318,7 +319,8 @@ scan_backward(INPUTS, SERIES(U_TYPE, dout), const acc_t* borders, const Z_TYPE* 
         }
         g_[n * threads] = g;
         dA_[n * threads] += ddecay;
-        sum_row[T] = lane_sums(v);
+        const acc_t dB_sum = lane_sums(v);
+        if (lane < T) sum_row[T] = dB_sum;
       }
       __syncthreads();
       const int n = threadIdx.x % S;
