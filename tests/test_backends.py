@@ -120,12 +120,13 @@ class TestForced:
             backends.choose("selective_scan", GPU)
 
     @pytest.mark.parametrize("value", ["cuda", "fast"])
-    def test_a_run_is_refused_before_it_begins(self, monkeypatch, tmp_path, harness, value):
+    @pytest.mark.parametrize("command", [["run"], ["search", "--trials", "2"]], ids=lambda command: command[0])
+    def test_a_run_or_a_search_is_refused_before_it_begins(self, monkeypatch, tmp_path, harness, command, value):
         monkeypatch.setenv("HARNESS_KERNELS", value)
-        done = harness("run", "--model", "gc", "--task", "QKI", "--device", "cpu")
+        done = harness(*command, "--model", "gc", "--task", "QKI", "--device", "cpu", "--results", str(tmp_path / "results"))
         assert done.returncode == 2
         assert done.stderr.strip().splitlines()[-1].startswith("error: HARNESS_KERNELS")
-        assert not list(tmp_path.rglob("record.json"))
+        assert not (tmp_path / "results").exists()
 
 
 class TestWords:
