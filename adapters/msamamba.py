@@ -63,8 +63,8 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable, BaseResolved):
     drawn anew for each example and step, is left out of every scan (the paper's row-sparse training). With ``masking`` ``block``,
     which is not the paper's, they are left out of the MLPs and ask nothing in the attentions, too: they keep their residual in
     all of a block, and others attend to them. This does not apply to the layout ``raw_reshape``, of which only the few rows that
-    reach the target row are computed. Of the two windows of a variant, the same rows are left out, as the classifier reads the
-    difference of their embeddings.
+    reach the target row are computed. Of the two windows of an SNV, the same rows are left out, as the classifier reads the
+    difference of their embeddings; those of an indel differ in every row right of it, and each has its own rows left out.
 
     ``recipe`` and ``pretraining`` are the paper's settings (appendix C.2.3). The script that the authors released has others,
     kept as ``released_script``: ``harness pretrain --learning-rate 3e-4 --weight-decay 0.08``.

@@ -132,15 +132,15 @@ class TestForced:
             backends.choose("selective_scan", GPU)
 
     @pytest.mark.parametrize("value", ["cuda", "fast"])
+    @pytest.mark.parametrize("command", [["run"], ["sweep"], ["search", "--trials", "2"]], ids=lambda command: command[0])
     @pytest.mark.usefixtures("own_cache")
-    def test_a_run_is_refused_before_it_begins(self, monkeypatch, tmp_path, harness, value):
+    def test_nothing_begins(self, monkeypatch, tmp_path, harness, command, value):
         assert hardware.resolve("cpu", "auto")[0] == "cpu"  # which is remembered
         monkeypatch.setenv("HARNESS_KERNELS", value)
-        for command in "run", "sweep":
-            done = harness(command, "--model", "gc", "--task", "QKI", "--device", "cpu")
-            assert done.returncode == 2
-            assert done.stderr.strip().splitlines()[-1].startswith("error: HARNESS_KERNELS")
-            assert not list(tmp_path.rglob("record.json"))
+        done = harness(*command, "--model", "gc", "--task", "QKI", "--device", "cpu", "--results", str(tmp_path / "results"))
+        assert done.returncode == 2
+        assert done.stderr.strip().splitlines()[-1].startswith("error: HARNESS_KERNELS")
+        assert not (tmp_path / "results").exists()
 
 
 class TestWords:

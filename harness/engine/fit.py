@@ -286,7 +286,8 @@ def _remedy(error: RuntimeError, recipe: Recipe) -> str:
     """What to do about an error that comes of how the recipe has things computed; empty for any other."""
     said = str(error).strip().partition("\n")[0]
     if recipe.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return f"torch.compile failed ({' '.join(str(error).split())[:200]}): leave --compile out"
+        what = " ".join(str(error).partition("Set TORCHDYNAMO_VERBOSE")[0].split())
+        return f"torch.compile failed ({what[:200]}): leave --compile out"
     if recipe.deterministic and "deterministic" in said:
         return f"{said.split(', but you set')[0]}: leave --deterministic out"
     return ""

@@ -102,7 +102,7 @@ def resolve(device: str, precision: str, elsewhere: bool = False) -> tuple[str, 
     is one of another machine, and ``cuda`` is taken to compute bfloat16, as all GPUs since Ampere do.
 
     Raises:
-        UserError: no such device, or this machine has none.
+        UserError: as :func:`pick_device`.
     """
 
     if elsewhere and device.partition(":")[0] == "cuda":
@@ -112,10 +112,11 @@ def resolve(device: str, precision: str, elsewhere: bool = False) -> tuple[str, 
         found = pick_device(device)
         return [found.type, pick_precision(precision, found)]
 
+    if os.environ.get(backends.VARIABLE):
+        pick_device(device)  # what is remembered does not say which kernels there are
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     cards = sorted(path.name for path in Path("/dev").glob("nvidia*"))
-    asked = os.environ.get(backends.VARIABLE)  # a device may be refused for it
-    machine = [versions().get("torch"), sys.platform, platform.machine(), _processor(), cards, visible, asked]
+    machine = [versions().get("torch"), sys.platform, platform.machine(), _processor(), cards, visible]
     kind, found = remembered("device", [], [device, precision, *machine], compute)
     return kind, found
 

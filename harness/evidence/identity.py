@@ -126,9 +126,11 @@ def _by_data(record: RunRecord) -> Column:
 
 
 def usual_recipes(records: Iterable[RunRecord]) -> Usual:
-    """Each row's published settings for each column's family of tasks, as the row's newest run on the family has them."""
+    """By row and column, the row's published settings for such tasks: each setting as the newest run that knows it has it."""
     records = sorted(records, key=age)
-    newest = {(row_of(record), record.task["family"]): record.model["recipe"] for record in records}
+    newest: dict[tuple[Row, str], dict[str, Any]] = defaultdict(dict)
+    for record in records:
+        newest[row_of(record), record.task["family"]] |= record.model["recipe"]
     return {(row_of(record), column_of(record)): newest[row_of(record), record.task["family"]] for record in records}
 
 
