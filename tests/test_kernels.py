@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,24 @@ def gradients(outputs: list[Tensor], inputs: dict[str, Tensor]) -> dict[str, Ten
     random = torch.Generator().manual_seed(1)
     weights = [torch.randn(x.shape, generator=random, dtype=torch.float64).to(x.device, x.dtype) for x in outputs]
     return dict(zip(inputs, torch.autograd.grad(outputs, list(inputs.values()), weights), strict=True))
+
+
+@contextmanager
+def tensor_sizes() -> Iterator[list[int]]:
+    """The numbers of elements of all tensors that operations of torch give while it lasts."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    sizes: list[int] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            sizes.extend(x.numel() for x in tree_leaves(result) if isinstance(x, Tensor))
+            return result
+
+    with Watch():
+        yield sizes
 
 
 def scan_by_definition(delta_softplus: bool, **inputs: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT
-from test_kernels import scan_inputs
+from test_kernels import scan_inputs, tensor_sizes
 from torch import Tensor
 
 from harness.kernels._threads import rows
@@ -29,26 +29,14 @@ def threads():
 
 
 def test_no_tensor_with_a_state_per_step() -> None:
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
-
-    sizes: list[int] = []
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            result = function(*args, **(kwargs or {}))
-            sizes.extend(x.numel() for x in tree_leaves(result) if isinstance(x, Tensor))
-            return result
-
     batch, channels, length, state = 2, 48, 256, 16
     inputs = scan_inputs(batch, channels, length, state, dtype=torch.float32)
     full = batch * channels * length * state
-    with Watch():
+    with tensor_sizes() as sizes:
         out = selective_scan(**inputs, delta_softplus=True)
         out.backward(torch.ones_like(out))
     assert max(sizes) <= full / 8
-    with torch.no_grad(), Watch():
-        sizes.clear()
+    with torch.no_grad(), tensor_sizes() as sizes:
         selective_scan(**inputs, delta_softplus=True)
     assert max(sizes) <= batch * channels * length
 

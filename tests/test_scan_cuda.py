@@ -11,7 +11,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_host_cuda import needs_compiler, on_host  # noqa: F401
-from test_kernels import CASES, GOLDEN, SCAN_INPUTS, SHARED, agree, agree_all, gradients, scan_by_definition, scan_inputs
+from test_kernels import (
+    CASES,
+    GOLDEN,
+    SCAN_INPUTS,
+    SHARED,
+    agree,
+    agree_all,
+    gradients,
+    scan_by_definition,
+    scan_inputs,
+    tensor_sizes,
+)
 from torch import Tensor
 
 from harness.kernels import _cuda
@@ -325,25 +336,13 @@ def test_compiles_without_a_break() -> None:
 
 
 def test_no_tensor_with_a_state_per_step(segmented: None) -> None:
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
-
-    sizes: list[int] = []
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            result = function(*args, **(kwargs or {}))
-            sizes.extend(x.numel() for x in tree_leaves(result) if isinstance(x, Tensor))
-            return result
-
     batch, channels, length, state = 2, 48, 256, 16
     inputs = scan_inputs(batch, channels, length, state, dtype=torch.float32)
-    with Watch():
+    with tensor_sizes() as sizes:
         out, _ = by_kernels(True, **inputs)
         out.backward(torch.ones_like(out))
     assert max(sizes) <= batch * channels * length * state / 16
-    with torch.no_grad(), Watch():
-        sizes.clear()
+    with torch.no_grad(), tensor_sizes() as sizes:
         by_kernels(True, **inputs)
     assert max(sizes) <= batch * channels * length
 
