@@ -6,7 +6,6 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -33,6 +32,7 @@ from harness.files.checkpoint import (
 from harness.recipe import Recipe
 
 from ..kernels.causal_conv1d import causal_conv1d
+from ..kernels.precision import without_autocast
 from ._batches import even_ranges, mean_over, within
 from ._characters import FIELDS, VOCABULARY, check_vocabulary, collate
 from ._config import Settings, check_settings, check_sizes, count_layers, stated
@@ -182,8 +182,7 @@ class Filter(nn.Module):
         """The kernel (D, length), computed in float32, because the sines are sensitive to rounded positions."""
         *hidden, last = self.implicit_filter.values()
         x = self.z[0, :length]
-        device = x.device.type
-        with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+        with without_autocast(x.device):
             for layer in hidden:
                 x = torch.sin(self.freq * layer(x))
             window = torch.exp(-self.t[0, :length] * self.deltas[0].abs()) + self.shift

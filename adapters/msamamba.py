@@ -184,7 +184,7 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable, BaseResolved):
         return mean_over(self.encode(tokens)[:, 0], within(lengths, tokens.shape[-1]))
 
     def for_accelerator(self, batch: Batch) -> Batch:
-        return with_rows(batch)
+        return batch if self.layout == "column" else with_rows(batch)
 
     def token_ranges(self, windows: Sequence[Window]) -> Tensor:
         return even_ranges(windows)

@@ -86,6 +86,11 @@ def launch(
         _checked(driver.cuLaunchKernel(function, *grid, threads, 1, 1, shared, stream, (numbers, types), 0))
 
 
+def readable(x: Tensor | None) -> Tensor | None:
+    """The tensor in a type that the sources know: others, such as float8, become float32."""
+    return x if x is None or x.dtype in TYPES else x.float()
+
+
 def channel_last(like: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
     """An empty tensor (batch, channels, length), channels neighbours in memory; no view, so that it may be changed in place."""
     _, channels, length = shape

@@ -43,13 +43,8 @@ __device__ __forceinline__ void narrow(acc_t x, bf16* out) {  // to the nearest,
 
 __device__ __forceinline__ float power_of_two(float x) { return exp2f(x); }
 __device__ __forceinline__ double power_of_two(double x) { return exp2(x); }
-__device__ __forceinline__ float log_one_plus(float x) { return log1pf(x); }
-__device__ __forceinline__ double log_one_plus(double x) { return log1p(x); }
 
 #define LOG2_E ((acc_t)1.4426950408889634)
 #define LN_2 ((acc_t)0.6931471805599453)
 
 __device__ __forceinline__ acc_t sigmoid(acc_t x) { return (acc_t)1 / ((acc_t)1 + power_of_two(-x * LOG2_E)); }
-
-// softplus, linear above 20 as in torch
-__device__ __forceinline__ acc_t softplus(acc_t x) { return x > 20 ? x : log_one_plus(power_of_two(x * LOG2_E)); }

@@ -80,8 +80,7 @@ def choose(operation: str, device: torch.device, refused: tuple[tuple[str, str],
     reasons = dict(refused)
     wanted = (forced() | _forced).get(operation)
     if wanted is not None:
-        if reason := missing(wanted, device) or reasons.get(wanted):
-            raise ValueError(f"{VARIABLE} asks for {wanted} as {operation}: {reason}")
+        _demand(operation, wanted, missing(wanted, device) or reasons.get(wanted, ""))
     else:
         wanted = next(name for name in BACKENDS[operation] if not (reasons.get(name) or missing(name, device)))
         if wanted == "definition" and device.type == "cuda":
@@ -102,8 +101,12 @@ def check(device: torch.device) -> None:
         ValueError: it cannot, or is not known.
     """
     for operation, backend in forced().items():
-        if reason := missing(backend, device):
-            raise ValueError(f"{VARIABLE} asks for {backend} as {operation}: {reason}")
+        _demand(operation, backend, missing(backend, device))
+
+
+def _demand(operation: str, backend: str, reason: str) -> None:
+    if reason:
+        raise ValueError(f"{VARIABLE} asks for {backend} as {operation}: {reason}")
 
 
 def described(device: torch.device) -> str:

@@ -28,8 +28,8 @@ class Batches(Generic[Item, Made]):
 
     One thread is enough, and threads will do: to make 64 windows of 101 nt a batch takes every model about a millisecond or less
     (``benchmarks/collate.py``), most of it outside Python's lock. For CUDA the thread also copies batches to pinned memory, from
-    where they are copied to the device while the host goes on. These copies
-    take their turn among the kernels: they are microseconds long, and a stream of their own would gain nothing.
+    where they are copied to the device while the host goes on. These copies take their turn among the kernels: they are
+    microseconds long, and a stream of their own would gain nothing.
     """
 
     def __init__(self, make: Callable[[Item], Made], items: Iterable[Item], device: torch.device) -> None:

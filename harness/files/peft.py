@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 from harness.errors import BadData, CheckpointMismatch, DataMissing
 
 from . import hub
+from .configuration import read_object
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -80,7 +80,8 @@ def read_settings(folder: Path) -> LoraSettings:
         BadData: it is not JSON, or a setting has another type or is out of bounds.
         CheckpointMismatch: it describes something else than plain LoRA.
     """
-    config, path = _read(folder), folder / CONFIG
+    path = folder / CONFIG
+    config = read_object(path)
     if (kind := str(config.get("peft_type", "LORA")).rsplit(".")[-1]) != "LORA":
         raise CheckpointMismatch(f"{path}: peft_type {kind[:40]}; only LoRA is merged here; {MERGE}")
     if (start := config.get("init_lora_weights", True)) not in _PLAIN_STARTS:
@@ -122,7 +123,7 @@ def describes(file: Path) -> bool:
 
 def hub_base(folder: Path) -> str | None:
     """The hub id (``owner/name[@revision]``) of the base model of an adapter, if it is one and not on this machine."""
-    config = _read(folder)
+    config = read_object(folder / CONFIG)
     name = config.get("base_model_name_or_path")
     if not isinstance(name, str) or _on_this_machine(folder, name, config.get("revision")):
         return None
@@ -138,7 +139,7 @@ def base_folder(folder: Path) -> Path:
         DataMissing: it is not on this machine, or not named.
         BadData: the weights folder has several revisions of it, and the CONFIG names none.
     """
-    config = _read(folder)
+    config = read_object(folder / CONFIG)
     name = config.get("base_model_name_or_path")
     what = f"checkpoint {str(folder)!r}: a PEFT adapter"
     if not isinstance(name, str) or not name:
@@ -173,14 +174,3 @@ def _on_this_machine(folder: Path, name: str, revision: Any) -> list[Path]:
     if place.is_dir():
         return [place]
     return [path for path in sorted(place.parent.glob("*")) if path.is_dir()]
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadData(f"{path}: not JSON ({error}); fetch it again") from None
-    if not isinstance(config, dict):
-        raise BadData(f"{path}: expected a JSON object; fetch it again")
-    return config

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .. import backends
+from ..precision import computed_in, without_autocast
 
 __all__ = ["causal_conv1d"]
 
@@ -52,15 +52,13 @@ def causal_conv1d(
     silu = activation is not None
 
     given = {"x": x, "weight": weight, "bias": bias, "initial_states": initial_states}
-    double = any(t is not None and t.dtype == torch.float64 for t in given.values())
-    unfit = "it has no float64" if double else "" if before in (1, 2, 3) else "its filters are 2 to 4 wide"
+    dtype = computed_in(*given.values())
+    unfit = "it has no float64" if dtype == torch.float64 else "" if before in (1, 2, 3) else "its filters are 2 to 4 wide"
     refused = (("causal_conv1d", unfit or ("it takes no initial states here" if initial_states is not None else "")),)
     backend = backends.choose("causal_conv1d", x.device, refused)
     if backend in ("cpu", "definition"):
-        dtype = torch.float64 if double else torch.float32
         given = {name: None if t is None else t.to(dtype) for name, t in given.items()}
-    device = x.device.type
-    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+    with without_autocast(x.device):
         out = _implementation(backend)(**given, silu=silu, reverse=reverse).to(x.dtype)
 
     if not return_final_states:

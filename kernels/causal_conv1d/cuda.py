@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import _cuda
+from ..precision import computed_in
 
 SOURCE = Path(__file__).with_name("conv.cu")
 THREADS = 128  # of a block, at most
@@ -27,9 +28,7 @@ def causal_conv1d(
     x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, initial_states: Tensor | None, reverse: bool = False
 ) -> Tensor:
     """out (batch, channels, length) in x's type, a view of channel-last memory. It has no second derivatives."""
-    given = (x, weight, bias, initial_states)
-    known = (t if t is None or t.dtype in _cuda.TYPES else t.float() for t in given)  # float8 is not read by the kernels
-    return _forward(*known, silu, reverse).to(x.dtype)
+    return _forward(*map(_cuda.readable, (x, weight, bias, initial_states)), silu, reverse).to(x.dtype)
 
 
 def variants() -> Iterator[dict[str, str]]:
@@ -57,7 +56,7 @@ def _backward(
     channels, width = weight.shape
     dx, dweight, dbias, dstates = _gradients(x, weight, bias, initial_states)
     items, _ = _pieces(x, width - 1)
-    partial = x.new_empty(items * x.shape[0], width + 1, channels, dtype=_accumulated(x, weight, bias, initial_states))
+    partial = x.new_empty(items * x.shape[0], width + 1, channels, dtype=computed_in(x, weight, bias, initial_states))
     values = dout, *dout.stride(), dx, None if initial_states is None else dstates, partial
     _launch("conv_backward", width - 1, x, weight, bias, initial_states, silu, reverse, *values)
     total = partial.sum(0)
@@ -98,11 +97,6 @@ def _differentiate(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
 _forward.register_autograd(_differentiate, setup_context=_save)
 
 
-def _accumulated(*tensors: Tensor | None) -> torch.dtype:
-    double = any(tensor is not None and tensor.dtype == torch.float64 for tensor in tensors)
-    return torch.float64 if double else torch.float32
-
-
 def _pieces(x: Tensor, beyond: int) -> tuple[int, int]:
     """Into how many pieces a row is cut, and their steps. A piece's walk, ``beyond`` steps longer than it, fills whole tiles."""
     length = x.shape[2]
@@ -133,7 +127,7 @@ def _launch(
     )  # fmt: skip
     given = x, weight, bias, initial_states, *strides, channels, length, steps, pieces, int(reverse)
     types = [x.dtype if tensor is None else tensor.dtype for tensor in (x, weight, bias, initial_states)]
-    defines = _defines(_accumulated(x, weight, bias, initial_states), types, weight.shape[1], silu)
+    defines = _defines(computed_in(x, weight, bias, initial_states), types, weight.shape[1], silu)
     _cuda.launch(SOURCE, kernel, (batch * pieces * blocks, 1, 1), threads, (*given, *values), defines)
 
 

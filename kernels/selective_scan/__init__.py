@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from .. import backends
+from ..precision import computed_in, without_autocast
 
 __all__ = ["selective_scan"]
 
@@ -56,15 +56,14 @@ def selective_scan(
     given = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "z": z, "delta_bias": delta_bias}
     _check({name: x for name, x in given.items() if x is not None})
 
-    double = any(x is not None and x.dtype == torch.float64 for x in given.values())
+    dtype = computed_in(*given.values())
+    double = dtype == torch.float64
     unfit = "it has no float64" if double else "it takes at most 256 states" if A.shape[1] > 256 else ""
     refused = (("mamba_ssm", unfit), ("cuda", _too_large(A.shape[1], double, u.device)))
     backend = backends.choose("selective_scan", u.device, refused)
     if backend in ("cpu", "definition"):
-        dtype = torch.float64 if double else torch.float32
         given = {name: None if x is None else x.to(dtype) for name, x in given.items()}
-    device = u.device.type
-    with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
+    with without_autocast(u.device):
         out, last_state = _implementation(backend)(**given, delta_softplus=delta_softplus, reverse=reverse)
     out = out.to(u.dtype)
     return (out, last_state) if return_last_state else out

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import _cuda
+from ..precision import computed_in
 
 SOURCE = Path(__file__).with_name("scan.cu")
 TILES = {torch.float32: 16, torch.float64: 8}
@@ -36,8 +37,7 @@ def selective_scan(
     delta_bias: Tensor | None, delta_softplus: bool, reverse: bool = False,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """out in u's type, last_state in float32 or float64; B and C have four dimensions. Tensors may be of mixed types."""
-    given = u, delta, A, B, C, D, z, delta_bias
-    known = [x if x is None or x.dtype in _cuda.TYPES else x.float() for x in given]  # float8 is not read by the kernels
+    known = [_cuda.readable(x) for x in (u, delta, A, B, C, D, z, delta_bias)]
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in known if x is not None)
     out, last_state, _, _ = _scan(*known, delta_softplus, reverse, keep)  # type: ignore[misc]
     return out.to(u.dtype), last_state
@@ -74,7 +74,7 @@ class _Scan:
     ) -> None:  # fmt: skip
         self.batch, self.channels, self.length = u.shape
         self.groups, self.N = B.shape[1:3]
-        self.acc = _acc(u, delta, A, B, C, D, z, bias)
+        self.acc = computed_in(u, delta, A, B, C, D, z, bias)
         self.reverse, self.has_z = reverse, z is not None
         self.like = u.new_empty(0, dtype=self.acc)
 
@@ -126,10 +126,6 @@ class _Scan:
         given = [size, self.N, self.channels, self.segments, order, first, totals, self.A, states]
         _cuda.launch(SOURCE, "scan_carry", (-(-size // MAX_THREADS), 1, 1), MAX_THREADS, given, self.defines)
         return states
-
-
-def _acc(*tensors: Tensor | None) -> torch.dtype:
-    return torch.float64 if any(x is not None and x.dtype == torch.float64 for x in tensors) else torch.float32
 
 
 def _segment_length(length: int, threads: int, tile: int) -> int:
@@ -186,7 +182,7 @@ def _scan_empty(
     softplus: bool, reverse: bool, keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     batch, channels, length = u.shape
-    state, acc = A.shape[1], _acc(u, delta, A, B, C, D, z, delta_bias)
+    state, acc = A.shape[1], computed_in(u, delta, A, B, C, D, z, delta_bias)
     tiles = -(-length // TILES[acc])
     return (
         _cuda.channel_last(u, u.shape),
@@ -211,8 +207,8 @@ def _scan_backward(
     dout = u.new_zeros(()).expand(u.shape) if dout is None else dout
     last = None if dlast is None else dlast.to(scan.acc).transpose(1, 2).contiguous()
     starts = scan.carried("scan_adjoints", last, *scan.series(dout))
-    rows = scan.batch, scan.length, scan.channels
-    du, ddelta, dz = u.new_empty(rows), delta.new_empty(rows), None if z is None else z.new_empty(rows)
+    du, ddelta = (_cuda.channel_last(x, u.shape) for x in (u, delta))
+    dz = None if z is None else _cuda.channel_last(z, u.shape)
     dB, dC = (scan.empty(scan.blocks, scan.batch, scan.length, scan.groups, scan.N) for _ in range(2))
     parts = scan.batch * scan.segments
     dA, dD, dbias = scan.empty(parts, scan.N, scan.channels), scan.empty(parts, scan.channels), scan.empty(parts, scan.channels)
@@ -220,13 +216,13 @@ def _scan_backward(
     numbers = _backward_numbers(scan.threads, scan.N, TILES[scan.acc])
     scan.launch("scan_backward", numbers, *scan.series(dout), borders, gated if scan.has_z else None, starts, *results)
     return (
-        du.transpose(1, 2),
-        ddelta.transpose(1, 2),
+        du,
+        ddelta,
         _summed(dA, A).T,
         _summed(dB, B).permute(0, 2, 3, 1),
         _summed(dC, C).permute(0, 2, 3, 1),
         u.new_empty(0) if D is None else _summed(dD, D),
-        u.new_empty(0) if dz is None else dz.transpose(1, 2),
+        u.new_empty(0) if dz is None else dz,
         u.new_empty(0) if delta_bias is None else _summed(dbias, delta_bias),
     )
 
@@ -245,13 +241,13 @@ def _(
     batch, channels, length = u.shape
     groups, state = B.shape[1:3]
     return (
-        u.new_empty(batch, length, channels).transpose(1, 2),
-        delta.new_empty(batch, length, channels).transpose(1, 2),
+        _cuda.channel_last(u, u.shape),
+        _cuda.channel_last(delta, u.shape),
         A.new_empty(state, channels).T,
         B.new_empty(batch, length, groups, state).permute(0, 2, 3, 1),
         C.new_empty(batch, length, groups, state).permute(0, 2, 3, 1),
         u.new_empty(0) if D is None else D.new_empty(channels),
-        u.new_empty(0) if z is None else z.new_empty(batch, length, channels).transpose(1, 2),
+        u.new_empty(0) if z is None else _cuda.channel_last(z, u.shape),
         u.new_empty(0) if delta_bias is None else delta_bias.new_empty(channels),
     )
 

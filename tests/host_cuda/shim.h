@@ -122,7 +122,6 @@ template <class T> static T host_shuffle(T value, unsigned lane) {
   return slots[(host::current & ~31u) | lane];
 }
 template <class T> static T __shfl_xor_sync(unsigned, T value, int mask) { return host_shuffle(value, (host::current & 31) ^ mask); }
-template <class T> static T __shfl_sync(unsigned, T value, int lane) { return host_shuffle(value, lane & 31); }
 
 static float __uint_as_float(unsigned bits) { float x; memcpy(&x, &bits, 4); return x; }
 static unsigned __float_as_uint(float x) { unsigned bits; memcpy(&bits, &x, 4); return bits; }
