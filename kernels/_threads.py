@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -62,6 +64,23 @@ if hasattr(os, "register_at_fork"):
 
 
 def share_out(compiled: Callable, items: int, *args: Any) -> None:
+    """As :func:`_share_out`, without torch.compile, which would look into Numba's compiler, too.
+
+    torch.compiler.disable imports the compiler, which takes a second, so it is asked only where that has happened.
+    """
+    work = _out_of_sight() if "torch._dynamo" in sys.modules else _share_out
+    work(compiled, items, *args)
+
+
+share_out._torchdynamo_disable = True  # type: ignore[attr-defined]  # what torch.compiler.disable sets for a single frame
+
+
+@cache
+def _out_of_sight() -> Callable:
+    return torch.compiler.disable(_share_out)
+
+
+def _share_out(compiled: Callable, items: int, *args: Any) -> None:
     """Call compiled(*args, first, last) on ranges that cover range(items), on torch.get_num_threads() threads.
 
     Items must be independent of each other, because it is left to chance which thread takes which range. Results then do
@@ -86,7 +105,3 @@ def share_out(compiled: Callable, items: int, *args: Any) -> None:
         for other in others:
             if not other.cancel():
                 other.result()
-
-
-# torch.compile leaves it to Python. torch.compiler.disable says so, too, but imports the compiler, which takes a second.
-share_out._torchdynamo_disable = True  # type: ignore[attr-defined]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import motif_examples, random_windows
+from conftest import ROOT, motif_examples, random_windows
 from test_fit import build
 from test_plan import TINY, write_table
 
@@ -68,6 +70,17 @@ class TestCompile:
             windows = random_windows(count, 30 if name == "gpn_msa" else lengths)
             batch = classifier.adapter.for_accelerator(classifier.adapter.collate(windows))
             torch.testing.assert_close(compiled(batch), classifier(batch), rtol=1e-5, atol=1e-6)
+
+    @pytest.mark.slow
+    def test_kernels_that_have_yet_to_be_compiled_are_left_alone(self, tmp_path):
+        code = (
+            "import torch; from harness.kernels.causal_conv1d import causal_conv1d\n"
+            "x, weight = torch.ones(1, 2, 5, requires_grad=True), torch.ones(2, 3)\n"
+            "torch.compile(lambda x: causal_conv1d(x, weight).sum(), backend='aot_eager')(x).backward(); print(x.grad[0, 0].tolist())"
+        )
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.stdout.strip() == "[3.0, 3.0, 3.0, 2.0, 1.0]", done.stderr[-2000:]
 
     def test_every_run_starts_with_an_empty_compiler(self, monkeypatch):
         """Else the tenth model of a sweep would not be compiled at all: torch gives up on a function after eight variants."""
