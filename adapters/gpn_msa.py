@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.adapter import IGNORED, Adapter, BaseResolved, Batch, MaskedModel, Pretrainable
+from harness.adapter import Adapter, BaseResolved, Batch, MaskedModel, Pretrainable
 from harness.card import ModelCard
 from harness.data import Window, letter_table
 from harness.errors import BadData, CheckpointMismatch, UserError
@@ -42,7 +42,7 @@ from . import _bert
 from ._batches import equal_lengths, even_ranges, with_rows
 from ._bert import BERT_NAMES
 from ._config import Settings, check_settings, check_sizes, count_layers, stated
-from ._masking import checked_positions, corrupt
+from ._masking import Vote, checked_positions
 from ._options import checked_block, of_size
 from ._species import recorded_species
 from ._transformer import Block, MaskHead, Shape, initialise, sinusoids
@@ -163,6 +163,8 @@ class GPNMSA(Adapter, MaskedModel, Pretrainable, BaseResolved):
     pretraining = Recipe(learning_rate=1e-4, weight_decay=0.01, batch_size=32, warmup=1 / 30, schedule="cosine")
     lora_targets = ("query", "value")
     reverse_complement_invariant = True
+    objectives: ClassVar = {"token": Vote}
+    mask_id, random_ids = MASK, np.arange(SYMBOLS)[BASES]
 
     positions: Tensor  # (max_length, head width) rotary angles; a buffer, as the official file stores it
 
@@ -320,17 +322,16 @@ class GPNMSA(Adapter, MaskedModel, Pretrainable, BaseResolved):
             result[rows] = ((logits + reverse.flip(1)) / 2).log_softmax(dim=-1)  # T G C A complements A C G T
         return result
 
-    def collate_pretraining(self, windows: Sequence[Window], rng: np.random.Generator) -> Batch:
-        """Bases of row 0 are masked. Upstream also weights positions by conservation and repeats, which is not done here."""
-        batch = self.collate(windows)
-        return batch | {"targets": torch.from_numpy(corrupt(batch["tokens"][..., 0].numpy(), rng))}
+    def hideable(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        target = batch["tokens"][..., 0]
+        return target, (target > GAP) & (target < MASK)
 
     def pretraining_logits(self, batch: Batch) -> Tensor:
-        asked = batch["targets"] != IGNORED
-        states = torch.zeros(*asked.shape, self.embedding_dim, device=asked.device)
+        places = batch["targets"]
+        states = torch.zeros(*places.shape, self.embedding_dim, device=places.device)
         for rows, tokens in equal_lengths(batch):
             states[rows, : tokens.shape[1]] = self.encode(tokens).to(states.dtype)
-        return self.lm_head(states[asked])
+        return self.lm_head(states.flatten(0, 1)[batch["asked"]])
 
     def unknown_tokens(self, batch: Batch) -> tuple[int, int]:
         """Counts N in the sequences, which is read as a gap. Gaps in other rows are known from training."""

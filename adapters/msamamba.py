@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.adapter import IGNORED, Adapter, BaseResolved, Batch, MaskedModel, Pretrainable
+from harness.adapter import Adapter, BaseResolved, Batch, MaskedModel, Pretrainable
 from harness.card import ModelCard
 from harness.data import Window, letter_table
 from harness.errors import BadData, UserError
@@ -23,7 +23,7 @@ from harness.recipe import Recipe
 
 from ._batches import equal_lengths, even_ranges, mean_over, with_rows, within
 from ._config import check_settings, count_layers
-from ._masking import checked_positions, corrupt
+from ._masking import Vote, checked_positions
 from ._msamamba_block import Block
 from ._msamamba_cells import Cells, first_alike
 from ._msamamba_shape import SETTINGS, SYMBOLS, BlockShape
@@ -98,6 +98,8 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable, BaseResolved):
         learning_rate=3e-4, betas=(0.9, 0.99), weight_decay=0.08, batch_size=12, warmup=0.1, schedule="constant"
     )
     lora_targets = ("mixer.in_proj", "mixer.out_proj", "mlp.0", "mlp.2")
+    objectives: ClassVar = {"token": Vote}
+    mask_id, random_ids = MASK, np.arange(6)[BASES]
 
     def __init__(
         self,
@@ -217,12 +219,12 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable, BaseResolved):
             result[same] = self.lm_head(hidden).float()[:, BASES].log_softmax(dim=-1)
         return result
 
-    def collate_pretraining(self, windows: Sequence[Window], rng: np.random.Generator) -> Batch:
-        batch = self.collate(windows)
-        return batch | {"targets": torch.from_numpy(corrupt(batch["tokens"][:, 0].numpy(), rng))}
+    def hideable(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        target = batch["tokens"][:, 0]
+        return target, (target != GAP) & (target != MASK)
 
     def pretraining_logits(self, batch: Batch) -> Tensor:
-        return self.lm_head(self.encode(batch["tokens"])[:, 0][batch["targets"] != IGNORED])
+        return self.lm_head(self.encode(batch["tokens"])[:, 0].flatten(0, 1)[batch["asked"]])
 
     def encode(self, tokens: Tensor, at: Tensor | None = None, layer: int | None = None) -> Tensor:
         """Hidden states (B, 1, L, D) of the target row of token ids (B, S, L), or (B, 1, 1, D) of its column ``at`` (B,) alone.

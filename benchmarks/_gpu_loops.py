@@ -222,7 +222,7 @@ def _pretraining(bench: Bench) -> Iterator[Row]:
         msa = pretraining.simulate(Path(scratch), 90, *bench.size((60, 1024), (2, 128)))
         folder = pretrain(
             "msamamba",
-            msa,
+            msa=msa,
             context=context,
             steps=steps,
             tokens_per_step=tokens,

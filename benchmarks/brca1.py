@@ -125,7 +125,7 @@ def main() -> None:
     for context in options.contexts:
         pretrained = pretrain(
             "msamamba",
-            alignment,
+            msa=alignment,
             species=species,
             context=context,
             steps=options.steps,

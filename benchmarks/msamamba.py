@@ -21,7 +21,7 @@ import multiprocessing
 import platform
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from time import perf_counter, process_time
@@ -34,8 +34,9 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from harness import load_task
-from harness.adapter import IGNORED
 from harness.adapters.msamamba import MSAMamba
+from harness.data import Window
+from harness.engine.corpus import split
 from harness.engine.fit import adamw
 from harness.recipe import Recipe
 
@@ -119,12 +120,12 @@ def curves(steps: int, seeds: int) -> None:
             rng = np.random.default_rng(seed)
             for step in range(steps + 1):
                 if step in at:
-                    batch = model.eval().collate_pretraining(held_out, np.random.default_rng(0))
+                    batch = corrupted(model.eval(), held_out, np.random.default_rng(0))
                     with torch.inference_mode():
                         losses[seed, column, at.index(step)] = loss(model, batch)
                 if step < steps:
                     windows = [train[i] for i in rng.choice(len(train), RECIPE.batch_size, replace=False)]
-                    loss(model.train(), model.collate_pretraining(windows, rng)).backward()
+                    loss(model.train(), corrupted(model, windows, rng)).backward()
                     optimizer.step()
                     schedule.step()
                     optimizer.zero_grad()
@@ -135,9 +136,13 @@ def curves(steps: int, seeds: int) -> None:
         print(f"{step:6}" + "".join(f"{each.mean():13.4f} ± {each.std(ddof=1):.4f}" for each in shown))
 
 
+def corrupted(model: MSAMamba, windows: Sequence[Window], rng: np.random.Generator) -> dict[str, Tensor]:
+    (batch,) = split(model.objectives["token"]().collate(model, windows, rng), len(windows))
+    return batch
+
+
 def loss(model: MSAMamba, batch: dict[str, Tensor]) -> Tensor:
-    targets = batch["targets"]
-    return F.cross_entropy(model.pretraining_logits(batch), targets[targets != IGNORED])
+    return F.cross_entropy(model.pretraining_logits(batch), batch["targets"].flatten()[batch["asked"]])
 
 
 def draw(

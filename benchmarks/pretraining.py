@@ -46,7 +46,7 @@ def train(given: argparse.Namespace, msa: Path, mask_rows: str, seed: int, out: 
     before = hardware.peak_memory(device)
     pretrain(
         "msamamba",
-        msa,
+        msa=msa,
         context=given.context,
         steps=given.steps,
         tokens_per_step=given.tokens_per_step,
@@ -96,7 +96,7 @@ def main() -> None:
                 print(
                     f"{name:>16}, round {number}: {timing['seconds_per_step']:.3f} s a step, peak memory "
                     f"{timing['peak_memory_bytes'] / 2**20:,.0f} MiB ({before / 2**20:,.0f} before it began), held-out loss "
-                    f"{scores['validation_loss']:.4f}, accuracy {scores['validation_accuracy']:.4f} (vote {scores['vote_accuracy']:.4f})",
+                    f"{scores['validation_loss']:.4f}, accuracy {scores['validation_accuracy']:.4f} (vote {scores['yardstick_accuracy']:.4f})",
                     flush=True,
                 )
     ratios = [full / half for full, half in zip(*seconds.values(), strict=True)]

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import numpy as np
 from torch import Tensor, nn
 
 from harness.card import ModelCard
 from harness.data import Window
+from harness.objective import Objective
 from harness.recipe import Recipe
 
 Batch = dict[str, Tensor]
@@ -120,20 +120,30 @@ class MaskedModel(ABC):
 
 
 class Pretrainable(ABC):
-    """A third, optional interface: models that ``harness pretrain`` can train, each with its own objective, without labels.
+    """A third, optional interface: models that ``harness pretrain`` can train without labels.
 
-    ``pretraining`` holds the published settings of optimiser and schedule; ``batch_size`` counts windows.
+    ``objectives`` are the ways to do so by name, the published one first. ``pretraining`` holds the published settings of
+    optimiser and schedule, of which ``batch_size`` counts windows, and ``pretraining_context`` the published length of windows.
     """
 
     pretraining: ClassVar[Recipe]
-
-    @abstractmethod
-    def collate_pretraining(self, windows: Sequence[Window], rng: np.random.Generator) -> Batch:
-        """Like :meth:`Adapter.collate`, but corrupted, with ``targets`` int64 (B, L): the token ids to predict, else IGNORED."""
+    pretraining_context: ClassVar[int] = 512
+    objectives: ClassVar[Mapping[str, type[Objective]]]
 
     @abstractmethod
     def pretraining_logits(self, batch: Batch) -> Tensor:
-        """Logits (M, V) over the vocabulary at the M positions of a :meth:`collate_pretraining` batch that have a target."""
+        """Logits (M, V) over the vocabulary at the M tokens of an :meth:`Objective.collate` batch that have a target.
+
+        ``batch["asked"]`` int64 (M,) says which: places in the flattened ``targets`` (B · T). A causal model predicts the target
+        at a place from the tokens up to it.
+        """
+
+    def checkpoint_files(self) -> dict[str, str]:
+        """The text of files, by name, which :meth:`Adapter.from_checkpoint` needs beside a ``state_dict`` to build this model.
+
+        They are written as the authors write theirs, so that their code reads them, too: ``config.json``, ``vocab.txt``.
+        """
+        return {}
 
 
 class CausalModel(ABC):

@@ -106,11 +106,16 @@ def read_card(file: Path) -> ModelCard:
 
 def class_options(adapter: type[Adapter]) -> dict[str, Option]:
     """The options of an adapter that is imported."""
-    hints = typing.get_type_hints(adapter.from_checkpoint)
+    return {name: option for name, option in keyword_options(adapter.from_checkpoint).items() if name != "size"}
+
+
+def keyword_options(function: Callable[..., Any]) -> dict[str, Option]:
+    """The keyword-only arguments of a function as options."""
+    hints = typing.get_type_hints(function)
     return {
         name: Option(getattr(hints.get(name, str), "__name__", "str"), item.default)
-        for name, item in inspect.signature(adapter.from_checkpoint).parameters.items()
-        if item.kind is item.KEYWORD_ONLY and name != "size"
+        for name, item in inspect.signature(function).parameters.items()
+        if item.kind is item.KEYWORD_ONLY
     }
 
 

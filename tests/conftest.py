@@ -137,3 +137,24 @@ def planned_run(model: str, task: Task, splits: Splits, **recipe) -> Run:
     """A run of a tiny model on a task that exists in memory only; for ``execute(…, opened=(task, splits))``."""
     asked = {"split": task.split_rules[0], "seed": 0, "size": "tiny", "recipe": {"precision": "float32", **recipe}}
     return sealed(Run(model, [task.name], **asked, data=data_digest(splits.files), label=task.label, name=model), task)
+
+
+def pretraining_batch(model, windows, rng, objective: str | None = None, **options):
+    """One batch of these windows as an objective of the model, by default its first, makes them."""
+    from harness.engine.corpus import split
+
+    goal = model.objectives[objective or next(iter(model.objectives))](**options)
+    goal.attach(model)
+    (batch,) = split(goal.collate(model, windows, rng), len(windows))
+    return batch
+
+
+def as_checkpoint(model, folder: Path) -> Path:
+    """The folder that `harness pretrain` would write of a model, as far as loading it goes."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(exist_ok=True)
+    save_file({name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    for name, text in model.checkpoint_files().items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder

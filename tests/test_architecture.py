@@ -28,7 +28,7 @@ BELOW = {
     "kernels": set(),
 }
 # The vocabulary, from the ground up: each may import the ones before it.
-VOCABULARY = ("errors", "data", "card", "recipe", "task", "adapter", "facts", "registry", "progress")
+VOCABULARY = ("errors", "data", "card", "recipe", "task", "objective", "adapter", "facts", "registry", "progress")
 LONGEST = 400  # lines of a file
 
 

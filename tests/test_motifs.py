@@ -7,8 +7,8 @@ import pytest
 
 from harness.data import Window
 from harness.errors import BadData
+from harness.files.motif_files import Motif, read_motifs, write_meme
 from harness.inference.attribution import Attribution, codes_of
-from harness.inference.motif_files import Motif, read_motifs, write_meme
 from harness.inference.motifs import Seqlet, aggregate, compare, seqlets
 
 MEME = """MEME version 4

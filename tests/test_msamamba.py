@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import random_windows
+from conftest import pretraining_batch, random_windows
 from test_rnafm import Evil
 
 from harness.adapters import _msamamba_block, _msamamba_definition
@@ -118,7 +118,7 @@ def test_masked_bases(layout):
 
 def test_pretraining_logits():
     model = build(mask_rows=0).train()
-    batch = model.collate_pretraining([with_rows(window, 5) for window in random_windows(3)], np.random.default_rng(0))
+    batch = pretraining_batch(model, [with_rows(window, 5) for window in random_windows(3)], np.random.default_rng(0))
     plain = plain_logits(model, plain_encode(model, batch["tokens"])[:, 0][batch["targets"] >= 0])
     assert_same(model, model.pretraining_logits(batch), plain)
 

@@ -23,6 +23,7 @@ from harness.engine.pretrain import pretrain
 from harness.engine.pretrain_folder import held
 from harness.errors import BadData, RunFailed, UserError
 from harness.files.alignments import open_alignment
+from harness.files.sequences import Columns
 from harness.progress import Reporter
 
 BASES = np.frombuffer(b"ACGT", np.uint8)
@@ -99,11 +100,19 @@ def curve(folder: Path) -> list[dict[str, str]]:
         return [{name: value for name, value in row.items() if "seconds" not in name} for row in csv.DictReader(file)]
 
 
+def columns(path: Path) -> Columns:
+    return Columns(open_alignment(path))
+
+
+def validation(adapter, corpus: Corpus, count: int, batch_size: int) -> Validation:
+    return Validation(adapter, adapter.objectives["token"](), corpus, count, batch_size)
+
+
 class TestCorpus:
     @pytest.mark.parametrize("context", [16, 100, 512])
     def test_training_never_touches_what_is_held_out(self, tmp_path, context):
         length = 5000
-        corpus = Corpus(open_alignment(write_alignment(tmp_path, noisy_copies(2, length))), context)
+        corpus = Corpus(columns(write_alignment(tmp_path, noisy_copies(2, length))), context)
         seen = np.zeros(length, bool)
         for window in corpus.draw(np.random.default_rng(0), 3000):
             seen[window.locus.start - 1000 : window.locus.end - 1000] = True
@@ -118,7 +127,7 @@ class TestCorpus:
         assert corpus.letters >= seen.sum()
 
     def test_every_place_is_as_likely(self, tmp_path):
-        corpus = Corpus(open_alignment(write_alignment(tmp_path, noisy_copies(2, 200))), 4)
+        corpus = Corpus(columns(write_alignment(tmp_path, noisy_copies(2, 200))), 4)
         starts = Counter(window.locus.start for window in corpus.draw(np.random.default_rng(0), 20_000))
         expected = 20_000 / len(starts)
         assert all(abs(count - expected) < 6 * expected**0.5 for count in starts.values())
@@ -126,7 +135,7 @@ class TestCorpus:
     def test_windows_of_an_unknown_target_are_drawn_again_and_counted(self, tmp_path):
         rows = noisy_copies(3, 2000)
         rows[0, 500:1500] = UNKNOWN
-        corpus = Corpus(open_alignment(write_alignment(tmp_path, rows)), 20)
+        corpus = Corpus(columns(write_alignment(tmp_path, rows)), 20)
         windows = corpus.draw(np.random.default_rng(0), 300)
         assert min(sum(letter != "N" for letter in window.sequence) for window in windows) >= 10
         assert corpus.skipped == pytest.approx(300, rel=0.3)
@@ -134,7 +143,7 @@ class TestCorpus:
     def test_nothing_known_at_all(self, tmp_path):
         rows = noisy_copies(3, 400)
         rows[0] = UNKNOWN
-        corpus = Corpus(open_alignment(write_alignment(tmp_path, rows)), 20)
+        corpus = Corpus(columns(write_alignment(tmp_path, rows)), 20)
         with pytest.raises(BadData, match="less than half of row 0"):
             corpus.draw(np.random.default_rng(0), 1)
         with pytest.raises(BadData, match="held-out blocks"):
@@ -144,29 +153,29 @@ class TestCorpus:
 class TestVote:
     def judged(self, folder: Path, rows: np.ndarray) -> Validation:
         adapter = registry.adapter_class("msamamba").from_checkpoint(size="tiny")
-        return Validation(adapter, Corpus(open_alignment(write_alignment(folder, rows)), 50), count=40, batch_size=3)
+        return validation(adapter, Corpus(columns(write_alignment(folder, rows)), 50), count=40, batch_size=3)
 
     def test_copies_are_always_right(self, tmp_path):
-        assert self.judged(tmp_path, noisy_copies(noise=0)).vote_accuracy == 1
+        assert self.judged(tmp_path, noisy_copies(noise=0)).yardstick_accuracy == 1
 
     def test_the_majority_of_a_column_wins_and_gaps_do_not_vote(self, tmp_path):
         rows = np.tile(noisy_copies(1, 5000), (6, 1))
         rows[1] = BASES[(np.searchsorted(BASES, rows[0]) + 1) % 4]  # one vote against two
         rows[4:] = GAP
-        assert self.judged(tmp_path, rows).vote_accuracy == 1
+        assert self.judged(tmp_path, rows).yardstick_accuracy == 1
 
     def test_without_bases_the_most_common_one_of_the_target(self, tmp_path):
         rows = np.full((3, 5000), GAP)
         rows[0] = np.random.default_rng(0).choice(BASES, 5000, p=[0.2, 0.1, 0.6, 0.1])
-        validation = self.judged(tmp_path, rows.astype(np.uint8))
-        assert validation.targets == pytest.approx(0.15 * 50 * validation.windows, rel=0.3)
-        assert validation.vote_accuracy == pytest.approx(0.6, abs=0.15)
+        judged = self.judged(tmp_path, rows.astype(np.uint8))
+        assert judged.targets == pytest.approx(0.15 * 50 * judged.windows, rel=0.3)
+        assert judged.yardstick_accuracy == pytest.approx(0.6, abs=0.15)
 
     def test_a_tie_goes_to_the_base_that_is_more_common_in_the_target(self, tmp_path):
         target = np.random.default_rng(0).choice(BASES, 5000, p=[0.1, 0.1, 0.1, 0.7])
         rows = np.array([target, np.full(5000, ord("A")), np.full(5000, ord("T"))], np.uint8)
         alone = np.array([target, np.full(5000, ord("T"))], np.uint8)
-        assert self.judged(tmp_path / "a", rows).vote_accuracy == self.judged(tmp_path / "b", alone).vote_accuracy > 0.5
+        assert self.judged(tmp_path / "a", rows).yardstick_accuracy == self.judged(tmp_path / "b", alone).yardstick_accuracy > 0.5
 
 
 class TestRun:
@@ -374,9 +383,8 @@ def test_command_line(msa, tmp_path):
 def test_targets_are_bases_of_the_target_row(msa):
     """What the corruption hides is what the window holds, so that model and vote are judged on the same."""
     adapter = registry.adapter_class("msamamba").from_checkpoint(size="tiny")
-    corpus = Corpus(open_alignment(msa), 16)
-    validation = Validation(adapter, corpus, count=4, batch_size=4)
-    (batch,) = validation.batches
+    corpus = Corpus(columns(msa), 16)
+    (batch,) = validation(adapter, corpus, count=4, batch_size=4).batches
     for window, targets in zip(corpus.held_out(4), batch["targets"].tolist(), strict=True):
         assert all(
             target == IGNORED or "-ACGT?"[target] == letter for letter, target in zip(window.sequence, targets, strict=True)

@@ -1,4 +1,4 @@
-"""`harness pretrain`: a model's own objective on an alignment."""
+"""`harness pretrain`: a model's own objective on sequences or an alignment."""
 
 from __future__ import annotations
 
@@ -12,12 +12,18 @@ from .options import Checkpoint, Device, ModelOptions, Quiet, pairs, with_settin
 
 @with_settings("batch_size", "learning_rate", "weight_decay", "warmup", "precision")
 def pretrain(
-    model: Annotated[str, typer.Option(help="A model that can be pretrained (msamamba, gpn_msa), or a path to an adapter file.")],
-    msa: Annotated[Path, typer.Option(help="The alignment to learn from (zarr, MAF, FASTA, store).")],
-    context: Annotated[int, typer.Option(help="Window length in nucleotides: 128, 512, 1024, …")] = 512,
+    model: Annotated[str, typer.Option(help="A model that can be pretrained, or a path to an adapter file.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Sequences to learn from: a genome or windows (FASTA, 2bit), or a folder of them.")
+    ] = None,
+    msa: Annotated[Path | None, typer.Option(help="The alignment to learn from (zarr, MAF, FASTA, store).")] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="What is hidden and asked (default: the published one; `harness show MODEL` lists them).")
+    ] = None,
+    context: Annotated[int | None, typer.Option(help="Window length in nucleotides (default: the published one).")] = None,
     species: Annotated[str, typer.Option(help="Rows of the alignment: 89, 99, names or a file.")] = "",
     steps: Annotated[int, typer.Option(help="Optimiser steps.")] = 1000,
-    tokens_per_step: Annotated[int, typer.Option(help="Letters of the target row per optimiser step.")] = 49_152,
+    tokens_per_step: Annotated[int, typer.Option(help="Letters per optimiser step, of an alignment's target row.")] = 49_152,
     evaluate_every: Annotated[int, typer.Option(help="Steps between evaluations on held-out blocks, and saves.")] = 50,
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     checkpoint: Checkpoint = None,
@@ -29,14 +35,16 @@ def pretrain(
     quiet: Quiet = False,
     **settings: Any,
 ) -> None:
-    """Train a model on an alignment by filling in masked bases; an unfinished run with the same settings is resumed."""
+    """Train a model without labels, by its published recipe or another; an unfinished run with the same settings is resumed."""
     from harness.engine.pretrain import pretrain as train
 
     from .screen import Screen
 
     train(
         model,
+        data,
         msa,
+        objective=objective,
         species=species,
         context=context,
         steps=steps,

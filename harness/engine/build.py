@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import registry
 from harness.errors import BadData, CheckpointMismatch, DataMissing, DownloadFailed, UserError
+from harness.facts import Option
 from harness.files import generic, hub, peft, sources
 from harness.files.code import beside, code_digest, code_modules, watch_reading
 from harness.files.fingerprint import digest, file_digest, remembered
@@ -198,10 +199,10 @@ def request(
         DownloadFailed: the hub cannot be reached.
     """
     facts = registry.model_facts(model)
-    size, typed = _random_size(init, checkpoint), _typed(facts, options or {})
+    size, known = _random_size(init, checkpoint), typed(facts.name, facts.options, options or {})
     path = None
     if facts.card.generic:
-        path = generic.resolve(facts, checkpoint, init, typed)
+        path = generic.resolve(facts, checkpoint, init, known)
     elif checkpoint is not None:
         path = hub.resolve(facts.name, facts.card, checkpoint)
     elif init is None and official and (facts.card.checkpoint or facts.card.get):
@@ -210,7 +211,7 @@ def request(
         keep.check(path, facts.name, options or {})
     if path is not None and (adapter := adapter_folder(path)) and (base := peft.hub_base(adapter)):
         _fetch_base(facts, base, adapter)
-    return ModelRequest(model, path and str(path), size, typed, allow_partial)
+    return ModelRequest(model, path and str(path), size, known, allow_partial)
 
 
 def _fetch_base(facts: registry.ModelFacts, base: str, adapter: Path) -> None:
@@ -270,20 +271,24 @@ def _random_size(init: str | None, checkpoint: str | None) -> str:
     return size or "base"
 
 
-def _typed(facts: registry.ModelFacts, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as the keyword arguments of the adapter's ``from_checkpoint``; text is converted to their types."""
-    typed = {}
-    for name, value in options.items():
-        if not facts.options:
-            raise UserError(f"option {name!r}: {facts.name} has no options; leave it out")
-        if name not in facts.options:
-            raise registry.unknown(f"option of {facts.name}", name, list(facts.options))
-        kind = facts.options[name].type
+def typed(owner: str, known: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as keyword arguments; text is converted to their types. ``owner`` is whose options they are, in words.
+
+    Raises:
+        UserError: an option that is not known, or a value of another type.
+    """
+    converted = {}
+    for name, value in given.items():
+        if not known:
+            raise UserError(f"option {name!r}: {owner} has no options; leave it out")
+        if name not in known:
+            raise registry.unknown(f"option of {owner}", name, list(known))
+        kind = known[name].type
         try:
             if not isinstance(value, str):
-                typed[name] = _TYPES[kind](value)
+                converted[name] = _TYPES[kind](value)
             else:
-                typed[name] = _BOOLEANS[value.lower()] if kind == "bool" else _TYPES[kind](value)
+                converted[name] = _BOOLEANS[value.lower()] if kind == "bool" else _TYPES[kind](value)
         except (KeyError, ValueError):
             raise UserError(f"option {name}={value!r}: expected a {kind}") from None
-    return typed
+    return converted

@@ -1,65 +1,94 @@
-"""What pretraining reads: training windows of an alignment, held-out ones for validation, and the column vote as a baseline."""
+"""What pretraining reads: windows to train on, drawn at random, and others that are held out."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from harness.adapter import IGNORED, Adapter, Batch, Pretrainable
+from harness.adapter import IGNORED, Adapter, Batch
 from harness.data import Locus, Window
 from harness.errors import BadData, UserError
-from harness.files.alignments import GAP, Alignment
+from harness.objective import Objective, Source
+
+from .yardsticks import Yardstick, yardstick
 
 CONTEXTS_PER_BLOCK = 16
 HELD_OUT_SHARE = 0.1  # of all blocks
 MAX_MISSES = 10_000  # unusable windows drawn in a row
 
-_UNKNOWN = ord("N")
-_BASES = np.frombuffer(b"ACGT", np.uint8)
-
 
 class Corpus:
-    """Windows of an alignment: drawn at random for training, and a fixed set from held-out blocks for validation.
+    """Windows of a source: drawn at random for training, and a fixed set from held-out blocks for validation.
 
-    Every chromosome is cut into blocks of 16 contexts; they are shorter, but no shorter than a context, where the longest
-    chromosome would make fewer than ten. The last block of a chromosome takes the remainder. A tenth of all blocks, at
-    least one, is held out, whatever the seed of training. Training windows start anywhere but never overlap a held-out
-    block. A window is usable if at least half of its target row is known (gaps become N); others are drawn again.
+    Every stretch is cut into blocks of 16 contexts; they are shorter, but no shorter than a context, where the longest
+    stretch would make fewer than ten. The last block of a stretch takes the remainder. A stretch shorter than the context is a
+    block and a window, if it is whole, and else left out. A tenth of all blocks, at least one, is held out, whatever the seed
+    of training. Training windows start anywhere but never overlap a held-out block; each letter is about equally often in one.
+    A window is usable if at least half of it is known; others are drawn again.
+
+    ``regions`` restricts where windows start, training and held-out ones (see :meth:`Objective.regions`). With ``both_strands``,
+    half of the training windows are read as their reverse complement. Windows have at least ``shortest`` nt.
 
     Raises:
         UserError: the context is too long for one block to train on and one to hold out.
+        BadData: no training window may start anywhere.
     """
 
-    def __init__(self, alignment: Alignment, context: int) -> None:
-        self.alignment, self.context, self.skipped = alignment, context, 0
-        longest = max(end - start for start, end in alignment.extents.values())
+    def __init__(
+        self,
+        source: Source,
+        context: int,
+        *,
+        shortest: int = 1,
+        both_strands: bool = False,
+        regions: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        self.source, self.context, self.both_strands, self.regions = source, context, both_strands, regions
+        self.skipped = 0
+        longest = max(end - start for _, start, end in source.stretches)
         self.block = min(CONTEXTS_PER_BLOCK * context, max(longest // 10, context))
-        names, starts, ends = [], [], []
-        for name, (start, end) in alignment.extents.items():
-            if end - start >= context:
-                edges = np.arange(start, max(end - self.block, start) + 1, self.block)
-                names += [name] * len(edges)
-                starts.append(edges)
-                ends.append(np.append(edges[1:], end))
+        usable = [it for it in source.stretches if it[2] - it[1] >= (min(shortest, context) if source.whole else context)]
+        self.too_short = len(source.stretches) - len(usable)
+        names, starts, ends = [], [np.zeros(0, int)], [np.zeros(0, int)]
+        for number, (_, start, end) in enumerate(usable):
+            edges = np.arange(start, max(end - self.block, start) + 1, self.block)
+            names += [number] * len(edges)
+            starts.append(edges)
+            ends.append(np.append(edges[1:], end))
         if len(names) < 2:
+            if source.whole and longest < max(shortest, 2):
+                raise UserError(
+                    f"{source.path}: its longest sequence has {longest} nt; windows of at least {shortest} are needed"
+                )
             raise UserError(
-                f"context {context}: {alignment.path} spans {longest:,} columns, and one window to train on and one held out "
+                f"context {context}: {source.path} spans {longest:,} positions, and one window to train on and one held out "
                 f"need {2 * context:,}; choose --context {longest // 2} or less"
             )
-        chromosomes, first, last = np.array(names), np.concatenate(starts), np.concatenate(ends)
+        stretch, first, last = np.array(names), np.concatenate(starts), np.concatenate(ends)
+        self._names = [name for name, _, _ in usable]
         chosen = np.random.default_rng(0).permutation(len(first))[: max(1, round(HELD_OUT_SHARE * len(first)))]
         held_out = np.zeros(len(first), bool)
         held_out[chosen] = True
-        self._held_out = [(str(chromosomes[index]), int(first[index]), int(last[index])) for index in chosen]
-        # Adjacent training blocks are joined into stretches, within which windows may start anywhere.
-        broken = np.append(True, held_out[1:] | held_out[:-1] | (chromosomes[1:] != chromosomes[:-1]))
+        self._held_out = [(self._names[stretch[index]], int(first[index]), int(last[index])) for index in chosen]
+        # Adjacent training blocks are joined into pieces, within which windows may start anywhere.
+        broken = np.append(True, held_out[1:] | held_out[:-1] | (stretch[1:] != stretch[:-1]))
         opens, closes = broken & ~held_out, np.append(broken[1:], True) & ~held_out
-        self._chromosomes, self._ends = chromosomes[opens], last[closes]
-        self.letters = int((self._ends - first[opens]).sum())
-        self._starts = np.cumsum(self._ends - first[opens] - context + 1)  # possible starts up to each stretch's end
+        self._stretch, self._firsts, self._ends = stretch[opens], first[opens], last[closes]
+        sizes = self._ends - self._firsts
+        self.letters = int(sizes.sum())
+        self._starts = np.maximum(sizes - context + 1, 1)  # possible ones in each piece
+        weights = np.maximum(sizes - context + 1, np.minimum(sizes, context))
+        self._choices = None
+        if regions is not None:
+            chosen_starts = [self._within(*piece) for piece in zip(self._stretch, self._firsts, self._ends, strict=True)]
+            self._choices = np.concatenate(chosen_starts)
+            weights = self._starts = np.array([len(one) for one in chosen_starts])
+            if not len(self._choices):
+                raise BadData(f"{source.path}: none of the regions to draw from lies in the blocks that are trained on")
+        self._weights = np.cumsum(weights)
         self._blocks = len(first)
 
     def draw(self, rng: np.random.Generator, count: int) -> list[Window]:
@@ -69,7 +98,7 @@ class Corpus:
         return windows
 
     def sample(self, rng: np.random.Generator, count: int) -> tuple[list[Window], int]:
-        """``count`` training windows, uniform over all possible starts, and how many unusable ones were skipped.
+        """``count`` training windows, and how many unusable ones were skipped.
 
         Changes nothing but ``rng``, so that a thread may make batches ahead.
 
@@ -79,10 +108,8 @@ class Corpus:
         found: list[Window] = []
         skipped = misses = 0
         while len(found) < count:
-            index = int(rng.integers(self._starts[-1]))
-            stretch = int(np.searchsorted(self._starts, index, side="right"))
-            start = int(self._ends[stretch] - self.context - (self._starts[stretch] - 1 - index))
-            window = self._window(str(self._chromosomes[stretch]), start)
+            name, start, end = self._place(int(rng.integers(self._weights[-1])))
+            window = self._window(name, start, end, self._strand(rng))
             if window is not None:
                 found.append(window)
                 misses = 0
@@ -91,8 +118,8 @@ class Corpus:
             misses += 1
             if misses == MAX_MISSES:
                 raise BadData(
-                    f"{self.alignment.path}: in {misses:,} windows of {self.context} nt less than half of row 0 "
-                    f"({self.alignment.species[0]}) is known; give one that covers more, or a shorter --context"
+                    f"{self.source.path}: in {misses:,} windows of {self.context} nt {self._unknown()}; "
+                    "give one that covers more, or a shorter --context"
                 )
         return found, skipped
 
@@ -102,9 +129,7 @@ class Corpus:
         Raises:
             BadData: none is usable.
         """
-        tiles = [
-            (name, start) for name, first, last in self._held_out for start in range(first, last - self.context + 1, self.context)
-        ]
+        tiles = [tile for block in self._held_out for tile in self._tiles(*block)]
         found: list[Window] = []
         for index in np.random.default_rng(0).permutation(len(tiles)):
             window = self._window(*tiles[index])
@@ -114,67 +139,115 @@ class Corpus:
                 break
         if not found:
             raise BadData(
-                f"{self.alignment.path}: row 0 ({self.alignment.species[0]}) is known in no window of {self.context} nt of the "
-                f"{len(self._held_out)} held-out blocks; give one that covers more, or a shorter --context"
+                f"{self.source.path}: in every window of {self.context} nt of the {len(self._held_out)} held-out blocks "
+                f"{self._unknown()}; give one that covers more, or a shorter --context"
             )
         return found
+
+    def texts(self) -> Iterator[str]:
+        """The letters of the pieces that are trained on, in parts of at most a block."""
+        for number, first, end in zip(self._stretch, self._firsts, self._ends, strict=True):
+            for start in range(first, end, self.block):
+                yield self.source.window(Locus(self._names[number], start, min(start + self.block, int(end)))).sequence
 
     def passes(self, windows: int) -> int:
         """The pass over the training blocks, counted from 1, that is under way after this many windows."""
         return 1 + windows * self.context // self.letters
 
     def facts(self) -> dict[str, Any]:
-        """What a record says of the corpus; lengths in columns."""
+        """What a record says of the corpus; lengths in positions."""
         return {
-            "rows": len(self.alignment.species),
+            "rows": len(self.source.facts().get("species", (None,))),
             "block": self.block,
             "blocks": self._blocks,
             "held_out_blocks": len(self._held_out),
             "training_letters": self.letters,
+            "too_short": self.too_short,
+            "regions": None if self._choices is None else len(self._choices),
         }
 
-    def _window(self, chromosome: str, start: int) -> Window | None:
-        locus = Locus(chromosome, start, start + self.context)
-        rows = self.alignment.columns(locus)
-        rows[0][rows[0] == GAP] = _UNKNOWN
-        if 2 * int((rows[0] != _UNKNOWN).sum()) < self.context:
-            return None
-        return Window(rows[0].tobytes().decode(), locus, rows)
+    def _place(self, index: int) -> tuple[str, int, int]:
+        """The window, as the name of its stretch, start and end, that a number below the sum of all weights draws."""
+        piece = int(np.searchsorted(self._weights, index, side="right"))
+        name, first, last = self._names[self._stretch[piece]], int(self._firsts[piece]), int(self._ends[piece])
+        if self._choices is not None:
+            start = int(self._choices[index])
+        else:
+            before = int(self._weights[piece - 1]) if piece else 0
+            start = first + (index - before) * int(self._starts[piece]) // (int(self._weights[piece]) - before)
+        return name, start, min(start + self.context, last)
+
+    def _strand(self, rng: np.random.Generator) -> str:
+        return "-" if self.both_strands and rng.random() < 0.5 else "+"
+
+    def _within(self, number: int, first: int, last: int) -> np.ndarray:
+        """The starts of regions that lie in a piece."""
+        assert self.regions is not None
+        starts = self.regions.get(self._names[number], np.zeros(0, int))
+        return starts[np.searchsorted(starts, first) : np.searchsorted(starts, last - self.context, side="right")]
+
+    def _tiles(self, name: str, first: int, last: int) -> list[tuple[str, int, int]]:
+        if self.regions is None:
+            starts = range(first, max(last - self.context, first) + 1, self.context)
+            return [(name, start, min(start + self.context, last)) for start in starts]
+        tiles, free = [], first
+        for start in self.regions.get(name, np.zeros(0, int)).tolist():
+            if free <= start <= last - self.context:
+                free = start + self.context
+                tiles.append((name, start, free))
+        return tiles
+
+    def _window(self, name: str, start: int, end: int, strand: str = "+") -> Window | None:
+        window = self.source.window(Locus(name, start, end, strand))
+        return None if 2 * window.sequence.count("N") > len(window) else window
+
+    def _unknown(self) -> str:
+        species = self.source.facts().get("species")
+        return f"less than half of row 0 ({species[0]}) is known" if species else "more than half of the letters are N"
 
 
 class Validation:
-    """Held-out windows, corrupted once for the whole run, and how often the column vote finds their hidden bases.
+    """Held-out windows, corrupted once for the whole run, and how well the objective's yardstick finds what is asked.
 
-    The column vote predicts the most common base in the other rows of the column. Ties, and columns without a base, go to
-    the base that is more common in the target row.
+    ``weight`` is the sum of the targets' weights, or their number. The yardstick learns from training windows.
     """
 
-    def __init__(self, adapter: Adapter, corpus: Corpus, count: int, batch_size: int) -> None:
-        assert isinstance(adapter, Pretrainable)
+    def __init__(self, adapter: Adapter, objective: Objective, corpus: Corpus, count: int, batch_size: int) -> None:
         rng = np.random.default_rng(0)
         windows, sample = corpus.held_out(count), corpus.draw(rng, count)
-        self.batches = collate(adapter, windows, batch_size, rng)
-        self.windows = len(windows)
-        held_out, drawn = ([window.alignment for window in part if window.alignment is not None] for part in (windows, sample))
-        frequencies = (np.array([rows[0] for rows in drawn])[..., None] == _BASES).mean(axis=(0, 1))
-        asked = np.concatenate([(batch["targets"] != IGNORED).numpy() for batch in self.batches])
-        votes = []
-        for rows, positions in zip(held_out, asked, strict=True):
-            columns = rows[:, positions]
-            counts = (columns[1:, :, None] == _BASES).sum(axis=0)
-            votes.append(_BASES[(counts + frequencies / 2).argmax(axis=1)] == columns[0])
-        self.targets = int(asked.sum())
-        self.vote_accuracy = float(np.concatenate(votes).mean())
-        # Hashing a whole genome's alignment takes long, so these windows identify the data.
-        self.sha256 = hashlib.sha256(b"".join(rows.tobytes() for rows in (*held_out, *drawn))).hexdigest()
+        whole = objective.collate(adapter, windows, rng)
+        self.batches = split(whole, batch_size)
+        self.windows, self.targets = len(windows), int((whole["targets"] != IGNORED).sum())
+        if not self.targets:
+            raise BadData(f"{corpus.source.path}: the {len(windows)} held-out windows ask for nothing; give more data")
+        self.weight = weight_of(whole)
+        self.yardstick: Yardstick = yardstick(objective.yardstick)
+        self.yardstick.learn(sample, objective.collate(adapter, sample, rng))
+        self.yardstick_loss, self.yardstick_accuracy = self.yardstick.judge(windows, whole)
+        # Hashing a whole genome takes long, so these windows identify the data.
+        rows = (
+            window.sequence.encode() if window.alignment is None else window.alignment.tobytes() for window in (*windows, *sample)
+        )
+        self.sha256 = hashlib.sha256(b"".join(rows)).hexdigest()
 
     def facts(self) -> dict[str, Any]:
         """What a record says of the validation."""
-        return {"validation_windows": self.windows, "validation_targets": self.targets, "vote_accuracy": self.vote_accuracy}
+        return {
+            "validation_windows": self.windows,
+            "validation_targets": self.targets,
+            "yardstick": self.yardstick.name,
+            "yardstick_loss": self.yardstick_loss,
+            "yardstick_accuracy": self.yardstick_accuracy,
+        }
 
 
-def collate(adapter: Adapter, windows: Sequence[Window], size: int, rng: np.random.Generator) -> list[Batch]:
-    """Corrupted batches of ``size`` windows each. Which bases are hidden does not depend on ``size``."""
-    assert isinstance(adapter, Pretrainable)
-    whole = adapter.collate_pretraining(windows, rng)
-    return [{name: tensor[start : start + size] for name, tensor in whole.items()} for start in range(0, len(windows), size)]
+def split(whole: Batch, size: int) -> list[Batch]:
+    """An :meth:`Objective.collate` batch in batches of ``size`` windows each, with ``asked`` (see :class:`Pretrainable`)."""
+    parts = ({name: tensor[at : at + size] for name, tensor in whole.items()} for at in range(0, len(whole["targets"]), size))
+    return [part | {"asked": (part["targets"] != IGNORED).flatten().nonzero()[:, 0]} for part in parts]
+
+
+def weight_of(batch: Batch) -> float:
+    """The sum of the weights of a batch's targets, by default their number."""
+    asked = batch["targets"] != IGNORED
+    return float(batch["weights"][asked].sum()) if "weights" in batch else float(asked.sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import platform
 import resource
@@ -76,7 +77,18 @@ def accelerator(name: str) -> Accelerator:
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)
     # A model may hold weights that fine-tuning does not reach (an unused pooler): several processes must not wait for them.
-    return Accelerator(cpu=device.type == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    found = Accelerator(cpu=device.type == "cpu", kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+    if found.num_processes > 1:
+        atexit.register(_leave_group)
+    return found
+
+
+def _leave_group() -> None:
+    """Leave the other processes before the interpreter ends, after which threads that still serve them abort this one."""
+    import torch.distributed
+
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def has_native_bf16(device: torch.device) -> bool:

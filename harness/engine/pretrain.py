@@ -1,4 +1,4 @@
-"""Pretraining: a model's own objective on windows of an alignment, without labels.
+"""Pretraining: a model's own objective on windows of sequences or of an alignment, without labels.
 
 The folder that a run writes is described in :mod:`.pretrain_folder`. All randomness of a step is drawn from (seed, step), so
 that a resumed run ends with the same bits as an uninterrupted one.
@@ -19,21 +19,23 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness import registry
-from harness.adapter import IGNORED, Adapter, Batch, Pretrainable
+from harness.adapter import Adapter, Batch, Pretrainable
 from harness.errors import RunFailed, UserError
-from harness.files.alignments import check_order, open_alignment
+from harness.facts import keyword_options
 from harness.files.code import code_digest
 from harness.files.fingerprint import digest, plain
 from harness.kernels import compilation
+from harness.objective import Objective
 from harness.progress import Progress, Reporter
 from harness.recipe import Recipe
 
 from . import hardware, pretrain_folder
 from .batches import Batches
 from .build import request
-from .corpus import Corpus, Validation, collate
+from .corpus import Corpus, Validation, split, weight_of
 from .fit import adamw
 from .predict import autocast, out_of_memory, to_device
+from .pretrain_asked import choose_context, choose_objective, divided, open_source, pretrainable
 from .pretrain_screen import description, estimate, news, summary
 
 TOKENS_PER_STEP = 49_152  # 8 × 12 windows of 512 nt; validation looks at as many letters
@@ -48,10 +50,12 @@ RECIPE_SETTINGS = ("batch_size", "learning_rate", "weight_decay", "betas", "warm
 
 def pretrain(
     model: str,
-    msa: Path,
+    data: Path | None = None,
+    msa: Path | None = None,
     *,
+    objective: str | None = None,
     species: str = "",
-    context: int = 512,
+    context: int | None = None,
     steps: int = 1000,
     tokens_per_step: int = TOKENS_PER_STEP,
     evaluate_every: int = 50,
@@ -65,50 +69,61 @@ def pretrain(
     force: bool = False,
     reporter: Reporter,
 ) -> Path:
-    """Train a model on windows of ``context`` nt of an alignment, from random weights or from ``checkpoint``.
+    """Train a model on windows of ``context`` nt, from random weights or from ``checkpoint``.
 
-    Each optimiser step sees ``tokens_per_step // context`` windows, in batches of the recipe's ``batch_size``; ``settings``
-    override the model's published recipe. Returns the folder: ``out``, or one named after the settings. An unfinished run
-    with the same settings is resumed and a finished one is left as it is, unless ``force`` starts over.
+    The windows are of the sequences in ``data`` or the alignment ``msa``, one of which is given. ``objective`` is one that the
+    model names, by default its published one; ``options`` are those of the model and of the objective; ``context`` is by default
+    the published one, or the longest that the model reads. Each optimiser step sees ``tokens_per_step // context`` windows, in
+    batches of the recipe's ``batch_size``; ``settings`` override the model's published recipe. Returns the folder: ``out``, or
+    one named after the settings. An unfinished run with the same settings is resumed and a finished one is left as it is,
+    unless ``force`` starts over.
 
     Raises:
         UserError: a mistake in what was asked for, or the folder holds something else.
         RunFailed: the loss is not a finite number, or a batch does not fit into memory.
     """
     for name, value, least in (
-        ("context", context, 1),
+        ("context", 1 if context is None else context, 1),
         ("steps", steps, 1),
-        ("tokens-per-step", tokens_per_step, context),
+        ("tokens-per-step", tokens_per_step, context or 1),
         ("evaluate-every", evaluate_every, 1),
         ("seed", seed, 0),
     ):
         if value < least:
             raise UserError(f"{name} {value}: must be at least {least}")
-    adapter_class = _pretrainable(model)
-    wanted = request(model, checkpoint=checkpoint, init=init, options=options, official=False)
+    if (data is None) == (msa is None):
+        raise UserError("data and msa: give one of them, --data FASTA (a genome or windows) or --msa ALIGNMENT")
+    adapter_class = pretrainable(model)
+    of_model, of_objective = divided(adapter_class, objective, options or {})
+    wanted = request(model, checkpoint=checkpoint, init=init, options=of_model, official=False)
     recipe = adapter_class.pretraining.override(**(settings or {}))  # type: ignore[attr-defined]
     torch_device = hardware.pick_device(device)
     precision = hardware.pick_precision(recipe.precision, torch_device)
-    corpus = Corpus(open_alignment(msa, species), context)
     compilation.on_compile = reporter.say
     hardware.reset_peak_memory(torch_device)
     with torch.random.fork_rng(), ExitStack() as stack:
         torch.manual_seed(seed)
         adapter = wanted.build()
-        if adapter.max_length is not None and context > adapter.max_length:
-            raise UserError(f"context {context}: {adapter.name} takes at most {adapter.max_length} nt")
-        if adapter.species_names:
-            check_order(corpus.alignment.path, corpus.alignment.species, adapter.species_names, adapter.name)
-        validation = Validation(adapter, corpus, max(TOKENS_PER_STEP // context, 1), recipe.batch_size)
+        name, goal = choose_objective(adapter, objective, of_objective)
+        context = choose_context(adapter, context)
+        if tokens_per_step < context:
+            raise UserError(f"tokens-per-step {tokens_per_step}: must be at least {context}, one window")
+        source = open_source(adapter, data, msa, species)
+        regions = goal.regions(source, context)
+        corpus = Corpus(source, context, shortest=goal.shortest, both_strands=goal.both_strands, regions=regions)
+        goal.prepare(corpus)
+        validation = Validation(adapter, goal, corpus, max(TOKENS_PER_STEP // context, 1), recipe.batch_size)
         effective = {
             "model": adapter.name,
             "size": None if wanted.checkpoint else wanted.size,
             "checkpoint": adapter.audit and adapter.audit.sha256,
             "options": wanted.options,
-            "data": corpus.alignment.path.name,
+            "objective": name,
+            "objective_options": {key: getattr(goal, key) for key in keyword_options(type(goal).__init__)},
+            "objective_facts": digest(plain(goal.facts())),
+            "data": source.path.name,
             "data_sha256": validation.sha256,
-            "extents": corpus.alignment.extents,
-            "species": corpus.alignment.species,
+            **source.facts(),
             "context": context,
             "steps": steps,
             "tokens_per_step": tokens_per_step,
@@ -118,7 +133,7 @@ def pretrain(
             "device": torch_device.type,
         }
         effective = plain(effective)
-        folder = out or Path("pretrained", f"{adapter.name}-seed{seed}-{digest(effective)[:10]}")
+        folder = out or Path("pretrained", f"{adapter.name}-{name}-seed{seed}-{digest(effective)[:10]}")
         stack.enter_context(pretrain_folder.held(folder))
         earlier = pretrain_folder.read_record(folder, effective, force)
         if earlier and earlier["step"] == steps:
@@ -126,7 +141,7 @@ def pretrain(
             reporter.conclude(summary(earlier, folder))
             return folder
         pretrain_folder.prepare(folder, resuming=earlier is not None)
-        run = Pretraining(adapter, corpus, recipe, steps, tokens_per_step // context, seed, torch_device, precision)
+        run = Pretraining(adapter, goal, corpus, recipe, steps, tokens_per_step // context, seed, torch_device, precision)
         code = digest([code_digest(Path(__file__)), code_digest(registry.model_file(model))])
         events = []
         if earlier:
@@ -138,6 +153,7 @@ def pretrain(
                 reporter.say(events[-1])
         record = {
             "settings": effective,
+            "objective": plain(goal.facts()),
             "data": corpus.facts() | validation.facts(),
             "model": {"parameters": sum(item.numel() for item in adapter.parameters())},
             "step": run.step,
@@ -152,7 +168,7 @@ def pretrain(
             },
         }
         pretrain_folder.write_record(folder, record)
-        reporter.say(description(adapter, record, folder))
+        reporter.say(description(adapter, record, folder, source.notes))
         _train(run, validation, evaluate_every, folder, record, reporter)
     reporter.conclude(summary(record, folder))
     return folder
@@ -184,7 +200,7 @@ def _train(
                     record |= run.results()
                     record["data"]["skipped_windows"] = run.corpus.skipped
                     state = run.state() if run.step < run.steps else None
-                    pretrain_folder.save(folder, record, run.history, run.adapter.state_dict(), state)
+                    pretrain_folder.save(folder, record, run.history, run.adapter, state)
                     saved = time.monotonic()
                     reporter.say(news(row, run))
                 reporter.report(Progress(run.corpus.passes(run.step * run.windows), run.step, run.steps, row["train_loss"]))
@@ -208,6 +224,7 @@ class Pretraining:
     def __init__(
         self,
         adapter: Adapter,
+        objective: Objective,
         corpus: Corpus,
         recipe: Recipe,
         steps: int,
@@ -216,7 +233,7 @@ class Pretraining:
         device: torch.device,
         precision: str,
     ) -> None:
-        self.adapter = adapter.to(device).requires_grad_(True)
+        self.adapter, self.objective = adapter.to(device).requires_grad_(True), objective
         self.corpus, self.recipe, self.steps, self.windows, self.seed = corpus, recipe, steps, windows, seed
         self.device, self.precision = device, precision
         self.optimizer, self.schedule = adamw(self.adapter, recipe, steps, device)
@@ -227,10 +244,11 @@ class Pretraining:
         rng = np.random.default_rng([self.seed, step])
         seed = int(rng.integers(2**63))
         windows, skipped = self.corpus.sample(rng, self.windows)
-        return seed, collate(self.adapter, windows, self.recipe.batch_size, rng), skipped
+        whole = self.objective.collate(self.adapter, windows, rng, (step - 1) / self.steps)
+        return seed, split(whole, self.recipe.batch_size), skipped
 
     def advance(self, made: Made, begun: float, wait: float) -> dict[str, float]:
-        """Make the next optimiser step; return its row of the history. The loss is the mean over all hidden bases of its windows.
+        """Make the next optimiser step; return its row of the history. The loss is the weighted mean over all targets.
 
         The step began, by ``time.perf_counter``, when its batches were asked for; the device waited ``wait`` seconds for them.
 
@@ -241,11 +259,11 @@ class Pretraining:
         self.step += 1
         self.corpus.skipped += skipped
         torch.manual_seed(seed)
-        targets = sum(int((batch["targets"] != IGNORED).sum()) for batch in batches)
+        weight = sum(map(weight_of, batches)) or 1.0
         total = torch.zeros((), device=self.device)
         self.adapter.train()
         for batch in batches:
-            loss = self._loss(batch)[0] / targets
+            loss = self._loss(batch)[0] / weight
             loss.backward()
             total += loss.detach()
         if not total.isfinite():
@@ -271,26 +289,31 @@ class Pretraining:
 
     @torch.inference_mode()
     def evaluate(self, validation: Validation) -> dict[str, float]:
-        """Mean loss and accuracy over the hidden bases of the held-out windows, in evaluation mode."""
+        """Weighted mean loss, and accuracy, over the targets of the held-out windows, in evaluation mode."""
         self.adapter.eval()
         loss, correct = 0.0, 0
         for batch in validation.batches:
             batch_loss, batch_correct = self._loss(batch)
             loss, correct = loss + batch_loss.item(), correct + int(batch_correct)
         return {
-            "validation_loss": loss / validation.targets,
+            "validation_loss": loss / validation.weight,
             "validation_accuracy": correct / validation.targets,
-            "vote_accuracy": validation.vote_accuracy,
+            "yardstick_loss": validation.yardstick_loss,
+            "yardstick_accuracy": validation.yardstick_accuracy,
         }
 
     def _loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy summed over a batch's targets, and the number of targets that have the highest logit."""
+        """Weighted sum of the cross-entropies of a batch's targets, and the number of targets that have the highest logit."""
         assert isinstance(self.adapter, Pretrainable)
         batch = to_device(batch, self.device)
-        targets = batch["targets"][batch["targets"] != IGNORED]
+        targets = batch["targets"].flatten()[batch["asked"]]
         with autocast(self.device, self.precision):
             logits = self.adapter.pretraining_logits(batch)
-        return F.cross_entropy(logits.float(), targets, reduction="sum"), (logits.argmax(dim=-1) == targets).sum()
+        correct = (logits.argmax(dim=-1) == targets).sum()
+        if "weights" not in batch:
+            return F.cross_entropy(logits.float(), targets, reduction="sum"), correct
+        each = F.cross_entropy(logits.float(), targets, reduction="none")
+        return (each * batch["weights"].flatten()[batch["asked"]]).sum(), correct
 
     def state(self) -> dict[str, Any]:
         """Everything that :meth:`restore` needs: tensors and plain values."""
@@ -317,7 +340,7 @@ class Pretraining:
 
     @property
     def tokens_per_second(self) -> float:
-        """Letters of the target row; the model reads as many of every other row."""
+        """Letters of the windows, of an alignment those of the target row; shorter sequences count as if they were filled up."""
         return self.windows * self.corpus.context / self.pace
 
     @property
@@ -341,16 +364,3 @@ class Pretraining:
                 "peak_memory_bytes": hardware.peak_memory(self.device),
             },
         }
-
-
-def _pretrainable(model: str) -> type[Adapter]:
-    """The adapter class of that name.
-
-    Raises:
-        UserError: it cannot be pretrained.
-    """
-    found = registry.adapter_class(model)
-    if not issubclass(found, Pretrainable):
-        able = [name for name in registry.model_files() if issubclass(registry.adapter_class(name), Pretrainable)]
-        raise UserError(f"model {model!r}: cannot be pretrained here; choose one of {', '.join(able)}")
-    return found

@@ -1,8 +1,8 @@
 """The folder that pretraining writes, and reads again to resume a run.
 
 It holds ``model.safetensors``, the weights that ``harness run --checkpoint FOLDER`` fine-tunes; ``pretrain.json``, the record
-of settings, data, environment and scores; ``loss.csv`` and ``loss.png``, the learning curve; and, until the last step,
-``state.pt``, from which the run is resumed exactly.
+of settings, data, environment and scores; ``config.json`` and the like, where the model needs them; ``loss.csv`` and
+``loss.png``, the learning curve; and, until the last step, ``state.pt``, from which the run is resumed exactly.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from harness.adapter import Adapter
 from harness.errors import BadData, UserError
 from harness.files.atomic import atomic, check_writable
 
@@ -27,7 +27,7 @@ except ImportError:  # Windows has no flock: there, do not pretrain in one folde
 
 LOCK = ".lock"
 RECORD, STATE, WEIGHTS, CURVE, PICTURE = "pretrain.json", "state.pt", "model.safetensors", "loss.csv", "loss.png"
-SCORES: Sequence[str] = ("validation_loss", "validation_accuracy", "vote_accuracy")
+SCORES: Sequence[str] = ("validation_loss", "validation_accuracy", "yardstick_loss", "yardstick_accuracy")
 COLUMNS: Sequence[str] = ("step", "train_loss", "learning_rate", "seconds", "wait_seconds", *SCORES)  # of the curve
 
 
@@ -115,19 +115,22 @@ def save(
     folder: Path,
     record: Mapping[str, Any],
     history: Sequence[Mapping[str, float]],
-    weights: Mapping[str, Tensor],
+    adapter: Adapter,
     state: Mapping[str, Any] | None,
 ) -> None:
     """Bring every file of the folder up to date; ``state`` is None after the last step. The record is written last."""
     from safetensors.torch import save as to_bytes
 
     # Copies, because safetensors refuses tensors that share memory, as tied weights do.
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in adapter.state_dict().items()}
     if state is not None:
         with atomic(folder / STATE) as path:
             torch.save(state, path)
     with atomic(folder / WEIGHTS) as path:
         path.write_bytes(to_bytes(tensors))
+    for name, text in adapter.checkpoint_files().items():  # type: ignore[operator]
+        with atomic(folder / name) as path:
+            path.write_text(text, encoding="utf-8")
     with atomic(folder / CURVE) as path, path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
@@ -142,7 +145,7 @@ def save(
 def plot(path: Path, histories: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
     """Draw loss and accuracy against the step as a PNG, one colour per history.
 
-    Lines are training, dots validation, and the dashed line is the accuracy of the column vote.
+    Lines are training, dots validation, and the dashed lines are the yardstick.
     """
     from matplotlib.figure import Figure
 
@@ -155,9 +158,10 @@ def plot(path: Path, histories: Mapping[str, Sequence[Mapping[str, float]]]) -> 
         losses.plot(steps, [row["validation_loss"] for row in judged], f"{colour}o-", markersize=3, label=name)
         accuracies.plot(steps, [row["validation_accuracy"] for row in judged], f"{colour}o-", markersize=3, label=name)
         if judged:
-            accuracies.axhline(judged[-1]["vote_accuracy"], color="grey", linestyle="--")
-    losses.set(xlabel="step", ylabel="cross-entropy of hidden bases (nats)")
-    accuracies.set(xlabel="step", ylabel="accuracy on held-out hidden bases")
+            losses.axhline(judged[-1]["yardstick_loss"], color="grey", linestyle="--")
+            accuracies.axhline(judged[-1]["yardstick_accuracy"], color="grey", linestyle="--")
+    losses.set(xlabel="step", ylabel="cross-entropy of what is asked (nats)")
+    accuracies.set(xlabel="step", ylabel="accuracy on held-out windows")
     losses.legend()
     figure.tight_layout()
     figure.savefig(path, format="png", dpi=120)

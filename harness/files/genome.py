@@ -66,6 +66,11 @@ class Genome:
         return tuple(self._contigs)
 
     @property
+    def stretches(self) -> list[tuple[str, int, int]]:
+        """What the file holds: chromosome without ``chr``, start and end (0-based, half-open) of each contig."""
+        return [(name, part.start, part.end) for name, parts in self._contigs.items() for part in parts if part.end > part.start]
+
+    @property
     def ends(self) -> dict[str, int]:
         """Where each chromosome ends, as far as the file holds it: its length, in a whole genome."""
         return {chromosome: max(contig.end for contig in contigs) for chromosome, contigs in self._contigs.items()}

@@ -14,13 +14,13 @@ from harness.errors import BadData, UserError
 from harness.evidence.attribution import METRIC, mean_and_interval, read_attribution, write_attribution
 from harness.evidence.records import data_digest, folder_name
 from harness.files.atomic import check_writable
+from harness.files.motif_files import read_motifs
 from harness.progress import Reporter
 from harness.task import CLASSIFICATION, MULTILABEL, Splits, Task
 
 from .attribution import Attribution, Score, explaining, mutagenesis
 from .explanation import FACTS, Explained, Named, write
 from .inputs import Input
-from .motif_files import read_motifs
 from .motifs import aggregate, compare, seqlets
 from .planted import aurocs, train_control
 from .trained import Trained

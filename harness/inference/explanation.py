@@ -18,10 +18,10 @@ from harness.errors import HarnessError
 from harness.evidence.attribution import METRIC
 from harness.evidence.folders import put, remove, temporary_folder
 from harness.files.fingerprint import plain
+from harness.files.motif_files import Motif, write_meme
 from harness.progress import figure
 
 from .attribution import LETTERS, Attribution
-from .motif_files import Motif, write_meme
 from .motifs import Match, Seqlet
 
 FACTS = "explain.json"

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from harness.files.motif_files import Motif
+
 from .attribution import Attribution, N, explaining
-from .motif_files import Motif
 
 MAX_SEQLETS = 1000  # those with the smallest p; each is compared with each
 FLANK = 2  # letters beside a seqlet that are compared, too: seqlets are called short

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from harness.errors import BadData
-from harness.files.text import text_lines
+
+from .text import text_lines
 
 EXPECTED = "motifs in MEME or JASPAR format, or ATtRACT's pwm.txt"
 ATTRACT_NAMES = "ATtRACT_db.txt"  # beside pwm.txt; says which protein a matrix is of

@@ -1,0 +1,169 @@
+"""Sequences to pretrain on: genomes (FASTA or 2bit), and FASTA files of windows or RNAs, one or a folder of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from harness.data import Locus, Window, normalise, reverse_complement
+from harness.errors import BadData
+from harness.objective import Source
+
+from .alignments import GAP, Alignment
+from .genome import Genome
+from .text import GZIP, head, text_lines
+from .two_bit import SIGNATURES
+
+LONGEST_RECORD = 100_000  # nt of a window or an RNA; a file with a longer record is a genome
+EXPECTED = "sequences: FASTA (plain, bgzip or gzip), 2bit, or a folder of them"
+ENDINGS = (".fa", ".fasta", ".fna", ".2bit")  # of the files of a folder, .gz apart
+
+_UNKNOWN = ord("N")
+
+
+def open_sequences(path: Path) -> Source:
+    """The sequences of a file, or of all FASTA and 2bit files of a folder, whose records are then named ``FILE/RECORD``.
+
+    A file without a record above LONGEST_RECORD is read whole. Of records with the same letters only the first is kept, so that
+    none is trained on and held out; how many are left out is in ``notes``, as is what was changed to get ``ACGTN``. A record may
+    have any letters of IUPAC; U is read as T.
+
+    Raises:
+        BadData: there is no such file, or one that is not of this kind.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return _open(path)
+    files = [file for file in sorted(path.iterdir()) if file.name.lower().removesuffix(".gz").endswith(ENDINGS)]
+    if not files:
+        raise BadData(f"{path}: no file in this folder ends in {', '.join(ENDINGS)}, with or without .gz; expected {EXPECTED}")
+    if len(files) == 1:
+        return _open(files[0])
+    return _Folder(path, {_stem(file): _open(file) for file in files})
+
+
+def _open(path: Path) -> Source:
+    start = head(path, EXPECTED)
+    if start[:4] in SIGNATURES:
+        return _Chromosomes(path)
+    if not start.startswith(GZIP) and not start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b">"):
+        raise BadData(f"{path}: neither FASTA (its first line does not begin with '>') nor 2bit; expected {EXPECTED}")
+    records = _records(path)
+    return _Chromosomes(path) if records is None else _Records(path, records)
+
+
+def _stem(file: Path) -> str:
+    name = file.name.removesuffix(".gz")
+    return name[: name.rindex(".")]
+
+
+def _records(path: Path) -> list[tuple[str, str]] | None:
+    """Header and letters of each record; None as soon as one is longer than LONGEST_RECORD."""
+    records: list[tuple[str, list[str]]] = []
+    length = 0
+    for line in text_lines(path, EXPECTED):
+        if line.startswith(">"):
+            records.append((line[1:].strip(), []))
+            length = 0
+        elif records:
+            records[-1][1].append(line.strip())
+            if (length := length + len(line)) > LONGEST_RECORD:
+                return None
+        elif line.strip():
+            raise BadData(f"{path}: begins with {line[:30]!r}, not with '>'; expected {EXPECTED}")
+    return [(header, "".join(lines)) for header, lines in records]
+
+
+class _Chromosomes(Source):
+    """A genome, read as its windows are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.genome = path, Genome(path)
+        self.stretches = self.genome.stretches
+
+    def window(self, locus: Locus) -> Window:
+        return Window(self.genome.sequence(locus), locus)
+
+    def facts(self) -> dict[str, Any]:
+        return {"records": len(self.stretches)}
+
+
+class _Records(Source):
+    """Sequences of their own, in memory. ``types`` are the second words of their headers."""
+
+    whole = True
+
+    def __init__(self, path: Path, records: list[tuple[str, str]]) -> None:
+        self.path, self._sequences, types, notes = path, dict[str, str](), dict[str, str](), list[str]()
+        seen, changes, same, empty = set[bytes](), Counter[str](), 0, 0
+        for number, (header, letters) in enumerate(records, start=1):
+            words = header.split()
+            name = words[0] if words else str(number)
+            if name in self._sequences:
+                name = f"{name}#{number}"
+            try:
+                sequence = normalise(letters, changes)
+            except BadData as error:
+                raise BadData(f"{path}, record {name!r:.80}: {error}; mend it, or leave it out") from None
+            key = blake2b(sequence.encode(), digest_size=16).digest()
+            if not sequence or key in seen:
+                empty, same = empty + (not sequence), same + bool(sequence)
+                continue
+            seen.add(key)
+            self._sequences[name] = sequence
+            if len(words) > 1:
+                types[name] = words[1]
+        if not self._sequences:
+            raise BadData(f"{path}: holds no letters; expected {EXPECTED}")
+        for count, what in (
+            (same, "records are left out: their letters are those of an earlier one"),
+            (empty, "records without letters are left out"),
+            (changes["ambiguity_to_n"], "ambiguous letters are read as N"),
+        ):
+            if count:
+                notes.append(f"{path.name}: {count:,} {what}")
+        self.types, self.notes = types, notes
+        self.stretches = [(name, 0, len(sequence)) for name, sequence in self._sequences.items()]
+
+    def window(self, locus: Locus) -> Window:
+        text = self._sequences[locus.chromosome][locus.start : locus.end]
+        return Window(reverse_complement(text) if locus.strand == "-" else text, locus)
+
+    def facts(self) -> dict[str, Any]:
+        return {"records": len(self._sequences)}
+
+
+class _Folder(Source):
+    """The sequences of several files."""
+
+    def __init__(self, path: Path, parts: dict[str, Source]) -> None:
+        self.path, self._parts = path, parts
+        self.whole = any(part.whole for part in parts.values())
+        self.types = {f"{stem}/{name}": kind for stem, part in parts.items() for name, kind in part.types.items()}
+        self.notes = [note for part in parts.values() for note in part.notes]
+        self.stretches = [(f"{stem}/{name}", start, end) for stem, part in parts.items() for name, start, end in part.stretches]
+
+    def window(self, locus: Locus) -> Window:
+        stem, _, name = locus.chromosome.partition("/")
+        return self._parts[stem].window(Locus(name, locus.start, locus.end, locus.strand))
+
+    def facts(self) -> dict[str, Any]:
+        return {"files": list(self._parts), "records": len(self.stretches)}
+
+
+class Columns(Source):
+    """An alignment as a source of windows; gaps of its target are read as N."""
+
+    def __init__(self, alignment: Alignment) -> None:
+        self.alignment, self.path, self.notes = alignment, alignment.path, alignment.notes
+        self.stretches = [(name, *extent) for name, extent in alignment.extents.items()]
+
+    def window(self, locus: Locus) -> Window:
+        rows = self.alignment.columns(locus)
+        rows[0][rows[0] == GAP] = _UNKNOWN
+        return Window(rows[0].tobytes().decode(), locus, rows)
+
+    def facts(self) -> dict[str, Any]:
+        return {"extents": self.alignment.extents, "species": self.alignment.species}
