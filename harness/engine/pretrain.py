@@ -168,7 +168,7 @@ def pretrain(
             },
         }
         pretrain_folder.write_record(folder, record)
-        reporter.say(description(adapter, record, folder, source.notes))
+        reporter.say(description(adapter, record, folder, (*source.notes, *goal.notes)))
         _train(run, validation, evaluate_every, folder, record, reporter)
     reporter.conclude(summary(record, folder))
     return folder
