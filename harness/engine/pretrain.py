@@ -27,7 +27,7 @@ from harness.files.fingerprint import digest, plain
 from harness.kernels import compilation
 from harness.objective import Objective
 from harness.progress import Progress, Reporter
-from harness.recipe import Recipe
+from harness.recipe import PRETRAINING_SETTINGS, Recipe
 
 from . import hardware, pretrain_folder
 from .batches import Batches
@@ -44,8 +44,6 @@ STEPS_BEFORE_ESTIMATE = 3  # of a process; its first one may compile
 RECENT_STEPS = 50  # whose median duration is the pace
 # What is made ahead of a step: the seed of what the model draws, its batches, and how many windows were skipped.
 Made = tuple[int, list[Batch], int]
-# The settings of a recipe that pretraining uses.
-RECIPE_SETTINGS = ("batch_size", "learning_rate", "weight_decay", "betas", "warmup", "schedule", "clip")
 
 
 def pretrain(
@@ -128,7 +126,7 @@ def pretrain(
             "steps": steps,
             "tokens_per_step": tokens_per_step,
             "seed": seed,
-            **{name: getattr(recipe, name) for name in RECIPE_SETTINGS},
+            **{name: getattr(recipe, name) for name in PRETRAINING_SETTINGS},
             "precision": precision,
             "device": torch_device.type,
         }
