@@ -162,7 +162,7 @@ def _pretraining(name: str) -> dict[str, str]:
         return {}
     described = []
     for objective, kind in adapter.objectives.items():
-        first = " ".join((kind.__doc__ or "").partition("\n\n")[0].split())
+        first = " ".join((kind.__doc__ or "").partition("\n\n")[0].replace("``", "").split())
         options = _options(keyword_options(kind.__init__))
         described.append(f"{objective}: {first}" + (f" Options: {options}" if options else ""))
     recipe = ", ".join(f"{key} {getattr(adapter.pretraining, key)}" for key in PRETRAINING_SETTINGS)
