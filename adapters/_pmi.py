@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from harness.adapter import Adapter
-from harness.errors import BadData, UserError
+from harness.errors import UserError
 from harness.objective import Training
 
 from ._kmer_bert import SPECIALS, lexicographic
 from ._options import checked
 from ._span import Contiguous, reach, span_offsets, spans, spread
+
+if TYPE_CHECKING:
+    from harness.files.pmi import PmiTable
 
 RANKS = ("content", "position")
 SHARE, CENTRES = 0.15, 0.0176  # the authors' rate of centres (0.15 / 8.5)
@@ -43,11 +47,6 @@ def segments(centres: np.ndarray, eligible: np.ndarray, ranks: np.ndarray, k: in
     return spans(centres, eligible, k) | spread(rows[top], best_column[top], np.arange(1 - k, k), eligible)
 
 
-def ranks_by_token(by_letters: np.ndarray, k: int) -> np.ndarray:
-    """Ranks (4^k,) of k-mers in the order of A, C, G, T by token id, (5 + 4^k,) int64; 0 for special tokens."""
-    return np.concatenate([np.zeros(len(SPECIALS), np.int64), by_letters[lexicographic(k)]])
-
-
 class Pmi(Contiguous):
     """GeneMask's: spans as DNABERT's, and segments of up to 2k - 1 tokens around their k-mers of highest mutual information.
 
@@ -65,42 +64,43 @@ class Pmi(Contiguous):
         self.ranks, self.pmi, self.share = checked("ranks", ranks, RANKS), pmi, share
 
     def attach(self, adapter: Adapter) -> None:
+        """Reads the table, if one is given.
+
+        Raises:
+            BadData: it cannot be read, or is of another k.
+        """
         super().attach(adapter)
         if self.pmi:
-            from harness.files.pmi import read_table
+            from harness.files.pmi import read_pmi
 
-            table = read_table(Path(self.pmi))
-            if table.k != self.k:
-                raise UserError(f"option pmi={self.pmi}: a table of {table.k}-mers, and {adapter.name} reads {self.k}-mers")
-            self._take(table.ranks, {"sha256": table.sha256})
+            self._take(read_pmi(Path(self.pmi), self.k))
 
     def prepare(self, training: Training) -> None:
-        """Compute the ranks, unless a table is given.
+        """Computes the ranks, if no table is given. Few letters rank k-mers that are a quarter as frequent as the average.
 
         Raises:
             BadData: no k-mer is frequent enough to have a rank.
         """
         if self.pmi:
             return
-        from harness.files.pmi import count
+        from harness.files.pmi import MIN_COUNT, count_pmi
 
-        table = count(training.texts(), self.k)
-        if not table.ranks.any():
-            raise BadData(f"{training.source.path}: too short to rank its {self.k}-mers; give a table with --option pmi=FILE")
-        self._take(table.ranks, {"computed": "from the letters trained on"})
+        least = max(2, min(MIN_COUNT, training.letters // 4 ** (self.k + 1)))
+        table = count_pmi(training.texts(), self.k, least)
+        self._take(replace(table, made=table.made | {"source": "the letters trained on"}))
         self.notes = [
-            f"{np.count_nonzero(table.ranks):,} {self.k}-mers are ranked by the letters to train on, as no table is given"
+            f"no PMI table is given: the letters trained on rank {table.ranked:,} of {4**self.k:,} {self.k}-mers, "
+            f"those that occur {least} times or more"
         ]
 
-    def _take(self, ranks: np.ndarray, origin: dict[str, Any]) -> None:
-        """Use the ranks of k-mers (4^k,) in the order of A, C, G, T, 0 where there is none."""
-        self._facts = {"k": self.k, **origin, "ranks": ranks.tolist()}
-        self._by_token = ranks_by_token(ranks, self.k)
-        if self.ranks == "content":
-            self._by_token[self._by_token == 0] = ranks.max() + 1
+    def _take(self, table: PmiTable) -> None:
+        self._facts = {"k": self.k, **table.made, "ranked": table.ranked, "ranks": table.ranks.tolist()}
+        absent = len(table.ranks) if self.ranks == "content" else 0
+        ranks = np.where(table.ranks <= table.ranked, table.ranks, absent)[lexicographic(self.k)]
+        self._by_token = np.concatenate([np.full(len(SPECIALS), absent), ranks])
 
     def facts(self) -> dict[str, Any]:
-        """``ranks`` of all k-mers in the order of A, C, G, T, 0 where there is none, and where they are from."""
+        """The ``ranks`` of all k-mers in lexicographic order (see :class:`PmiTable`), and what they were computed from."""
         return self._facts
 
     def rate(self, progress: float | None) -> float:
