@@ -6,7 +6,7 @@ Numba is imported with this module, so import it on use.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,7 +27,7 @@ BLOCK = 1 << 22  # bytes
 _BOM = b"\xef\xbb\xbf"
 _NEWLINE, _BLANK, _TITLE, _UNKNOWN, _BAD = range(4, 9)  # what a byte is, if none of the letters 0 to 3
 _AT_START, _IN_LETTERS, _IN_TITLE, _AFTER_BLANK = range(4)  # where in a line
-_WORD, _RUN, _MODE, _LINES, _RECORDS, _UNKNOWNS, _RUNS = range(7)  # of the state
+_WORD, _RUN, _MODE, _LINES, _TITLED, _RECORDS, _UNKNOWNS, _RUNS = range(8)  # of the state
 
 
 def _kinds() -> np.ndarray:
@@ -56,7 +56,7 @@ class Ngrams:
         self.k = k
         self._whole = np.zeros(4**k, np.int64)
         self._tails = np.zeros(_first(k), np.int64)  # of 1 to k - 1 letters, one length after the other
-        self._state = np.zeros(7, np.int64)
+        self._state = np.zeros(8, np.int64)
 
     def add(self, text: bytes) -> None:
         """Count on in the next piece of the text.
@@ -69,9 +69,13 @@ class Ngrams:
         if at >= 0:
             raise ValueError(self._fault(chr(data[at])))
 
-    def counts(self) -> list[np.ndarray]:
-        """For n = 1 to k, how often each n-gram occurs, int64 (4^n,), in lexicographic order. Ends the text."""
+    def end(self) -> None:
+        """The text is over; what is added next is another one, with lines from 1."""
         _end_run(self.k, self._tails, self._state)
+        self._state[[_MODE, _LINES, _TITLED]] = 0
+
+    def counts(self) -> list[np.ndarray]:
+        """For n = 1 to k, how often each n-gram occurs in the texts that ended, int64 (4^n,), in lexicographic order."""
         found = []
         for n in range(1, self.k):
             first = _first(n)
@@ -94,7 +98,7 @@ class Ngrams:
 
     def _fault(self, letter: str) -> str:
         line = f"line {self._state[_LINES] + 1:,}"
-        if not self._state[_RECORDS]:
+        if not self._state[_TITLED]:
             return f"{line}: text before the first line that begins with '>'"
         if self._state[_MODE] == _AFTER_BLANK:
             return f"{line}: a blank among the letters"
@@ -134,7 +138,7 @@ def _count(data, kinds, k, whole, tails, state):
                 mode = _AT_START
         elif kind < 4:
             if mode != _IN_LETTERS:
-                if mode == _AFTER_BLANK or state[_RECORDS] == 0:
+                if mode == _AFTER_BLANK or state[_TITLED] == 0:
                     refused = at
                     break
                 mode = _IN_LETTERS
@@ -151,11 +155,12 @@ def _count(data, kinds, k, whole, tails, state):
             state[_WORD], state[_RUN] = word, run
             _end_run(k, tails, state)
             run = 0
-            if kind == _UNKNOWN and mode != _AFTER_BLANK and state[_RECORDS]:
+            if kind == _UNKNOWN and mode != _AFTER_BLANK and state[_TITLED]:
                 state[_UNKNOWNS] += 1
                 mode = _IN_LETTERS
             elif kind == _TITLE and mode == _AT_START:
                 state[_RECORDS] += 1
+                state[_TITLED] = 1
                 mode = _IN_TITLE
             else:
                 refused = at
@@ -164,56 +169,64 @@ def _count(data, kinds, k, whole, tails, state):
     return refused
 
 
-def count_genome(path: Path, k: int, progress: Transferred = lambda done, total: None) -> Ngrams:
-    """The n-grams of a genome; the file is read, and unpacked, in a thread beside the counting.
+def count_genome(files: Sequence[Path], k: int, progress: Transferred) -> Ngrams:
+    """The n-grams of the files of a genome, which are read, and unpacked, in a thread beside the counting.
 
     Raises:
-        BadData: the file is missing, cut, neither FASTA nor 2bit, or has letters that are none.
+        BadData: a file is missing, cut, neither FASTA nor 2bit, or has letters that are none.
     """
-    grams = Ngrams(k)
-    blocks = _blocks(path, progress)
+    grams, blocks = Ngrams(k), _blocks(files, progress)
     with ThreadPoolExecutor(1, thread_name_prefix="harness-ngrams") as reader:
-        ahead = reader.submit(next, blocks, b"")
-        while block := ahead.result():
-            ahead = reader.submit(next, blocks, b"")
+        ahead = reader.submit(next, blocks, None)
+        while found := ahead.result():
+            ahead = reader.submit(next, blocks, None)
+            file, block = found
             try:
-                grams.add(block)
+                grams.add(block) if block else grams.end()
             except ValueError as error:
-                raise BadData(f"{path}, {error}; mend the line, or leave it out") from None
+                raise BadData(f"{file}, {error}; mend the line, or leave it out") from None
     return grams
 
 
-def _blocks(path: Path, progress: Transferred) -> Iterator[bytes]:
-    """A genome as pieces of FASTA text."""
+def _blocks(files: Sequence[Path], progress: Transferred) -> Iterator[tuple[Path, bytes]]:
+    """The files as pieces of FASTA text, an empty one at the end of each."""
+    done, total = 0, sum(file.stat().st_size for file in files if file.is_file())
+    for file in files:
+        for block, read in _text(file):
+            yield file, block
+            progress(done + read, total)
+        yield file, b""
+        done += file.stat().st_size
+
+
+def _text(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Pieces of FASTA text, none of them empty, and how many bytes of the file were read until then."""
     start = head(path, EXPECTED)
     if start[:4] in SIGNATURES:
-        yield from _two_bit(TwoBit(path), progress)
+        yield from _two_bit(TwoBit(path))
         return
-    if not start.startswith(GZIP) and not start.removeprefix(_BOM).lstrip().startswith(b">"):
+    packed = start.startswith(GZIP)
+    if not packed and not start.removeprefix(_BOM).lstrip().startswith(b">"):
         raise BadData(f"{path}: neither FASTA (its first line does not begin with '>') nor 2bit")
-    size = path.stat().st_size
     with gzip_faults(path), path.open("rb") as file:
-        if start.startswith(GZIP) and start[12:14] == b"BC":  # without its last block, a cut bgzip file is whole gzip
-            file.seek(-min(size, len(END_OF_BGZIP)), 2)
+        if packed and start[12:14] == b"BC":  # a bgzip file that is cut between blocks is whole gzip, but lacks its last block
+            file.seek(max(path.stat().st_size - len(END_OF_BGZIP), 0))
             if file.read() != END_OF_BGZIP:
                 raise EOFError
             file.seek(0)
-        text = gzip.GzipFile(fileobj=file) if start.startswith(GZIP) else file
+        text = gzip.GzipFile(fileobj=file) if packed else file
         block = text.read(BLOCK).removeprefix(_BOM)
         while block:
-            yield block
-            progress(file.tell(), size)
+            yield block, file.tell()
             block = text.read(BLOCK)
 
 
-def _two_bit(genome: TwoBit, progress: Transferred) -> Iterator[bytes]:
-    """Progress is in bytes, four letters each."""
-    done, total = 0, sum(genome.lengths.values())
+def _two_bit(genome: TwoBit) -> Iterator[tuple[bytes, int]]:
+    read = 0
     for name, length in genome.lengths.items():
-        yield b">\n"
+        yield b">\n", read
         for start in range(0, length, BLOCK):
             end = min(start + BLOCK, length)
-            yield genome.sequence(name, start, end).encode()
-            done += end - start
-            progress(done // 4, total // 4)
-        yield b"\n"
+            read += (end - start) // 4
+            yield genome.sequence(name, start, end).encode(), read
+        yield b"\n", read

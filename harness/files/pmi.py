@@ -27,6 +27,7 @@ from harness.errors import BadData, UserError
 
 from .atomic import atomic
 from .fingerprint import file_digest
+from .sequences import sequence_files
 from .sources import Transferred
 from .table import Table
 
@@ -88,20 +89,21 @@ def count_pmi(texts: Iterable[str], k: int, min_count: int = MIN_COUNT) -> PmiTa
             grams.add(b">\n" + text.encode("ascii", "replace") + b"\n")
         except ValueError as error:
             raise BadData(f"sequence {number:,}: {str(error).partition(': ')[2]}") from None
+    grams.end()
     return _table(grams, min_count, "the sequences")
 
 
 def genome_pmi(path: Path, k: int, min_count: int = MIN_COUNT, progress: Transferred = lambda done, total: None) -> PmiTable:
-    """The table of a genome: FASTA (plain, gzip or bgzip) or 2bit. Memory does not grow with the file.
+    """The table of a genome: FASTA (plain, gzip or bgzip), 2bit, or a folder of such files. Memory does not grow with it.
 
     Raises:
         UserError: ``k`` is not SHORTEST to LONGEST, or ``min_count`` below 2.
-        BadData: the file is none of these or damaged, holds N only, or no k-mer occurs often enough.
+        BadData: a file is none of these or damaged, they hold N only, or no k-mer occurs often enough.
     """
     from .ngrams import count_genome
 
     _check(k, min_count)
-    return _table(count_genome(path, k, progress), min_count, str(path))
+    return _table(count_genome(sequence_files(path), k, progress), min_count, str(path))
 
 
 def _check(k: int, min_count: int) -> None:
