@@ -149,8 +149,8 @@ def data_pmi(
     write_pmi(table, out)
     made, best, kinds = table.made, int(table.ranks.argmin()), 4**k
     screen.say(
-        f"{genome}: {made['letters']:,} letters A, C, G, T; {made['unknown']:,} N and other ambiguous letters, over which no k-mer "
-        f"reaches; records: {made['records']:,}, stretches without N: {made['stretches']:,}"
+        f"{genome}: {made['letters']:,} letters A, C, G, T; {made['unknown']:,} N and other ambiguous letters, which no k-mer "
+        f"spans; records: {made['records']:,}, stretches without N: {made['stretches']:,}"
     )
     if table.ranked < kinds:
         screen.say(
