@@ -104,6 +104,8 @@ def pretrain(
         adapter = wanted.build()
         name, goal = choose_objective(adapter, objective, of_objective)
         context = choose_context(adapter, context)
+        if context < goal.shortest:
+            raise UserError(f"context {context}: objective {name} needs windows of at least {goal.shortest} nt")
         if tokens_per_step < context:
             raise UserError(f"tokens-per-step {tokens_per_step}: must be at least {context}, one window")
         source = open_source(adapter, data, msa, species)
@@ -166,7 +168,7 @@ def pretrain(
             },
         }
         pretrain_folder.write_record(folder, record)
-        reporter.say(description(adapter, record, folder, source.notes))
+        reporter.say(description(adapter, record, folder, [*source.notes, *goal.notes]))
         _train(run, validation, evaluate_every, folder, record, reporter)
     reporter.conclude(summary(record, folder))
     return folder
