@@ -19,7 +19,7 @@ from harness.files.checkpoint import TEXT, Field, check_fields, check_finite, re
 
 from ._bert import POST_NORM
 from ._config import Settings, check_settings
-from ._rna import FIELDS, MULTIMOLECULE, MULTIMOLECULE_EARLIER, SETTINGS, RNAModel, Vocabulary, read_known_config
+from ._rna import FIELDS, MULTIMOLECULE, MULTIMOLECULE_EARLIER, SETTINGS, RNAModel, Vocabulary, own_family, read_known_config
 from ._transformer import Shape
 
 PADDLE_COMMAND = (
@@ -117,12 +117,17 @@ KNOWN_RNAS = {
 }
 
 
-def recognise(tensors: Mapping[str, Tensor], wanted: str, file: Path) -> str:
-    """The layout whose prefixes most of the tensors have.
+def recognise(tensors: Mapping[str, Tensor], wanted: str, file: Path) -> tuple[str, bool]:
+    """The layout whose prefixes most of the tensors have, and whether the file is a ``state_dict`` of ours in this layout.
 
     Raises:
         CheckpointMismatch: it is none, or another than ``wanted``; the message counts the tensors.
     """
+    families = {family: layout for layout, known in LAYOUTS.items() for family in known.families}
+    if (family := own_family(tensors, file, tuple(families))) is not None:
+        if wanted not in ("auto", families[family]):
+            raise CheckpointMismatch(f"checkpoint {file}: pretrained in the layout {families[family]}, not {wanted}")
+        return families[family], True
     counts = {layout: sum(name.startswith(known.prefixes) for name in tensors) for layout, known in LAYOUTS.items()}
     found = max(counts, key=lambda layout: counts[layout])
     if counts[found] == 0:
@@ -135,7 +140,7 @@ def recognise(tensors: Mapping[str, Tensor], wanted: str, file: Path) -> str:
             f"checkpoint {file}: {counts[wanted]} of {len(tensors)} tensors are named as in the {wanted} layout; "
             f"{counts[found]} are as in {found}, another model of the same name"
         )
-    return found
+    return found, False
 
 
 def read_arrays(file: Path) -> dict[str, Tensor]:
