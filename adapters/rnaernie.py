@@ -11,16 +11,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, Self
 
+import numpy as np
+
 from harness.card import ModelCard
 from harness.errors import UserError
 from harness.files.checkpoint import rename, weight_file
+from harness.objective import Objective
 from harness.recipe import Recipe
 
 from ._bert import BERT_NAMES, has_language_head, read_shape
+from ._masking import Token
+from ._motif_masking import Motif
 from ._options import checked, of_size
 from ._rna import RNAModel, check_ids, read_known_config, read_vocabulary
 from ._rnaernie_files import (
@@ -63,8 +69,19 @@ class RNAErnie(RNAModel):
     )
     # The authors' run_seq_cls.py: AdamW at a constant 1e-4, batches of 50 and 50 epochs, there without early stopping.
     recipe = Recipe(learning_rate=1e-4, batch_size=50, epochs=50, schedule="constant", warmup=0.0)
+    # The authors' run_pretrain.py, whose batches have 4 × 50 windows and whose steps are 129,000; AdamW's epsilon is 1e-8. The
+    # model card has weight decay 0.01 and a cool-down to 5e-5; LLM-EDA's model fell along a cosine from 1e-4 to 1e-5.
+    pretraining = Recipe(learning_rate=1e-4, weight_decay=0.0, batch_size=16, schedule="constant", warmup=0.02)
+    pretraining_context = 508
+    objectives: ClassVar[Mapping[str, type[Objective]]] = {"motif": Motif, "token": Token}
     lora_targets = ("query", "value")
+    family = "bert"  # of the layout llm-eda
     remedy = "--option long=chunks reads longer ones in pieces"
+
+    @property
+    def random_ids(self) -> np.ndarray:
+        """All tokens, as LLM-EDA's collator does; the paper's code takes bases alone."""
+        return super().random_ids if self.family == "bert" else np.sort(self.vocabulary.bases)
 
     @classmethod
     def from_checkpoint(
@@ -84,18 +101,20 @@ class RNAErnie(RNAModel):
             known = LAYOUTS["llm-eda" if layout == "auto" else layout]
             shape = replace(known.base, **of_size(cls.name, size, SIZES))
             pooling = default_pooling(pooling, layer, known.pooler)
-            return cls(shape, known.vocabulary, pooling, layer, pooler=known.pooler, long=long)
+            model = cls(shape, known.vocabulary, pooling, layer, pooler=known.pooler, long=long)
+            model.family = known.families[0]
+            return model
 
         file = weight_file(checkpoint, *PADDLE_FILES, "model_state.pdparams")
         theirs = read_arrays(file)
-        layout = recognise(theirs, layout, file)
+        layout, own = recognise(theirs, layout, file)
         known = LAYOUTS[layout]
         tensors = rename(theirs, PADDLE_NAMES if layout == "paddle" else BERT_NAMES, file)
-        if layout == "paddle":
+        if layout == "paddle" and not own:
             tensors = {name: tensor.T.contiguous() if is_linear(name, LINEAR) else tensor for name, tensor in tensors.items()}
         config = read_paddle_config(file) if layout == "paddle" else read_known_config(file, known.families, POST_NORM_SETTINGS)
         shape = read_shape(known.base, tensors, config, file)
-        vocabulary = read_vocabulary(file, shape.vocabulary, known.vocabulary, known.sizes)
+        vocabulary = read_vocabulary(file, shape.vocabulary, known.vocabularies)
         check_ids(config, vocabulary, file)
 
         pooler = "pooler.weight" in tensors
@@ -103,7 +122,8 @@ class RNAErnie(RNAModel):
         model = cls(shape, vocabulary, pooling, layer, has_language_head(tensors), pooler, long)
         config_found = "read" if config else f"none: {shape.heads} heads, {shape.activation}, eps {shape.epsilon} assumed"
         model.take(tensors, file, {"layout": layout, "pooler": pooler, "config": config_found})
-        if layout == "multimolecule":
+        model.family = known.families[0]
+        if layout == "multimolecule" and not own:
             verdict, evidence = judge_orientation(model) if transposed == "auto" else (transposed, "as the option says")
             if verdict == "yes":
                 transpose_square_matrices(model)
@@ -111,8 +131,9 @@ class RNAErnie(RNAModel):
             facts = model.audit.facts | {"transposed": verdict, "transposed_evidence": evidence}
             model.audit = replace(model.audit, facts=facts)
         elif transposed != "auto":
+            found = f"{layout}, pretrained here" if own else layout
             raise UserError(
-                f"option transposed={transposed!r}: only for the multimolecule port, and {file} is {layout}; leave it out"
+                f"option transposed={transposed!r}: only for the multimolecule port, and {file} is {found}; leave it out"
             )
         return model
 

@@ -92,7 +92,7 @@ def pretrain(
     if (data is None) == (msa is None):
         raise UserError("data and msa: give one of them, --data FASTA (a genome or windows) or --msa ALIGNMENT")
     adapter_class = pretrainable(model)
-    of_model, of_objective = divided(adapter_class, objective, options or {})
+    of_model, of_objective = divided(adapter_class, objective, options or {}, checkpoint is None)
     wanted = request(model, checkpoint=checkpoint, init=init, options=of_model, official=False)
     recipe = adapter_class.pretraining.override(**(settings or {}))  # type: ignore[attr-defined]
     torch_device = hardware.pick_device(device)
