@@ -159,6 +159,7 @@ def data_pmi(
         )
     screen.say(
         f"{out}: {table.ranked:,} {k}-mers; the highest rank has {spelled(best, k)}, norm {table.scores['norm'][best]:.3f}"
+    )
 
 
 @app.command("simulate", cls=Once)
