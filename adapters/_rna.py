@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,26 +30,40 @@ BASES = "ACGT"
 PADDING = "."  # fills short rows of a batch before the look-up; never a letter of a window
 
 
-@dataclass(frozen=True)
 class Vocabulary:
-    """The token ids that a window needs.
+    """The tokens of a model in the order of their ids, given as text with blanks between them, and the ids that windows need.
 
     ``bases`` are the ids of A, C, G and U (or T). ``other`` is that of N, or of the unknown token if the model does not know N.
+
+    Raises:
+        ValueError: a token of RNA is missing; the message names it.
     """
 
-    size: int
-    pad: int
-    start: int
-    end: int
-    mask: int
-    bases: tuple[int, int, int, int]
-    other: int
-    knows_n: bool = True
+    def __init__(self, tokens: str) -> None:
+        self.tokens = tuple(tokens.split())
+        self.size = len(self.tokens)
+        self.pad = self._index("<pad>", "[PAD]")
+        self.start = self._index("<cls>", "[CLS]")
+        self.end = self._index("<eos>", "[EOS]", "[SEP]")
+        self.mask = self._index("<mask>", "[MASK]")
+        self.bases = (self._index("A"), self._index("C"), self._index("G"), self._index("U", "T"))
+        self.other = self._index("N", "<unk>", "[UNK]")
+        self.knows_n = "N" in self.tokens
+
+    def _index(self, *names: str) -> int:
+        for name in names:
+            if name in self.tokens:
+                return self.tokens.index(name)
+        raise ValueError(" or ".join(names))
 
     def table(self) -> np.ndarray:
         """A (256,) look-up from the engine's letters to ids; a window's T becomes U if the vocabulary has it."""
         return letter_table(dict(zip(BASES, self.bases)) | {PADDING: self.pad}, default=self.other)
 
+
+# The multimolecule ports' vocabulary, and its earlier generation.
+MULTIMOLECULE = Vocabulary("<pad> <cls> <eos> <unk> <mask> <null> A C G U N R Y S W K M B D H V I X | . * - ?")
+MULTIMOLECULE_EARLIER = Vocabulary("<pad> <cls> <eos> <unk> <mask> <null> A C G U N R Y S W K M B D H V . X * - I")
 
 FIELDS: Mapping[str, Field] = {
     **_bert.FIELDS,
@@ -209,42 +223,31 @@ def _same(decoder: Tensor, words: Tensor) -> str:
     return "intact" if torch.equal(decoder, words) else "broken: the file's decoder differs; the token embeddings are used"
 
 
-def read_vocabulary(file: Path, rows: int, published: Vocabulary, sizes: Sequence[int]) -> Vocabulary:
-    """The ids in the vocab.txt beside the weights; without one, those of the published vocabulary, in any of its ``sizes``.
+def read_vocabulary(file: Path, rows: int, published: Sequence[Vocabulary]) -> Vocabulary:
+    """The vocabulary in the vocab.txt beside the weights; without one, the published one that has as many tokens.
 
     Raises:
         CheckpointMismatch: the vocabulary has another size than the embedding, which has ``rows``, or lacks a token of RNA.
     """
     listed = file.parent / "vocab.txt"
     if not listed.is_file():
-        if rows not in sizes:
-            expected = " or ".join(map(str, sizes))
-            raise CheckpointMismatch(f"checkpoint {file}: {rows} tokens; expected {expected}, or a vocab.txt beside it")
-        return replace(published, size=rows)
+        for vocabulary in published:
+            if vocabulary.size == rows:
+                return vocabulary
+        expected = " or ".join(map(str, sorted(vocabulary.size for vocabulary in published)))
+        raise CheckpointMismatch(f"checkpoint {file}: {rows} tokens; expected {expected}, or a vocab.txt beside it")
     tokens = listed.read_text(encoding="utf-8").split()
     if len(tokens) != rows:
         raise CheckpointMismatch(f"checkpoint {file}: vocab.txt has {len(tokens)} tokens, the embedding {rows} rows")
     if len(set(tokens)) < rows:
         twice = Counter(tokens).most_common(1)[0][0]
         raise CheckpointMismatch(f"checkpoint {file}: vocab.txt lists {twice} twice; fetch it again")
-
-    def index(*names: str) -> int:
-        for name in names:
-            if name in tokens:
-                return tokens.index(name)
-        missing = " or ".join(names)
-        raise CheckpointMismatch(f"checkpoint {file}: vocab.txt ({rows} tokens) has no {missing}; it is another model's")
-
-    return Vocabulary(
-        size=rows,
-        pad=index("<pad>", "[PAD]"),
-        start=index("<cls>", "[CLS]"),
-        end=index("<eos>", "[EOS]", "[SEP]"),
-        mask=index("<mask>", "[MASK]"),
-        bases=(index("A"), index("C"), index("G"), index("U", "T")),
-        other=index("N", "<unk>", "[UNK]"),
-        knows_n="N" in tokens,
-    )
+    try:
+        return Vocabulary(" ".join(tokens))
+    except ValueError as missing:
+        raise CheckpointMismatch(
+            f"checkpoint {file}: vocab.txt ({rows} tokens) has no {missing}; it is another model's"
+        ) from None
 
 
 def read_known_config(file: Path, families: Sequence[str], settings: Settings) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from harness.files.checkpoint import TEXT, Field, check_fields, check_finite, re
 
 from ._bert import POST_NORM
 from ._config import Settings, check_settings
-from ._rna import FIELDS, SETTINGS, RNAModel, Vocabulary, read_known_config
+from ._rna import FIELDS, MULTIMOLECULE, MULTIMOLECULE_EARLIER, SETTINGS, RNAModel, Vocabulary, read_known_config
 from ._transformer import Shape
 
 PADDLE_COMMAND = (
@@ -33,39 +33,45 @@ PADDLE_FILES = ("model_state.npz", "model_state.safetensors")
 
 @dataclass(frozen=True)
 class Layout:
-    """One published form of RNAErnie: the prefixes of its tensors' names, its shape and its vocabulary (of any of ``sizes``)."""
+    """One published form of RNAErnie: the prefixes of its tensors' names, its shape and its vocabularies, the latest first."""
 
     prefixes: tuple[str, ...]
     base: Shape
-    vocabulary: Vocabulary
-    sizes: tuple[int, ...]
+    vocabularies: tuple[Vocabulary, ...]
     families: tuple[str, ...]
     pooler: bool
 
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.vocabularies[0]
 
+
+# The types of RNA that the paper's vocabulary has a token for, in the order of their ids, from 7.
+RNA_TYPES = (
+    "RNaseMRPRNA RNasePRNA SRPRNA YRNA antisenseRNA autocatalyticallysplicedintron guideRNA hammerheadribozyme lncRNA miRNA "
+    "miscRNA ncRNA other piRNA premiRNA precursorRNA rRNA ribozyme sRNA scRNA scaRNA siRNA snRNA snoRNA tRNA telomeraseRNA "
+    "tmRNA vaultRNA"
+)
 PAPER = Shape(layers=12, width=768, heads=12, inner=3072, vocabulary=39, positions=513, activation="relu")
 LAYOUTS = {
     "llm-eda": Layout(
         prefixes=("bert.",),
         base=replace(PAPER, vocabulary=11, positions=2048, activation="gelu"),
-        vocabulary=Vocabulary(11, pad=0, start=2, end=3, mask=5, bases=(6, 8, 9, 7), other=10),
-        sizes=(11,),
+        vocabularies=(Vocabulary("[PAD] [UNK] [CLS] [EOS] [SEP] [MASK] A U C G N"),),
         families=("bert",),
         pooler=False,
     ),
     "paddle": Layout(
         prefixes=("ernie.",),
         base=PAPER,
-        vocabulary=Vocabulary(39, pad=0, start=2, end=3, mask=4, bases=(35, 37, 38, 36), other=1, knows_n=False),
-        sizes=(39,),
+        vocabularies=(Vocabulary(f"[PAD] [UNK] [CLS] [SEP] [MASK] [DEL] [IND] {RNA_TYPES} A T C G"),),
         families=("ernie",),
         pooler=True,
     ),
     "multimolecule": Layout(
         prefixes=("model.", "rnaernie."),
         base=replace(PAPER, vocabulary=28),
-        vocabulary=Vocabulary(28, pad=0, start=1, end=2, mask=4, bases=(6, 7, 8, 9), other=10),
-        sizes=(26, 28),
+        vocabularies=(MULTIMOLECULE, MULTIMOLECULE_EARLIER),
         families=("rnaernie",),
         pooler=True,
     ),

@@ -109,7 +109,7 @@ class RNAErnie(TypeGuided):
             tensors = {name: tensor.T.contiguous() if is_linear(name, LINEAR) else tensor for name, tensor in tensors.items()}
         config = read_paddle_config(file) if layout == "paddle" else read_known_config(file, known.families, POST_NORM_SETTINGS)
         shape = read_shape(known.base, tensors, config, file)
-        vocabulary = read_vocabulary(file, shape.vocabulary, known.vocabulary, known.sizes)
+        vocabulary = read_vocabulary(file, shape.vocabulary, known.vocabularies)
         check_ids(config, vocabulary, file)
 
         pooler = "pooler.weight" in tensors

@@ -16,12 +16,19 @@ from harness.recipe import Recipe
 from ._bert import BERT_NAMES, has_language_head, read_shape
 from ._config import count_layers
 from ._options import of_size
-from ._rna import SETTINGS, RNAModel, Vocabulary, check_ids, read_known_config, read_vocabulary
+from ._rna import (
+    MULTIMOLECULE,
+    MULTIMOLECULE_EARLIER,
+    SETTINGS,
+    RNAModel,
+    Vocabulary,
+    check_ids,
+    read_known_config,
+    read_vocabulary,
+)
 from ._transformer import Shape
 
-OFFICIAL = Vocabulary(25, pad=1, start=0, end=2, mask=24, bases=(4, 5, 6, 7), other=18)
-MULTIMOLECULE = Vocabulary(28, pad=0, start=1, end=2, mask=4, bases=(6, 7, 8, 9), other=10)
-MULTIMOLECULE_SIZES = (26, 28)  # two generations of one vocabulary; ids 0 to 20 are the same
+OFFICIAL = Vocabulary("<cls> <pad> <eos> <unk> A C G U R Y K M S W B D H V N - <null_1> <null_2> <null_3> <null_4> <mask>")
 
 # The model was trained with an epsilon of 1e-5; the ports' config.json said 1e-12 until 2026. Upstream's layers have no dropout.
 OLD_EPSILON = 1e-12
@@ -101,7 +108,7 @@ class RNAFM(RNAModel):
         else:
             config = read_known_config(file, ("rnafm",), {**SETTINGS, "emb_layer_norm_before": (True,)})
             shape = replace(read_shape(BASE, tensors, config, file), **NO_DROPOUT)
-            vocabulary = read_vocabulary(file, shape.vocabulary, MULTIMOLECULE, MULTIMOLECULE_SIZES)
+            vocabulary = read_vocabulary(file, shape.vocabulary, (MULTIMOLECULE, MULTIMOLECULE_EARLIER))
             check_ids(config, vocabulary, file)
             if shape.epsilon == OLD_EPSILON:
                 facts["layer_norm_eps"] = f"{BASE.epsilon}, as trained; config.json says {OLD_EPSILON}"

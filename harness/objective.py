@@ -64,11 +64,13 @@ class Objective(ABC):
             other rows, or a Markov chain of order 3 over the tokens.
         both_strands: half of the training windows are read as their reverse complement.
         shortest: length of the shortest window (nt) that it can use.
+        notes: sentences for the user about what it found or chose, known after :meth:`prepare`.
     """
 
     yardstick: ClassVar[str] = "unigram"
     both_strands: bool = False
     shortest: int = 1
+    notes: Sequence[str] = ()
 
     def attach(self, adapter: Adapter) -> None:  # noqa: B027
         """Settle what depends on the model, and set the model up; called once, before anything else.

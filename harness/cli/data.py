@@ -123,3 +123,21 @@ def data_build_msa(
     screen.say(
         f"{out}: {len(store.extents)} chromosomes, {columns:,} columns, {len(store.species)} rows with the target, {size:,} bytes"
     )
+
+
+@app.command("simulate", cls=Once)
+def data_simulate(
+    folder: Annotated[Path, typer.Argument(help="The folder to write; new, or empty.")],
+    letters: Annotated[int, typer.Option(help="Size of the genome in nucleotides.")] = 200_000,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Write a small simulated genome, RNAs and an alignment with conservation, to try `harness pretrain` on."""
+    from harness.files.simulated import simulate
+
+    from .screen import Screen
+
+    files = simulate(folder, letters, seed)
+    Screen(quiet).say(
+        f"{folder}: {', '.join(file.name for file in files)}; simulated, with planted repeats, motifs and conservation"
+    )
