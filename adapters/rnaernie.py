@@ -131,11 +131,11 @@ class RNAErnie(TypeGuided):
         return model._guided(top_k, as_released) if guided else model
 
     def _guided(self, top_k: int, as_released: bool) -> Self:
-        own, papers = self.vocabulary, LAYOUTS["paddle"].vocabulary
-        if (own.size, own.mask, own.bases) != (papers.size, papers.mask, papers.bases):
+        own, papers = self.vocabulary.tokens, LAYOUTS["paddle"].vocabulary.tokens
+        if own[MARK : TYPES.stop] != papers[MARK : TYPES.stop]:
             raise UserError(
-                f"option guided=true: needs the 39 tokens of the paper's vocabulary, with types of RNA; these are "
-                f"{own.size} others; give the paper's weights, or --init random with --option layout=paddle"
+                f"option guided=true: needs the {len(papers)} tokens of the paper's vocabulary, {len(TYPES)} types of RNA among "
+                f"them; these are {len(own)} others; give the paper's weights, or --init random with --option layout=paddle"
             )
         self.guide_by(TYPES, MARK, top_k, as_released)
         return self
