@@ -42,5 +42,5 @@ class Next(Objective):
 def following(tokens: np.ndarray, allowed: np.ndarray) -> np.ndarray:
     """For each token (B, T) the one after it where that is ``allowed`` (B, T), else IGNORED; int64 (B, T)."""
     targets = np.full(tokens.shape, IGNORED, np.int64)
-    targets[:, :-1] = np.where(allowed[:, 1:], tokens[:, 1:], IGNORED)
+    targets[:, :-1] = np.where(allowed[:, 1:], tokens[:, 1:].astype(np.int64), IGNORED)
     return targets
