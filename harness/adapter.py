@@ -140,6 +140,10 @@ class Pretrainable(ABC):
         at a place from the tokens up to it.
         """
 
+    def checkpoint_tensors(self) -> Mapping[str, Tensor]:
+        """The weights by the names that their authors' code reads, where a ``state_dict`` has others; parameters, not copies."""
+        return self.state_dict()  # type: ignore[attr-defined]
+
     def checkpoint_files(self) -> dict[str, str]:
         """The text of files, by name, which :meth:`Adapter.from_checkpoint` needs beside a ``state_dict`` to build this model.
 
