@@ -80,6 +80,15 @@ class IndexedFasta:
             raise BadData(f"{self.path}: record {name!r:.80} is no longer as it was when it was opened; run again")
         return letters.decode("ascii", "replace")
 
+    def soft_masked(self, name: str, start: int, end: int) -> np.ndarray:
+        """Which letters of an interval inside a record are in lower case, bool (end - start,).
+
+        Raises:
+            BadData: the file has changed, or is damaged there.
+        """
+        letters = np.frombuffer(self.sequence(name, start, end).encode("ascii", "replace"), np.uint8)
+        return (letters >= ord("a")) & (letters <= ord("z"))
+
     def line(self, name: str, position: int) -> int:
         """The number of the line that holds a position of a record."""
         record = self._records[name]
