@@ -27,7 +27,7 @@ from harness.files.fingerprint import digest, plain
 from harness.kernels import compilation
 from harness.objective import Objective
 from harness.progress import Progress, Reporter
-from harness.recipe import Recipe
+from harness.recipe import PRETRAINING_SETTINGS, Recipe
 
 from . import hardware, pretrain_folder
 from .batches import Batches
@@ -44,8 +44,6 @@ STEPS_BEFORE_ESTIMATE = 3  # of a process; its first one may compile
 RECENT_STEPS = 50  # whose median duration is the pace
 # What is made ahead of a step: the seed of what the model draws, its batches, and how many windows were skipped.
 Made = tuple[int, list[Batch], int]
-# The settings of a recipe that pretraining uses.
-RECIPE_SETTINGS = ("batch_size", "learning_rate", "weight_decay", "betas", "warmup", "schedule", "clip")
 
 
 def pretrain(
@@ -94,7 +92,7 @@ def pretrain(
     if (data is None) == (msa is None):
         raise UserError("data and msa: give one of them, --data FASTA (a genome or windows) or --msa ALIGNMENT")
     adapter_class = pretrainable(model)
-    of_model, of_objective = divided(adapter_class, objective, options or {})
+    of_model, of_objective = divided(adapter_class, objective, options or {}, checkpoint is None)
     wanted = request(model, checkpoint=checkpoint, init=init, options=of_model, official=False)
     recipe = adapter_class.pretraining.override(**(settings or {}))  # type: ignore[attr-defined]
     torch_device = hardware.pick_device(device)
@@ -130,7 +128,7 @@ def pretrain(
             "steps": steps,
             "tokens_per_step": tokens_per_step,
             "seed": seed,
-            **{name: getattr(recipe, name) for name in RECIPE_SETTINGS},
+            **{name: getattr(recipe, name) for name in PRETRAINING_SETTINGS},
             "precision": precision,
             "device": torch_device.type,
         }
