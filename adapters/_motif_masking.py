@@ -41,6 +41,8 @@ class Motif(Objective):
     every epoch; spans avoid the last nine positions; and unknown letters and types are asked for, as [UNK].
     """
 
+    model_options = {"layout": "paddle"}
+
     def __init__(self, *, motifs: str = "", statistics: str = "", as_released: bool = False) -> None:
         self.motifs, self.statistics, self.as_released = motifs, statistics, as_released
 

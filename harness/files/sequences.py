@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ class _Folder(Source):
 
     def window(self, locus: Locus) -> Window:
         stem, _, name = locus.chromosome.partition("/")
-        return self._parts[stem].window(Locus(name, locus.start, locus.end, locus.strand))
+        return replace(self._parts[stem].window(Locus(name, locus.start, locus.end, locus.strand)), locus=locus)
 
     def facts(self) -> dict[str, Any]:
         return {"files": list(self._parts), "records": len(self.stretches)}
