@@ -319,6 +319,17 @@ def test_scores_that_cover_no_window(world, tmp_path):
     train(world, tmp_path / "out", {"phastcons": str(tmp_path / "holes"), "conserved": "1"}, steps=1)
 
 
+def test_regions_that_leave_nothing_to_train_on_or_to_hold_out(world, tmp_path):
+    corpus = Corpus(world.source(), 32)
+    held_out = np.concatenate([np.arange(window.locus.start, window.locus.end) for window in corpus.held_out(1000)]) - START
+    for kept, words in ((held_out, "blocks that are trained on"), (np.setdiff1d(np.arange(LENGTH), held_out), "held-out blocks")):
+        values = np.full(LENGTH, 0.01)
+        values[kept] = 0.9
+        track = bed_graph(tmp_path / "c", values)
+        with pytest.raises(BadData, match=f"none of the regions to draw from lies in the .*{words}"):
+            train(world, tmp_path / "out", {"phastcons": str(track), "others": "0", "conserved": "0.01"})
+
+
 def test_chromosomes_without_scores_are_said(world, tmp_path):
     bed_graph(tmp_path / "c", world.phastcons, chromosome="2")
     with (tmp_path / "genome.fa").open("w") as file:
