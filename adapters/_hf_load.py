@@ -188,6 +188,28 @@ def lora_layers(model: nn.Module, family: str, called: set[str], used: set[int])
     return tuple(sorted(endings if matched == chosen else chosen))
 
 
+def prepare(config: Any) -> list[str]:
+    """Settings that make an embedding independent of the batch, and what is to be said of them."""
+    config.use_cache = False
+    for name in ("output_attentions", "output_hidden_states"):
+        setattr(config, name, False)
+    config.return_dict = True
+    if getattr(config, "attention_type", None) == "block_sparse":
+        config.attention_type = "original_full"
+        dense = (5 + 2 * config.num_random_blocks) * config.block_size
+        return [f"attention: in full, where the model was trained with random blocks in windows of more than {dense} tokens"]
+    return []
+
+
+def checkpoint_gradients(model: Any) -> None:
+    if not getattr(model, "supports_gradient_checkpointing", False):
+        raise UserError(f"option gradient_checkpointing: {type(model).__name__} cannot do that; leave it out")
+    if hasattr(model, "activation_checkpointing_enable"):  # the newer name
+        model.activation_checkpointing_enable()
+    else:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
 def token_limit(model: nn.Module, config: Any) -> int | None:
     """The most tokens that a model reads at once, special ones included; None where its configuration names no limit."""
     limit = next(

@@ -57,6 +57,14 @@ class MambaShape:
         }
         check_sizes(config, found, file)
 
+    def config(self, width: int) -> dict[str, Any]:
+        """The sizes as the ``ssm_cfg`` of a configuration has them; what :meth:`check` accepts."""
+        expand: float = self.inner // width
+        if expand * width != self.inner:
+            expand = math.nextafter(self.inner / width, math.inf)  # mamba_ssm rounds expand * width down
+        rank = "auto" if self.rank == math.ceil(width / 16) else self.rank
+        return {"d_state": self.state, "d_conv": self.conv, "expand": expand, "dt_rank": rank}
+
 
 class Mamba(nn.Module):
     """Selective state space mixer, left to right: (B, L, D) → (B, L, D).

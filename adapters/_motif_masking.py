@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class Motif(Objective):
     every epoch; spans avoid the last nine positions; and unknown letters and types are asked for, as [UNK].
     """
 
-    model_options = {"layout": "paddle"}
+    model_options: ClassVar[Mapping[str, str]] = {"layout": "paddle"}
 
     def __init__(self, *, motifs: str = "", statistics: str = "", as_released: bool = False) -> None:
         self.motifs, self.statistics, self.as_released = motifs, statistics, as_released

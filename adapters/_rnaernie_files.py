@@ -76,6 +76,9 @@ LAYOUTS = {
         pooler=True,
     ),
 }
+# Of the paper's vocabulary: [IND], which stands before a type of RNA, and the 28 types.
+MARK, TYPES = 6, range(7, 35)
+
 # The Paddle file's names → ours.
 PADDLE_NAMES = (
     (r"^ernie\.embeddings\.layer_norm\.", "encoder.norm."),

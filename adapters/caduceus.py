@@ -6,17 +6,19 @@ augmented data. ``ps`` (parameter sharing) carries both strands through every bl
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.adapter import Adapter, BaseResolved, Batch, MaskedModel
+from harness.adapter import IGNORED, Adapter, BaseResolved, Batch, MaskedModel, Pretrainable
 from harness.card import ModelCard
 from harness.data import Window
 from harness.errors import CheckpointMismatch, UserError
@@ -33,11 +35,11 @@ from harness.files.checkpoint import (
 )
 from harness.recipe import Recipe
 
-from ._batches import equal_lengths, even_ranges, with_rows
-from ._characters import BASES, COMPLEMENT, FIELDS, MASK, VOCABULARY, check_vocabulary, collate
+from ._batches import equal_lengths, even_ranges, with_rows, within
+from ._characters import BASES, COMPLEMENT, FIELDS, MASK, PAD, VOCABULARY, N, check_vocabulary, collate
 from ._config import Settings, check_settings, check_sizes, count_layers, stated
 from ._mamba import Mamba, MambaShape
-from ._masking import checked_positions
+from ._masking import Fates, Token, checked_positions, draw_fates, hide
 from ._options import checked, checked_block, of_size
 
 VARIANTS = ("ps", "ph")
@@ -82,6 +84,43 @@ SETTINGS: Settings = {
 SETTINGS_OF_PS: Settings = {"fused_add_norm": (True,)}  # it determines the order of channels, see Caduceus.encode
 
 
+# Classes of the authors' own code on the hub, for which `transformers` looks there.
+REMOTE = {
+    "AutoConfig": "configuration_caduceus.CaduceusConfig",
+    "AutoModel": "modeling_caduceus.Caduceus",
+    "AutoModelForMaskedLM": "modeling_caduceus.CaduceusForMaskedLM",
+    "AutoModelForSequenceClassification": "modeling_caduceus.CaduceusForSequenceClassification",
+}
+RANDOM_IDS = np.arange(12)  # the tokens that have a meaning, special ones included
+
+
+class LetterMasking(Token):
+    """A share of the positions is hidden, each by itself, as upstream's ``mlm_getitem`` does; N is read as [PAD].
+
+    Every position may be hidden, an N too, which is never asked for. A token at random is any of the twelve that have a meaning.
+    Half of the windows of ``ph`` are read as their reverse complement; ``ps`` is equivariant and needs no such augmentation.
+    """
+
+    def attach(self, adapter: Any) -> None:
+        self.both_strands = adapter.variant == "ph"
+
+    def collate(self, adapter: Any, windows: Sequence[Window], rng: np.random.Generator, progress: float | None = None) -> Batch:
+        batch = adapter.collate(windows)
+        tokens = batch["tokens"].numpy()
+        chosen = within(batch["lengths"], tokens.shape[1]).numpy() & (rng.random(tokens.shape, dtype=np.float32) < self.share)
+        targets = hide_letters(tokens, chosen, draw_fates(rng, tokens.shape, RANDOM_IDS))
+        return batch | {"targets": torch.from_numpy(targets)}
+
+
+def hide_letters(tokens: np.ndarray, chosen: np.ndarray, fates: Fates) -> np.ndarray:
+    """As :func:`hide`, after N became [PAD]; padding that is ``chosen`` is hidden but not asked for."""
+    tokens[tokens == N] = PAD
+    unknown = tokens == PAD
+    targets = hide(tokens, chosen, fates, MASK)
+    targets[unknown] = IGNORED
+    return targets
+
+
 class BiMamba(nn.Module):
     """One Mamba for each direction with shared projections; their outputs are added (§4.1 of the paper).
 
@@ -116,7 +155,7 @@ class Block(nn.Module):
         return self.mixer(self.norm(x))
 
 
-class Caduceus(Adapter, MaskedModel, BaseResolved):
+class Caduceus(Adapter, MaskedModel, BaseResolved, Pretrainable):
     """Embedding: the mean over all positions and both strands (width D), the same for a window and its reverse complement.
 
     For ``ps``, a linear head on this embedding gives the average of upstream's two scores, one for each half of its channels.
@@ -150,6 +189,10 @@ class Caduceus(Adapter, MaskedModel, BaseResolved):
     )
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {"genomic_benchmarks": {}}
     lora_targets: ClassVar[tuple[str, ...]] = ("in_proj", "x_proj", "out_proj")  # dt_proj is not called as a layer
+    # The authors' slurm_scripts/run_pretrain_caduceus.sh, in steps of 2^20 letters; their rate rises from 1e-6 and ends at 1e-4.
+    pretraining = Recipe(learning_rate=8e-3, betas=(0.9, 0.95), weight_decay=0.1, batch_size=16, warmup=0.1, schedule="cosine")
+    pretraining_context = 1024
+    objectives: ClassVar = {"token": LetterMasking}
     complement_map: Tensor  # (16,) the token of the complementary base
 
     def __init__(
@@ -162,11 +205,11 @@ class Caduceus(Adapter, MaskedModel, BaseResolved):
         epsilon: float = 1e-5,
     ) -> None:
         super().__init__()
-        mixer = mixer or MambaShape.of_width(width)
+        self.mixer, self.epsilon = mixer or MambaShape.of_width(width), epsilon
         self.variant, self.both_strands, self.embedding_dim = variant, rc_average or variant == "ps", width
         self.reverse_complement_invariant, self.blocks = self.both_strands, blocks
         self.embed = nn.Embedding(VOCABULARY, width)
-        self.layers = nn.ModuleList(Block(width, mixer, epsilon) for _ in range(blocks))
+        self.layers = nn.ModuleList(Block(width, self.mixer, epsilon) for _ in range(blocks))
         self.norm_f = nn.RMSNorm(width, eps=epsilon)
         self.register_buffer("complement_map", torch.tensor(COMPLEMENT), persistent=variant == "ps")  # as in the official files
         nn.init.normal_(self.embed.weight, std=0.02)
@@ -245,6 +288,43 @@ class Caduceus(Adapter, MaskedModel, BaseResolved):
         if self.variant == "ps":
             scores = scores + F.linear(states[1].flip(1), self.embed.weight[self.complement_map])
         return scores
+
+    def pretraining_logits(self, batch: Batch) -> Tensor:
+        tokens, parts = batch["tokens"], []
+        for rows, unpadded in equal_lengths(batch):
+            there, *back = self.encode(unpadded)
+            parts.append((rows, torch.cat([there, *(states.flip(1) for states in back)], dim=-1)))
+        states = parts[0][1]
+        if states.shape[:2] != tokens.shape:  # windows of several lengths
+            states = states.new_zeros(*tokens.shape, states.shape[-1])
+            for rows, part in parts:
+                states[rows, : part.shape[1]] = part
+        asked = states.flatten(0, 1).index_select(0, batch["asked"])
+        return self.logits(asked.unflatten(-1, (-1, self.embedding_dim)).transpose(0, 1)[:, :, None])[:, 0]
+
+    def checkpoint_files(self) -> dict[str, str]:
+        """``config.json`` as that of the hub's files."""
+        config = {
+            "architectures": ["CaduceusForMaskedLM"],
+            "auto_map": {name: f"{self.card.checkpoint}--{where}" for name, where in REMOTE.items()},
+            "model_type": "caduceus",
+            "n_layer": self.blocks,
+            "d_model": self.embedding_dim,
+            "vocab_size": VOCABULARY,
+            "pad_vocab_size_multiple": 8,
+            "complement_map": {str(token): other for token, other in enumerate(COMPLEMENT)},
+            "rcps": self.variant == "ps",
+            "bidirectional": True,
+            "bidirectional_strategy": "add",
+            "bidirectional_weight_tie": True,
+            "fused_add_norm": True,
+            "rms_norm": True,
+            "norm_epsilon": self.epsilon,
+            "residual_in_fp32": False,
+            "initializer_cfg": {"initializer_range": 0.02, "n_residuals_per_layer": 1, "rescale_prenorm_residual": True},
+            "ssm_cfg": self.mixer.config(self.embedding_dim) | {"bias": False, "conv_bias": True, "use_fast_path": True},
+        }
+        return {"config.json": json.dumps(config, indent=2)}
 
     def collate_masked(self, windows: Sequence[Window], positions: Sequence[int]) -> Batch:
         """As :meth:`collate`, with [MASK], its own complement, at each position; adds ``masked`` (B,), the positions.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -14,13 +14,15 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
-from harness.adapter import Batch
+from harness.adapter import Batch, Pretrainable
 from harness.card import ModelCard
 from harness.data import Window
 from harness.errors import BadData, CheckpointMismatch, DataMissing
 from harness.files.checkpoint import weight_file
+from harness.objective import Objective
 from harness.recipe import Recipe
 
 from ._batches import PLACES, with_places, within
@@ -35,7 +37,7 @@ from ._bert import (
     official_tensors,
     read_shape,
 )
-from ._masking import checked_positions
+from ._masking import Token, checked_positions
 from ._options import of_size
 from ._transformer import Shape
 
@@ -45,6 +47,13 @@ VOCABULARY = 4096
 SIZES = {"tiny": (2, 64, 4, 128), "base": (12, 768, 12, 3072)}  # layers, width, heads, inner width
 VARIANT: dict[str, Any] = {"position": "alibi", "gated": True, "fused_qkv": True}
 POOLINGS = ("mean", "max", "cls")
+# Classes of the authors' own code on the hub, for which `transformers` looks there.
+REMOTE = {
+    "AutoConfig": "configuration_bert.BertConfig",
+    "AutoModel": "bert_layers.BertModel",
+    "AutoModelForMaskedLM": "bert_layers.BertForMaskedLM",
+    "AutoModelForSequenceClassification": "bert_layers.BertForSequenceClassification",
+}
 
 
 def plain_tokenizer() -> Tokenizer:
@@ -61,7 +70,7 @@ def plain_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-class DNABERT2(Bert):
+class DNABERT2(Bert, Pretrainable):
     """Embedding: the mean of all tokens with [CLS] and [SEP], as in the authors' README; options ``pooling=max`` or ``cls``.
 
     The authors fine-tune on [CLS] through a new pooler, which ``pooling=cls`` with the recipe's tanh head reproduces. ``layer``
@@ -91,6 +100,9 @@ class DNABERT2(Bert):
     )
     # The example in the authors' README, which warms up over 50 steps whatever the size of the task.
     recipe = Recipe(learning_rate=3e-5, weight_decay=0.01, warmup=0.05, batch_size=8, epochs=5, head="tanh")
+    # The model card of the port by multimolecule: AdamW's eps 1e-6, steps of 4,096 windows. Warm-up over 30,000 of 500,000 steps.
+    pretraining = Recipe(learning_rate=5e-4, betas=(0.9, 0.98), weight_decay=1e-5, batch_size=16, warmup=0.06, schedule="linear")
+    objectives: ClassVar[Mapping[str, type[Objective]]] = {"token": Token}
     official_names = (*OFFICIAL_NAMES, *GATED_FEED_FORWARD)
     lora_targets = ("qkv",)
     bases: Tensor  # (4,) token ids of A, C, G, T
@@ -99,7 +111,9 @@ class DNABERT2(Bert):
         self, shape: Shape, tokenizer: Tokenizer, pooling: str = "mean", layer: int = -1, language_head: bool = True
     ) -> None:
         super().__init__(replace(shape, **VARIANT), POOLINGS, pooling, layer, language_head)
-        self.tokenizer = tokenizer
+        self.tokenizer, self.mask_id, self.random_ids = tokenizer, MASK, np.arange(shape.vocabulary)
+        if not language_head:
+            vars(self)["objectives"] = {}
         bases = [tokenizer.token_to_id(letter) for letter in "ACGT"]
         self.register_buffer("bases", torch.tensor(bases), persistent=False)
 
@@ -166,6 +180,46 @@ class DNABERT2(Bert):
         rows = torch.arange(len(tokens), device=tokens.device)
         return self.logits(hidden[rows, batch["masked"]])[:, self.bases].float().log_softmax(dim=-1)
 
+    def hideable(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Every token but the special ones, of which [UNK] stands for an N."""
+        return batch["tokens"], batch["tokens"] > MASK
+
+    def pretraining_logits(self, batch: Batch) -> Tensor:
+        tokens = batch["tokens"]
+        hidden = self.encoder(tokens, within(batch["lengths"], tokens.shape[1]), places=batch.get(PLACES))
+        return self.logits(hidden.flatten(0, 1).index_select(0, batch["asked"]))
+
+    def checkpoint_files(self) -> dict[str, str]:
+        """``config.json``, ``tokenizer.json`` and ``tokenizer_config.json`` as the hub's.
+
+        A tokenizer of fewer tokens than the model has is filled up with entries that occur in no text.
+        """
+        shape = self.shape
+        config = {
+            "architectures": ["BertForMaskedLM"],
+            "auto_map": {name: f"{self.card.checkpoint}--{where}" for name, where in REMOTE.items()},
+            "alibi_starting_size": 512,
+            "attention_probs_dropout_prob": shape.attention_dropout,
+            "hidden_act": shape.activation,
+            "hidden_dropout_prob": shape.dropout,
+            "hidden_size": shape.width,
+            "initializer_range": 0.02,
+            "intermediate_size": shape.inner,
+            "layer_norm_eps": shape.epsilon,
+            "max_position_embeddings": shape.positions,
+            "num_attention_heads": shape.heads,
+            "num_hidden_layers": shape.layers,
+            "position_embedding_type": "absolute",
+            "type_vocab_size": shape.types,
+            "vocab_size": shape.vocabulary,
+        }
+        names = {f"{token.strip('[]').lower()}_token": token for token in SPECIALS}
+        return {
+            "config.json": json.dumps(config, indent=2),
+            "tokenizer.json": _filled(self.tokenizer, shape.vocabulary),
+            "tokenizer_config.json": json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **names}),
+        }
+
     def _tokenise(self, sequences: list[str]) -> list[list[int]]:
         """Token ids without [CLS] and [SEP]."""
         return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(sequences, add_special_tokens=False)]
@@ -179,6 +233,17 @@ def _batch(ids: list[list[int]]) -> Batch:
         target[1 : len(row) + 1] = row
         target[len(row) + 1] = SEP
     return {"tokens": torch.from_numpy(tokens), "lengths": torch.tensor([len(row) + 2 for row in ids])}
+
+
+def _filled(tokenizer: Tokenizer, size: int) -> str:
+    """The text of a ``tokenizer.json`` with ``size`` entries that puts [CLS] and [SEP] around a sequence."""
+    content = json.loads(tokenizer.to_str())
+    content["model"]["vocab"] |= {f"[unused{id}]": id for id in range(tokenizer.get_vocab_size(), size)}
+    filled = Tokenizer.from_str(json.dumps(content))
+    if filled.post_processor is None:
+        ends = [(token, SPECIALS.index(token)) for token in ("[CLS]", "[SEP]")]
+        filled.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)  # type: ignore[assignment]
+    return filled.to_str(pretty=True)
 
 
 def _read_tokenizer(weights: Path, shape: Shape) -> tuple[Tokenizer, tuple[str, ...]]:

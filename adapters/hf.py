@@ -21,19 +21,23 @@ from harness.recipe import Recipe
 
 from ._batches import mean_over, within
 from ._hf_config import Kind, read_config
+from ._hf_files import letter_texts, tokenizer_texts
 from ._hf_letters import Reader
 from ._hf_load import (
     base_of,
     check_fits,
     checked_dtype,
+    checkpoint_gradients,
     entering,
     freeze_unused,
     load,
     lora_layers,
+    prepare,
     quietly,
     token_limit,
     untrained,
 )
+from ._hf_pretraining import Learner
 from ._hf_scores import Causal, Masked
 from ._hf_tokenizer import PREFIXES, Vocabulary, check_rows, choose_reader, of_letters, read_vocabulary
 from ._options import checked, checked_layer, of_size
@@ -46,7 +50,7 @@ PADDING, PADDING_BF16 = 1e-3, 5e-2  # by how much what must not count may move a
 LETTERS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "A", "C", "G", "T", "N")
 
 
-class HF(Adapter, BaseResolved):
+class HF(Adapter, BaseResolved, Learner):
     """Embedding: the mean of a window's tokens without the special ones; of a causal model, the last of them.
 
     ``pooling`` chooses mean, max, cls (the token before all others) or last; never a pooler, which may be random. ``layer`` is
@@ -131,17 +135,18 @@ class HF(Adapter, BaseResolved):
         ignored = {word.strip() for word in ignore.split(",") if word.strip()}
         if checkpoint is None and not config:
             model, settings, vocabulary, kind, audit = *_of_letters(of_size(cls.name, size, SIZES)), None
-            where = cls.name
+            where, files = cls.name, letter_texts(LETTERS)
         else:
             file = None if checkpoint is None else weight_file(checkpoint)
             folder = hub.resolve(cls.name, cls.card, config, weights=False) if file is None else file.parent
             where = str(folder)
             settings, _, kind, notes = read_config(folder, ignored)
             vocabulary = read_vocabulary(folder, kind == "causal")
+            files = tokenizer_texts(folder, vocabulary)
             vocabulary = _with_prefix(vocabulary, prefix, where)
             rows = int(settings.vocab_size)
             notes += [note] if (note := check_rows(vocabulary, rows, folder)) else []
-            notes += _prepare(settings)
+            notes += prepare(settings)
             if file is None:
                 of_size(cls.name, size, {"base": None})
                 model, audit = untrained(settings, kind, dtype), None
@@ -151,8 +156,9 @@ class HF(Adapter, BaseResolved):
         reader, notes = choose_reader(vocabulary, letters, kind == "causal", where)
         chosen = _class(kind, reader, vocabulary)
         adapter = chosen(model, settings, vocabulary, reader, pooling, layer, unknown)
+        adapter.learn(kind, files)
         if gradient_checkpointing:
-            _checkpoint_gradients(model)
+            checkpoint_gradients(model)
         if audit is not None:
             adapter.audit = replace(audit, facts=adapter.facts(), warnings=(*audit.warnings, *notes, adapter.reading()))
         return adapter  # type: ignore[return-value]
@@ -346,28 +352,6 @@ def _with_prefix(vocabulary: Vocabulary, prefix: str, where: str) -> Vocabulary:
     if found is None and prefix != "auto":
         raise UserError(f"option prefix={prefix!r}: {where} has no such token; give none, or one of its vocabulary")
     return vocabulary if found is None or found in vocabulary.before else replace(vocabulary, before=(*vocabulary.before, found))
-
-
-def _prepare(config: Any) -> list[str]:
-    """Settings that make an embedding independent of the batch, and what is to be said of them."""
-    config.use_cache = False
-    for name in ("output_attentions", "output_hidden_states"):
-        setattr(config, name, False)
-    config.return_dict = True
-    if getattr(config, "attention_type", None) == "block_sparse":
-        config.attention_type = "original_full"
-        dense = (5 + 2 * config.num_random_blocks) * config.block_size
-        return [f"attention: in full, where the model was trained with random blocks in windows of more than {dense} tokens"]
-    return []
-
-
-def _checkpoint_gradients(model: Any) -> None:
-    if not getattr(model, "supports_gradient_checkpointing", False):
-        raise UserError(f"option gradient_checkpointing: {type(model).__name__} cannot do that; leave it out")
-    if hasattr(model, "activation_checkpointing_enable"):  # the newer name
-        model.activation_checkpointing_enable()
-    else:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _class(kind: Kind, reader: Reader, vocabulary: Vocabulary) -> type[HF]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
+import json
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from harness.adapter import Adapter, BaseResolved, Batch, CausalModel
+from harness.adapter import Adapter, BaseResolved, Batch, CausalModel, Pretrainable
 from harness.card import ModelCard
 from harness.data import Window
 from harness.errors import BadData, UserError
@@ -22,7 +21,6 @@ from harness.files.checkpoint import (
     DROPOUT,
     EPSILON,
     Field,
-    check_size,
     load_tensors,
     read_config,
     read_tensors,
@@ -31,12 +29,14 @@ from harness.files.checkpoint import (
 )
 from harness.recipe import Recipe
 
-from ..kernels.causal_conv1d import causal_conv1d
-from ..kernels.precision import without_autocast
 from ._batches import even_ranges, mean_over, within
-from ._characters import FIELDS, VOCABULARY, check_vocabulary, collate
-from ._config import Settings, check_settings, check_sizes, count_layers, stated
+from ._characters import FIELDS, PAD, VOCABULARY, check_vocabulary, collate, is_base
+from ._config import Settings, check_settings
+from ._hyena import Block, Filter, HyenaShape, long_convolution
+from ._next import Next
 from ._options import checked, checked_block, of_size
+
+__all__ = ["HyenaDNA", "HyenaShape", "long_convolution"]
 
 POOLINGS = ("mean", "last")
 LONG_WINDOWS = ("refuse", "cut")
@@ -78,153 +78,17 @@ SETTINGS: Settings = {
     "layer.modulate": (True,),
     "layer.shift": (0.05,),
 }
-
-
-@dataclass(frozen=True)
-class HyenaShape:
-    """Sizes of a model, the epsilon of its last norm, and the dropout of its embedding in training.
-
-    Its filters are made for windows of ``places`` positions by an MLP of width ``order`` with ``order_layers`` hidden layers,
-    whose input is ``features`` numbers per position. The convolution before them is ``short`` positions long.
-    """
-
-    blocks: int = 2
-    width: int = 128
-    inner: int = 512
-    places: int = 1026
-    order: int = 64
-    order_layers: int = 3
-    features: int = 5
-    short: int = 3
-    epsilon: float = 1e-5
-    dropout: float = 0.1
-
-    @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: Path) -> Self:
-        """The shape of a file's tensors (our names), or the default one if they are another model's.
-
-        Raises:
-            CheckpointMismatch: the config contradicts them, or describes a model far larger than the file.
-        """
-        needed = ("embed.weight", "layers.0.mlp.fc1.weight", "layers.0.mixer.filter_fn.z", "layers.0.mixer.short_filter.weight")
-        mlp = sorted(name for name in tensors if re.match(r"layers\.0\.mixer\.filter_fn\.implicit_filter\.\d+\.weight", name))
-        if not mlp or any(name not in tensors for name in needed):
-            return cls()
-        embed, fc1, z, short = (tensors[name].shape for name in needed)
-        if any(len(shape) != count for shape, count in ((embed, 2), (fc1, 2), (z, 3), (short, 3))):
-            return cls()
-        shape = cls(
-            blocks=count_layers(config, "n_layer", tensors, "layers.", file),
-            width=embed[1],
-            inner=fc1[0],
-            places=z[1],
-            order=tensors[mlp[0]].shape[0],
-            order_layers=len(mlp) - 1,
-            features=z[2],
-            short=short[2],
-            epsilon=stated(config, "layer_norm_epsilon", cls.epsilon),
-            dropout=stated(config, "embed_dropout", cls.dropout),
-        )
-        found = {
-            "d_model": shape.width,
-            "d_inner": shape.inner,
-            "max_seq_len": shape.places,
-            "filter_order": shape.order,
-            "num_inner_mlps": shape.order_layers - 1,
-            "emb_dim": shape.features,
-            "short_filter_order": shape.short,
-            "layer.l_max": shape.places,
-            "layer.filter_order": shape.order,
-            "layer.emb_dim": shape.features,
-            "layer.short_filter_order": shape.short,
-        }
-        check_sizes(config, found, file)
-        block = shape.width * (4 * shape.width + 2 * shape.inner) + shape.places * (1 + shape.features)
-        check_size(shape.blocks * block, file)
-        return shape
-
-
+# Classes of the authors' own code on the hub, for which `transformers` looks there.
+REMOTE = {
+    "AutoConfig": "configuration_hyena.HyenaConfig",
+    "AutoModel": "modeling_hyena.HyenaDNAModel",
+    "AutoModelForCausalLM": "modeling_hyena.HyenaDNAForCausalLM",
+    "AutoModelForSequenceClassification": "modeling_hyena.HyenaDNAForSequenceClassification",
+}
 SIZES = {"tiny": HyenaShape(width=32, inner=128, places=16_386), "base": HyenaShape()}  # places as published tiny-16k, tiny-1k
 
 
-def long_convolution(x: Tensor, kernel: Tensor) -> Tensor:
-    """Causal convolution of x (B, D, L) with an equally long kernel (D, L), by FFT: out_t = sum_s kernel_s x_(t-s)."""
-    length = x.shape[-1]
-    size = 1 << (2 * length - 1).bit_length()  # long enough not to wrap around; a power of two suits every FFT
-    return torch.fft.irfft(torch.fft.rfft(x, n=size) * torch.fft.rfft(kernel, n=size), n=size)[..., :length]
-
-
-class Filter(nn.Module):
-    """A convolution kernel as a function of position: an MLP with sines, times an exponential window (Poli et al. 2023, §3.3)."""
-
-    t: Tensor
-    z: Tensor
-    deltas: Tensor
-
-    def __init__(self, shape: HyenaShape, frequency: float = 10.0, shift: float = 0.05) -> None:
-        super().__init__()
-        self.shift = shift
-        # The MLP's input: time from 0 to 1, then cosines and sines. Fixed, as in upstream's fine-tuning.
-        bands = (shape.features - 1) // 2
-        t = torch.linspace(0, 1, shape.places)[:, None]
-        angle = torch.arange(shape.places)[:, None] * (2 * math.pi / shape.places) * torch.linspace(1e-4, bands - 1, bands)
-        self.register_buffer("t", t[None])  # (1, places, 1)
-        self.register_buffer("z", torch.cat([t, angle.cos(), -angle.sin()], dim=1)[None])  # (1, places, features)
-        widths = [shape.features] + shape.order_layers * [shape.order]
-        layers = [nn.Linear(*pair) for pair in itertools.pairwise(widths)] + [nn.Linear(shape.order, shape.width, bias=False)]
-        self.implicit_filter = nn.ModuleDict({str(2 * number): layer for number, layer in enumerate(layers)})  # sines between
-        self.freq = nn.Parameter(torch.full((1, shape.order), frequency))
-        slowest, fastest = math.log(1e-2) / 1.5, math.log(1e-2) / 0.3
-        self.register_buffer("deltas", torch.linspace(slowest, fastest, shape.width)[None, None])
-        self.bias = nn.Parameter(torch.randn(shape.width))
-
-    def forward(self, length: int) -> Tensor:
-        """The kernel (D, length), computed in float32, because the sines are sensitive to rounded positions."""
-        *hidden, last = self.implicit_filter.values()
-        x = self.z[0, :length]
-        with without_autocast(x.device):
-            for layer in hidden:
-                x = torch.sin(self.freq * layer(x))
-            window = torch.exp(-self.t[0, :length] * self.deltas[0].abs()) + self.shift
-            return (last(x) * window).T
-
-
-class Hyena(nn.Module):
-    """Order-2 Hyena operator, (B, L, D) → the same: out(q · h * (k · v)), with q, k and v after a short convolution."""
-
-    def __init__(self, shape: HyenaShape) -> None:
-        super().__init__()
-        width = shape.width
-        self.in_proj = nn.Linear(width, 3 * width)
-        self.short_filter = nn.Conv1d(3 * width, 3 * width, shape.short, groups=3 * width)
-        self.filter_fn = Filter(shape)
-        self.out_proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        projected = self.in_proj(x).transpose(1, 2)  # (B, 3 D, L), a view of channels-last memory, which suits the kernel
-        mixed = causal_conv1d(projected, self.short_filter.weight[:, 0], self.short_filter.bias)
-        assert not isinstance(mixed, tuple)
-        q, k, v = mixed.float().chunk(3, dim=1)
-        v = v * k
-        v = long_convolution(v, self.filter_fn(v.shape[-1])) + v * self.filter_fn.bias[:, None]
-        return self.out_proj((v * q).transpose(1, 2))
-
-
-class Block(nn.Module):
-    """Hyena and an MLP, each after a LayerNorm and with a residual."""
-
-    def __init__(self, shape: HyenaShape) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(shape.width), nn.LayerNorm(shape.width)
-        self.mixer = Hyena(shape)
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(shape.width, shape.inner), "fc2": nn.Linear(shape.inner, shape.width)})
-
-    def forward(self, x: Tensor) -> Tensor:  # (B, L, D)
-        x = x + self.mixer(self.norm1(x))
-        return x + self.mlp["fc2"](F.gelu(self.mlp["fc1"](self.norm2(x)), approximate="tanh"))
-
-
-class HyenaDNA(Adapter, BaseResolved, CausalModel):
+class HyenaDNA(Adapter, BaseResolved, CausalModel, Pretrainable):
     """Embedding: the mean of the last hidden states over the window.
 
     This is ``pooling=mean``, upstream's head for Genomic Benchmarks. ``last`` is the state of the last position, the only one
@@ -238,6 +102,8 @@ class HyenaDNA(Adapter, BaseResolved, CausalModel):
 
     The next token is predicted with the embedding, to which the authors tie the language-model head (``tie_weights`` of their
     ``ConvLMHeadModel``). The hub's files hold the head once more; where it differs from the embedding there, it is used.
+
+    Bases alone are asked for in pretraining; upstream also asks for N, padding and a last [SEP], as its loss ignores no target.
     """
 
     lm_head: nn.Module | None
@@ -267,10 +133,15 @@ class HyenaDNA(Adapter, BaseResolved, CausalModel):
     )
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {"genomic_benchmarks": {}}
     lora_targets: ClassVar[tuple[str, ...]] = ("in_proj", "out_proj", "fc1", "fc2")
+    # The authors' configs/experiment/hg38/hg38_hyena.yaml, in steps of 256 windows; their rate ends at a tenth of its peak.
+    pretraining = Recipe(learning_rate=6e-4, betas=(0.9, 0.999), weight_decay=0.1, batch_size=16, warmup=0.01, schedule="cosine")
+    pretraining_context = 1024
+    objectives: ClassVar = {"next": Next}
 
     def __init__(self, shape: HyenaShape, pooling: str = "mean", long: str = "refuse") -> None:
         super().__init__()
         self.pooling, self.long = checked("pooling", pooling, POOLINGS), checked("long", long, LONG_WINDOWS)
+        self.shape = shape
         self.embedding_dim, self.places, self.blocks = shape.width, shape.places, shape.blocks
         self.max_length = shape.places if long == "refuse" else None
         self.embed = nn.Embedding(VOCABULARY, shape.width)
@@ -365,6 +236,44 @@ class HyenaDNA(Adapter, BaseResolved, CausalModel):
             x = block(x)
         return self.ln_f(x) if layer in (None, self.blocks) else x
 
+    def head(self, states: Tensor) -> Tensor:
+        """Logits (…, 16) of the token after each of states (…, D)."""
+        states = states.to(self.embed.weight.dtype)
+        return F.linear(states, self.embed.weight) if self.lm_head is None else self.lm_head(states)
+
+    def askable(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        return batch["tokens"], is_base(batch["tokens"])
+
+    def pretraining_logits(self, batch: Batch) -> Tensor:
+        return self.head(self.encode(batch["tokens"].long()).flatten(0, 1).index_select(0, batch["asked"]))
+
+    def checkpoint_files(self) -> dict[str, str]:
+        """``config.json`` as that of the hub's files."""
+        shape = self.shape
+        config = {
+            "architectures": ["HyenaDNAForCausalLM"],
+            "auto_map": {name: f"{self.card.checkpoint}--{where}" for name, where in REMOTE.items()},
+            "model_type": "hyenadna",
+            "vocab_size": 12,
+            "pad_vocab_size_multiple": 8,
+            "n_layer": shape.blocks,
+            "d_model": shape.width,
+            "d_inner": shape.inner,
+            "max_seq_len": shape.places,
+            "filter_order": shape.order,
+            "num_inner_mlps": shape.order_layers - 1,
+            "emb_dim": shape.features,
+            "short_filter_order": shape.short,
+            "layer_norm_epsilon": shape.epsilon,
+            "embed_dropout": shape.dropout,
+            **{name: value for name, (value, *_) in SETTINGS.items() if "." not in name},
+            "activation_freq": 10,
+            "initializer_range": 0.02,
+            "pad_token_id": PAD,
+            "tie_word_embeddings": self.lm_head is None,
+        }
+        return {"config.json": json.dumps(config, indent=2)}
+
     def log_likelihood(self, batch: Batch) -> Tensor:
         """See :meth:`CausalModel.log_likelihood`; (B,) as float64 where the device has it.
 
@@ -379,9 +288,8 @@ class HyenaDNA(Adapter, BaseResolved, CausalModel):
                 f"window above {self.places} nt: with long=cut it has no likelihood as a whole; use a shorter --context"
             )
         tokens, lengths = batch["tokens"].long(), batch["lengths"]
-        states = self.encode(tokens)[:, :-1].to(self.embed.weight.dtype)
+        states = self.encode(tokens)[:, :-1]
         with torch.autocast(states.device.type, enabled=False):
-            logits = F.linear(states, self.embed.weight) if self.lm_head is None else self.lm_head(states)
-            logs = logits.float().log_softmax(dim=-1).gather(2, tokens[:, 1:, None])[..., 0]
+            logs = self.head(states).float().log_softmax(dim=-1).gather(2, tokens[:, 1:, None])[..., 0]
         logs = logs * within(lengths - 1, logs.shape[1])
         return logs.sum(dim=1, dtype=torch.float32 if logs.device.type == "mps" else torch.float64)

@@ -28,13 +28,15 @@ from ._bert import BERT_NAMES, has_language_head, read_shape
 from ._masking import Token
 from ._motif_masking import Motif
 from ._options import checked, of_size
-from ._rna import RNAModel, check_ids, read_known_config, read_vocabulary
+from ._rna import check_ids, read_known_config, read_vocabulary
 from ._rnaernie_files import (
     LAYOUTS,
     LINEAR,
+    MARK,
     PADDLE_FILES,
     PADDLE_NAMES,
     POST_NORM_SETTINGS,
+    TYPES,
     is_linear,
     judge_orientation,
     read_arrays,
@@ -42,17 +44,22 @@ from ._rnaernie_files import (
     recognise,
     transpose_square_matrices,
 )
+from ._type_guided import TypeGuided
 
 SIZES = {"tiny": {"layers": 2, "width": 64, "heads": 4, "inner": 128}, "base": {}}  # what differs from the published shape
 
 
-class RNAErnie(RNAModel):
+class RNAErnie(TypeGuided):
     """Embedding: the tanh pooler on the start token if the checkpoint has one, as in upstream's classifier; else the bases' mean.
 
     Follows paddlenlp's ``ErnieModel`` and transformers' ``BertModel``. A window's T is read as U if the vocabulary has U.
     ``layout`` names one of the three checkpoints; ``auto`` recognises it by its tensors' names, and means ``llm-eda`` at random
     initialisation. ``transposed`` is for the multimolecule port: ``yes`` or ``no`` for its square matrices, ``auto`` to find out.
     ``long=chunks`` reads windows beyond the table of positions in pieces, as the authors do; they average the pieces' scores.
+    ``guided`` is type-guided stacking (see :class:`.TypeGuided`): the model as loaded names the ``top_k`` likeliest types of an
+    RNA, and a window of at most 509 nt is read once with each, in ``top_k`` + 1 forward passes. ``as_released`` guides as the
+    authors' code does: asked at a place that pretraining never trained, by a model whose dropout is always on, so that no two
+    predictions are alike, and with the ends of windows of 509 and 510 nt overwritten.
     """
 
     name: ClassVar[str] = "rnaernie"
@@ -94,16 +101,22 @@ class RNAErnie(RNAModel):
         layer: int = -1,
         transposed: str = "auto",
         long: str = "refuse",
+        guided: bool = False,
+        top_k: int = 3,
+        as_released: bool = False,
     ) -> Self:
         checked("layout", layout, ("auto", *LAYOUTS))
         checked("transposed", transposed, ("auto", "yes", "no"))
+        if not guided and (as_released or top_k != 3):
+            given = "as_released=true" if as_released else f"top_k={top_k}"
+            raise UserError(f"option {given}: is about how to guide; add guided=true, or leave it out")
         if checkpoint is None:
             known = LAYOUTS["llm-eda" if layout == "auto" else layout]
             shape = replace(known.base, **of_size(cls.name, size, SIZES))
             pooling = default_pooling(pooling, layer, known.pooler)
             model = cls(shape, known.vocabulary, pooling, layer, pooler=known.pooler, long=long)
             model.family = known.families[0]
-            return model
+            return model._guided(top_k, as_released) if guided else model
 
         file = weight_file(checkpoint, *PADDLE_FILES, "model_state.pdparams")
         theirs = read_arrays(file)
@@ -135,7 +148,17 @@ class RNAErnie(RNAModel):
             raise UserError(
                 f"option transposed={transposed!r}: only for the multimolecule port, and {file} is {found}; leave it out"
             )
-        return model
+        return model._guided(top_k, as_released) if guided else model
+
+    def _guided(self, top_k: int, as_released: bool) -> Self:
+        own, papers = self.vocabulary.tokens, LAYOUTS["paddle"].vocabulary.tokens
+        if own[MARK : TYPES.stop] != papers[MARK : TYPES.stop]:
+            raise UserError(
+                f"option guided=true: needs the {len(papers)} tokens of the paper's vocabulary, {len(TYPES)} types of RNA among "
+                f"them; these are {len(own)} others; give the paper's weights, or --init random with --option layout=paddle"
+            )
+        self.guide_by(TYPES, MARK, top_k, as_released)
+        return self
 
 
 def default_pooling(pooling: str, layer: int, pooler: bool) -> str:

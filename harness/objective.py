@@ -43,10 +43,11 @@ class Source(ABC):
 
 
 class Training(Protocol):
-    """The part of a source that is trained on, without what is held out."""
+    """The part of a source that is trained on, without what is held out: ``letters`` is its length, N included."""
 
     source: Source
     context: int
+    letters: int
 
     def texts(self) -> Iterator[str]:
         """The letters ``ACGTN`` of each stretch that is trained on."""

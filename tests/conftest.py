@@ -154,7 +154,8 @@ def as_checkpoint(model, folder: Path) -> Path:
     from safetensors.torch import save_file
 
     folder.mkdir(exist_ok=True)
-    save_file({name: tensor.clone().contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    weights = {name: tensor.detach().clone().contiguous() for name, tensor in model.checkpoint_tensors().items()}
+    save_file(weights, folder / "model.safetensors")
     for name, text in model.checkpoint_files().items():
         (folder / name).write_text(text, encoding="utf-8")
     return folder

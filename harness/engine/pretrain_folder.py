@@ -122,7 +122,8 @@ def save(
     from safetensors.torch import save as to_bytes
 
     # Copies, because safetensors refuses tensors that share memory, as tied weights do.
-    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in adapter.state_dict().items()}
+    weights = adapter.checkpoint_tensors()  # type: ignore[operator]
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in weights.items()}
     if state is not None:
         with atomic(folder / STATE) as path:
             torch.save(state, path)
