@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ class Motif(Objective):
     every epoch; spans avoid the last nine positions; and unknown letters and types are asked for, as [UNK].
     """
 
-    model_options = {"layout": "paddle"}
+    model_options: ClassVar[Mapping[str, str]] = {"layout": "paddle"}
 
     def __init__(self, *, motifs: str = "", statistics: str = "", as_released: bool = False) -> None:
         self.motifs, self.statistics, self.as_released = motifs, statistics, as_released
@@ -59,19 +59,19 @@ class Motif(Objective):
                 f"objective motif: {adapter.name} as it was built has no tokens for types of RNA; use the paper's weights, or "
                 "--option layout=paddle at random initialisation, or --objective token"
             )
-        if not self.motifs.strip(","):
+        if not self.motifs.strip(", "):
             raise UserError("option motifs: name a file, --option motifs=FILE (MEME, JASPAR, or a list of motifs, one a line)")
-        self.notes, self._files = list[str](), dict[str, dict[str, Any]]()
+        self.notes, self._files = list[str](), list[dict[str, Any]]()
         self._trees = [self._read(option) for option in (self.motifs, self.statistics)]
         self._types = {token: number for number, token in enumerate(tokens) if token[0] != "[" and len(token) > 1}
         self._type_of = dict[str, int]()
 
     def _read(self, files: str) -> Words:
         found = dict[str, None]()
-        for path in map(Path, filter(None, files.split(","))):
+        for path in (Path(name.strip()) for name in files.split(",") if name.strip()):
             words, notes = read_words(path)
             self.notes = [*self.notes, *notes]
-            self._files[str(path)] = {"sha256": file_digest(path), "motifs": len(words)}
+            self._files.append({"file": path.name, "sha256": file_digest(path), "motifs": len(words)})
             found |= dict.fromkeys(words)
         codes = CODES | {"U": UNKNOWN} if self.as_released else CODES
         return Words([codes[letter] for letter in word] for word in found)

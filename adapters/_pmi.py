@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.adapter import Adapter
-from harness.errors import UserError
+from harness.errors import BadData, UserError
 from harness.objective import Training
 
 from ._kmer_bert import SPECIALS, lexicographic
@@ -53,8 +53,8 @@ class Pmi(Contiguous):
     ``ranks`` ``content``, as the paper describes it, takes the rank of the k-mer that stands at a place; one without a rank comes
     last. ``position`` is the released code, which takes the number of the place in its row for a token's id: ranks do not depend
     on the sequence, and an id without a rank comes first. ``pmi`` is a table of ``harness data pmi``, or the published one; by
-    default the ranks are computed from the letters trained on. About ``share`` of the tokens are hidden, 15.4 % at 512 tokens and
-    more in shorter windows, because the authors' rate of centres, 0.0176, is for 15 %.
+    default the ranks are computed from the letters trained on. About ``share`` of the tokens are hidden: the authors' rate of
+    centres, 0.0176 for 15 %, hides 15.2 % of 512 tokens and 17.2 % of 128.
     """
 
     def __init__(self, *, ranks: str = "content", pmi: str = "", share: float = SHARE, lengths: str = "full") -> None:
@@ -86,7 +86,10 @@ class Pmi(Contiguous):
         from harness.files.pmi import MIN_COUNT, count_pmi
 
         least = max(2, min(MIN_COUNT, training.letters // 4 ** (self.k + 1)))
-        table = count_pmi(training.texts(), self.k, least)
+        try:
+            table = count_pmi(training.texts(), self.k, least)
+        except BadData as error:
+            raise BadData(f"{training.source.path}: its {self.k}-mers cannot be ranked: {error}") from None
         self._take(replace(table, made=table.made | {"source": "the letters trained on"}))
         self.notes = [
             f"no PMI table is given: the letters trained on rank {table.ranked:,} of {4**self.k:,} {self.k}-mers, "

@@ -84,6 +84,7 @@ def summary(record: Mapping[str, Any], folder: Path) -> str:
         f"tokens/s          {letters / settings['steps'] / timing['seconds_per_step']:,.0f}",
         f"peak memory       {timing['peak_memory_bytes'] / 2**30:.2f} GiB",
         f"weights, curve    {folder}",
-        f"fine-tune it      harness run --model {settings['model']} --checkpoint {folder} --task TASK",
+        # What follows a colon names weights, in whose place the folder is.
+        f"fine-tune it      harness run --model {settings['model'].partition(':')[0]} --checkpoint {folder} --task TASK",
     ]
     return "\n  ".join(lines)

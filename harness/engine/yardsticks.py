@@ -41,7 +41,7 @@ class Yardstick(ABC):
 class Unigram(Yardstick):
     """The frequency of each token among the targets of the training windows, for each group of targets; one more for each."""
 
-    name = "token frequencies"
+    name = "token unigram"
 
     def learn(self, windows: Sequence[Window], batch: Batch) -> None:
         targets, groups = _targets(batch)

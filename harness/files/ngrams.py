@@ -97,7 +97,7 @@ class Ngrams:
         return int(self._state[_UNKNOWNS])
 
     def _fault(self, letter: str) -> str:
-        line = f"line {self._state[_LINES] + 1:,}"
+        line = f"line {self._state[_LINES] + 1}"
         if not self._state[_TITLED]:
             return f"{line}: text before the first line that begins with '>'"
         if self._state[_MODE] == _AFTER_BLANK:
