@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC
 from collections.abc import Sequence
 from itertools import product
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.adapter import Batch
+from harness.adapter import Batch, Pretrainable
 from harness.data import Window, letters
 from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.files.checkpoint import weight_file
@@ -50,6 +51,12 @@ def vocabulary(k: int) -> list[str]:
     return [*SPECIALS, *("".join(kmer) for kmer in product(ORDER, repeat=k))]
 
 
+def lexicographic(k: int) -> np.ndarray:
+    """Of every k-mer in the order of token ids, its number in the order A, C, G, T, int64 (4^k,)."""
+    digits = np.array(list(product(map("ACGT".index, ORDER), repeat=k)))
+    return digits @ 4 ** np.arange(k - 1, -1, -1)
+
+
 def _digits(text: np.ndarray) -> np.ndarray:
     """Letters (windows, length) as their digits in ``ORDER``, uint8 of the same shape."""
     return np.frombuffer(text.tobytes().translate(_DIGITS), np.uint8).reshape(text.shape)
@@ -75,8 +82,8 @@ def kmer_tokens(text: np.ndarray, k: int) -> np.ndarray:
     return ids
 
 
-class KmerBert(Bert, ABC):
-    """:class:`DNABERT1` and :class:`GeneMask`, which differ only in their weights.
+class KmerBert(Bert, Pretrainable, ABC):
+    """:class:`DNABERT1` and :class:`GeneMask`, which differ only in how they are pretrained.
 
     ``long`` says what happens to a window with more k-mers than the position table has room for. ``refuse`` raises an error.
     ``chunks`` cuts the k-mers into upstream's pieces of 510, each between its own [CLS] and [SEP], and averages the pieces'
@@ -93,6 +100,7 @@ class KmerBert(Bert, ABC):
 
     official_names = (*OFFICIAL_NAMES, *PLAIN_FEED_FORWARD)
     lora_targets = ("query", "value")
+    mask_id = MASK
     kmers: Tensor  # (4^k, k) digits of every k-mer, in the order of their ids
 
     def __init__(
@@ -107,6 +115,9 @@ class KmerBert(Bert, ABC):
             self.lm_head.bias = self.lm_head.decoder.bias
         kmers = torch.tensor(list(product(range(ANY), repeat=self.k)), dtype=torch.uint8)
         self.register_buffer("kmers", kmers, persistent=False)
+        self.random_ids = np.arange(shape.vocabulary)
+        if self.lm_head is None:
+            self.objectives = {}  # type: ignore[misc]
 
     @classmethod
     def from_checkpoint(
@@ -207,6 +218,44 @@ class KmerBert(Bert, ABC):
         logits = super().logits(hidden)
         assert self.lm_head is not None
         return logits + self.lm_head.bias
+
+    def hideable(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Tokens of the first piece, of which a k-mer with N may not be hidden."""
+        tokens = batch["tokens"][:, 0]
+        return tokens, tokens > MASK
+
+    def pretraining_logits(self, batch: Batch) -> Tensor:
+        """Those of the last layer, whatever ``layer`` is; windows are in one piece."""
+        tokens, lengths = batch["tokens"][:, 0], batch["lengths"][:, 0]
+        hidden = self.states(tokens, within(lengths, tokens.shape[-1]), self.blocks, places=batch.get(PLACES))
+        return self.logits(hidden.flatten(0, 1).index_select(0, batch["asked"]))
+
+    def checkpoint_files(self) -> dict[str, str]:
+        """The files of the authors' folder ``bert-config-6``; k-mers are not lower-cased, as its tokenizer file would have it."""
+        shape = self.shape
+        config = {
+            "architectures": ["BertForMaskedLM"],
+            "attention_probs_dropout_prob": shape.attention_dropout,
+            "hidden_act": shape.activation,
+            "hidden_dropout_prob": shape.dropout,
+            "hidden_size": shape.width,
+            "initializer_range": 0.02,
+            "intermediate_size": shape.inner,
+            "layer_norm_eps": shape.epsilon,
+            "max_position_embeddings": shape.positions,
+            "model_type": "bert",
+            "num_attention_heads": shape.heads,
+            "num_hidden_layers": shape.layers,
+            "type_vocab_size": shape.types,
+            "vocab_size": shape.vocabulary,
+        }
+        names = {name.strip("[]").lower() + "_token": name for name in SPECIALS}
+        return {
+            "config.json": json.dumps(config, indent=2),
+            "vocab.txt": "".join(f"{token}\n" for token in vocabulary(self.k)),
+            "special_tokens_map.json": json.dumps(names),
+            "tokenizer_config.json": json.dumps({"do_lower_case": False, "max_len": shape.positions}),
+        }
 
     def collate_masked(self, windows: Sequence[Window], positions: Sequence[int]) -> Batch:
         """As :meth:`collate`, with every k-mer that covers the window's position masked.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.adapter import Batch
+from harness.adapter import Batch, Pretrainable
 from harness.data import Window, letter_table, letters
-from harness.errors import BadData, CheckpointMismatch
+from harness.errors import BadData, CheckpointMismatch, DataMissing, UserError
 from harness.files.checkpoint import DROPOUT, Field, load_tensors, read_config
 
 from . import _bert
@@ -30,26 +31,40 @@ BASES = "ACGT"
 PADDING = "."  # fills short rows of a batch before the look-up; never a letter of a window
 
 
-@dataclass(frozen=True)
 class Vocabulary:
-    """The token ids that a window needs.
+    """The tokens of a model in the order of their ids, given as text with blanks between them, and the ids that windows need.
 
     ``bases`` are the ids of A, C, G and U (or T). ``other`` is that of N, or of the unknown token if the model does not know N.
+
+    Raises:
+        ValueError: a token of RNA is missing; the message names it.
     """
 
-    size: int
-    pad: int
-    start: int
-    end: int
-    mask: int
-    bases: tuple[int, int, int, int]
-    other: int
-    knows_n: bool = True
+    def __init__(self, tokens: str) -> None:
+        self.tokens = tuple(tokens.split())
+        self.size = len(self.tokens)
+        self.pad = self._index("<pad>", "[PAD]")
+        self.start = self._index("<cls>", "[CLS]")
+        self.end = self._index("<eos>", "[EOS]", "[SEP]")
+        self.mask = self._index("<mask>", "[MASK]")
+        self.bases = (self._index("A"), self._index("C"), self._index("G"), self._index("U", "T"))
+        self.other = self._index("N", "<unk>", "[UNK]")
+        self.knows_n = "N" in self.tokens
+
+    def _index(self, *names: str) -> int:
+        for name in names:
+            if name in self.tokens:
+                return self.tokens.index(name)
+        raise ValueError(" or ".join(names))
 
     def table(self) -> np.ndarray:
         """A (256,) look-up from the engine's letters to ids; a window's T becomes U if the vocabulary has it."""
         return letter_table(dict(zip(BASES, self.bases)) | {PADDING: self.pad}, default=self.other)
 
+
+# The multimolecule ports' vocabulary, and its earlier generation.
+MULTIMOLECULE = Vocabulary("<pad> <cls> <eos> <unk> <mask> <null> A C G U N R Y S W K M B D H V I X | . * - ?")
+MULTIMOLECULE_EARLIER = Vocabulary("<pad> <cls> <eos> <unk> <mask> <null> A C G U N R Y S W K M B D H V . X * - I")
 
 FIELDS: Mapping[str, Field] = {
     **_bert.FIELDS,
@@ -71,16 +86,18 @@ SETTINGS: Settings = {
 }
 
 
-class RNAModel(Bert, ABC):
+class RNAModel(Bert, Pretrainable, ABC):
     """An encoder of a start token, one token a base, and an end token. Subclasses choose the pooling.
 
     ``pooling``: ``mean`` over the bases, ``cls`` the start token, ``pooler`` a trained tanh layer on it. ``layer`` is the
-    layer whose hidden states are pooled, 0 for the embeddings and -1 for the last one. A window longer than the table of
+    layer whose hidden states are pooled, 0 for the embeddings and -1 for the last one. In pretraining, N is neither hidden nor
+    asked for. A window longer than the table of
     positions is refused, or with ``long="chunks"`` read in pieces, each between its own start and end tokens, whose embeddings
     are averaged, weighted by their lengths.
     """
 
     stores_decoder = False
+    family: str  # the model_type in config.json
     remedy: ClassVar[str] = "choose a model without this limit, or a task of shorter windows"
 
     def __init__(
@@ -99,6 +116,8 @@ class RNAModel(Bert, ABC):
         self.piece = shape.positions - shape.first_position - 2  # bases between start and end token
         self.long = checked("long", long, LONG_WINDOWS)
         self.max_length = self.piece if long == "refuse" else None
+        if not language_head:
+            self.objectives = {}  # pyright: ignore[reportAttributeAccessIssue]
 
     def collate(self, windows: Sequence[Window]) -> Batch:
         """``tokens`` int64 (B, T), padded on the right; (B, P, T) if windows are read in P pieces, some of padding alone.
@@ -184,6 +203,54 @@ class RNAModel(Bert, ABC):
         logits = self.logits(hidden[torch.arange(len(hidden), device=hidden.device), batch["masked"]])
         return logits[:, list(self.vocabulary.bases)].float().log_softmax(dim=-1)
 
+    @property
+    def mask_id(self) -> int:
+        return self.vocabulary.mask
+
+    @property
+    def random_ids(self) -> np.ndarray:
+        """All tokens, as Devlin et al. (2019) do."""
+        return np.arange(self.vocabulary.size)
+
+    def hideable(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        tokens = batch["tokens"]
+        if tokens.ndim == 3:
+            raise UserError(
+                f"context: {self.name} is pretrained on windows of at most {self.piece} nt, which it reads in one piece"
+            )
+        return tokens, torch.isin(tokens, torch.tensor(self.vocabulary.bases))
+
+    def pretraining_logits(self, batch: Batch) -> Tensor:
+        tokens = batch["tokens"]
+        hidden = self.encoder(tokens, tokens != self.vocabulary.pad)
+        return self.logits(hidden.flatten(0, 1).index_select(0, batch["asked"]))
+
+    def checkpoint_files(self) -> dict[str, str]:
+        shape, v = self.shape, self.vocabulary
+        dropouts = ("hidden_dropout", "attention_dropout")
+        if self.family in ("bert", "ernie"):
+            dropouts = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+        config = {
+            "model_type": self.family,
+            "vocab_size": shape.vocabulary,
+            "hidden_size": shape.width,
+            "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "intermediate_size": shape.inner,
+            "max_position_embeddings": shape.positions,
+            "type_vocab_size": shape.types,
+            "hidden_act": shape.activation,
+            "layer_norm_eps": shape.epsilon,
+            **dict(zip(dropouts, (shape.dropout, shape.attention_dropout), strict=True)),
+            "pad_token_id": v.pad,
+            "bos_token_id": v.start,
+            "eos_token_id": v.end,
+            "mask_token_id": v.mask,
+        }
+        if shape.head_activation:
+            config["lm_head"] = {"transform_act": shape.head_activation}
+        return {"config.json": json.dumps(config, indent=1) + "\n", "vocab.txt": "\n".join(v.tokens) + "\n"}
+
     def take(self, tensors: dict[str, Tensor], file: Path, facts: Mapping[str, Any]) -> None:
         """Load ``tensors``, named as in the model's state, and set the audit, which says whether the decoder was tied.
 
@@ -209,42 +276,46 @@ def _same(decoder: Tensor, words: Tensor) -> str:
     return "intact" if torch.equal(decoder, words) else "broken: the file's decoder differs; the token embeddings are used"
 
 
-def read_vocabulary(file: Path, rows: int, published: Vocabulary, sizes: Sequence[int]) -> Vocabulary:
-    """The ids in the vocab.txt beside the weights; without one, those of the published vocabulary, in any of its ``sizes``.
+def read_vocabulary(file: Path, rows: int, published: Sequence[Vocabulary]) -> Vocabulary:
+    """The vocabulary in the vocab.txt beside the weights; without one, the published one that has as many tokens.
 
     Raises:
         CheckpointMismatch: the vocabulary has another size than the embedding, which has ``rows``, or lacks a token of RNA.
     """
     listed = file.parent / "vocab.txt"
     if not listed.is_file():
-        if rows not in sizes:
-            expected = " or ".join(map(str, sizes))
-            raise CheckpointMismatch(f"checkpoint {file}: {rows} tokens; expected {expected}, or a vocab.txt beside it")
-        return replace(published, size=rows)
+        for vocabulary in published:
+            if vocabulary.size == rows:
+                return vocabulary
+        expected = " or ".join(map(str, sorted(vocabulary.size for vocabulary in published)))
+        raise CheckpointMismatch(f"checkpoint {file}: {rows} tokens; expected {expected}, or a vocab.txt beside it")
     tokens = listed.read_text(encoding="utf-8").split()
     if len(tokens) != rows:
         raise CheckpointMismatch(f"checkpoint {file}: vocab.txt has {len(tokens)} tokens, the embedding {rows} rows")
     if len(set(tokens)) < rows:
         twice = Counter(tokens).most_common(1)[0][0]
         raise CheckpointMismatch(f"checkpoint {file}: vocab.txt lists {twice} twice; fetch it again")
+    try:
+        return Vocabulary(" ".join(tokens))
+    except ValueError as missing:
+        raise CheckpointMismatch(
+            f"checkpoint {file}: vocab.txt ({rows} tokens) has no {missing}; it is another model's"
+        ) from None
 
-    def index(*names: str) -> int:
-        for name in names:
-            if name in tokens:
-                return tokens.index(name)
-        missing = " or ".join(names)
-        raise CheckpointMismatch(f"checkpoint {file}: vocab.txt ({rows} tokens) has no {missing}; it is another model's")
 
-    return Vocabulary(
-        size=rows,
-        pad=index("<pad>", "[PAD]"),
-        start=index("<cls>", "[CLS]"),
-        end=index("<eos>", "[EOS]", "[SEP]"),
-        mask=index("<mask>", "[MASK]"),
-        bases=(index("A"), index("C"), index("G"), index("U", "T")),
-        other=index("N", "<unk>", "[UNK]"),
-        knows_n="N" in tokens,
-    )
+def own_family(tensors: Iterable[str], file: Path, families: Sequence[str]) -> str | None:
+    """The model_type that the config.json beside a ``state_dict`` of ours has; None if the file, by its tensors' names, is none.
+
+    Raises:
+        DataMissing: there is no such config.json.
+        CheckpointMismatch: it is of none of ``families``.
+    """
+    if WORDS not in tensors:
+        return None
+    config = read_config(file, families)
+    if "model_type" not in config or "num_attention_heads" not in config:
+        raise DataMissing(f"checkpoint {file}: the config.json that was written with it must lie beside it")
+    return config["model_type"]
 
 
 def read_known_config(file: Path, families: Sequence[str], settings: Settings) -> dict[str, Any]:

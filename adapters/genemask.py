@@ -8,13 +8,15 @@ from harness.card import ModelCard
 from harness.recipe import Recipe
 
 from ._kmer_bert import KmerBert
+from ._pmi import Pmi
+from ._span import Span
 
 
 class GeneMask(KmerBert):
     """Embedding: the tanh pooler on [CLS]; ``pooling=cls`` is [CLS] itself, ``mean`` averages all tokens with [CLS] and [SEP].
 
-    Masking by mutual information concerns pretraining only; given the weights, this is DNABERT-1, with the same options:
-    ``pooling``, ``layer``, ``long``, ``k``.
+    Given the weights, this is DNABERT-1, with the same options: ``pooling``, ``layer``, ``long``, ``k``. Masking by mutual
+    information (the objective ``pmi``) concerns pretraining only; the published weights were masked by ``ranks=position``.
     """
 
     name: ClassVar[str] = "genemask"
@@ -29,3 +31,10 @@ class GeneMask(KmerBert):
     )
     # The authors' script for 1,000 training examples per class; for 10 they use 1e-4, batches of 5 and 20 epochs.
     recipe = Recipe(learning_rate=5e-5, weight_decay=0.01, warmup=0.1, batch_size=15, epochs=5)
+    # The authors' script: 10,000 steps with 500 of warm-up, of 250 windows a GPU (--tokens-per-step 127750 for one), and AdamW's
+    # eps is 1e-6.
+    pretraining = Recipe(
+        learning_rate=8e-4, betas=(0.9, 0.98), weight_decay=0.01, batch_size=16, warmup=0.05, schedule="linear", clip=1.0
+    )
+    pretraining_context = 511
+    objectives: ClassVar = {"pmi": Pmi, "span": Span}

@@ -7,10 +7,10 @@ classes. Each position is a vector of zeros and ones, the one-hot symbols of its
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -22,105 +22,38 @@ from harness.card import ModelCard
 from harness.data import Window, letter_table
 from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.files.alignments import SPECIES
-from harness.files.checkpoint import (
-    DROPOUT,
-    EPSILON,
-    HEADS,
-    LAYERS,
-    TEXT,
-    Field,
-    check_size,
-    load_tensors,
-    read_config,
-    read_tensors,
-    rename,
-    weight_file,
-)
+from harness.files.checkpoint import load_tensors, read_config, read_tensors, rename, weight_file
 from harness.recipe import Recipe
 
-from . import _bert
 from ._batches import equal_lengths, even_ranges, with_rows
-from ._bert import BERT_NAMES
-from ._config import Settings, check_settings, check_sizes, count_layers, stated
-from ._masking import Vote, checked_positions
+from ._config import check_settings
+from ._gpn_msa_files import (
+    AUX_SYMBOLS,
+    FIELDS,
+    OUR_NAMES,
+    PUBLISHED,
+    SETTINGS,
+    SYMBOLS,
+    from_official,
+    most_species,
+    read_shape,
+    read_species,
+    to_official,
+    written_config,
+)
+from ._gpn_objective import Plain, Weighted
+from ._masking import checked_positions
 from ._options import checked_block, of_size
-from ._species import recorded_species
 from ._transformer import Block, MaskHead, Shape, initialise, sinusoids
 
 GAP, MASK = 0, 5
 ABSENT = 255  # no symbol and no channel: a species that is not in the alignment at all, unlike one that has a gap
 BASES = slice(1, 5)  # A, C, G, T; base + its complement = 5
-SYMBOLS, AUX_SYMBOLS = len("-ACGT?"), len("-ACGT")
 # Upstream upper-cases letters and reads all others as gaps. The mask is no letter: only collate_masked writes it.
 TOKENS = letter_table({letter: 1 + number % 4 for number, letter in enumerate("ACGTacgt")}, default=GAP).astype(np.uint8)
 PUBLISHED_SPECIES = 89  # multiz100way without human and its ten nearest relatives
 
-# The official file's names → ours. The bias of the head has two names there.
-OFFICIAL_NAMES = (
-    (r"^model\.encoder\.embed_positions\.weight$", "positions"),
-    *BERT_NAMES,
-    (r"^encoder\.layers\.", "layers."),
-    (r"^lm_head\.bias$", "lm_head.decoder.bias"),
-)
-FIELDS: Mapping[str, Field] = {
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": HEADS,
-    "layer_norm_eps": EPSILON,
-    "hidden_dropout_prob": DROPOUT,
-    "attention_probs_dropout_prob": DROPOUT,
-    "hidden_act": TEXT,
-    "n_aux_features": (int, 0, 1 << 20),
-}
-RECORD: Mapping[str, Field] = {"data": (dict, None, None)}  # of pretrain.json
-SETTINGS: Settings = {
-    **_bert.SETTINGS,
-    **_bert.POST_NORM,
-    "hidden_act": ("gelu",),
-    "position_embedding_type": ("rotary", "absolute"),  # RoFormer's table of positions is one of angles
-    "rotary_value": (False,),
-    "vocab_size": (SYMBOLS,),
-    "aux_features_vocab_size": (AUX_SYMBOLS,),
-}
-PUBLISHED = Shape(layers=12, width=768, heads=12, inner=3072, vocabulary=SYMBOLS, positions=1536, position="rotary")
 SIZES = {"tiny": replace(PUBLISHED, layers=2, width=512, heads=8, inner=256), "base": PUBLISHED}
-
-
-def most_species(width: int) -> int:
-    """How many species the one-hot vector of a column has channels for."""
-    return (width - SYMBOLS) // AUX_SYMBOLS
-
-
-def read_shape(tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: Path) -> Shape:
-    """The shape of tensors under our names; without a config, heads are as wide as the table of positions.
-
-    Raises:
-        CheckpointMismatch: the config contradicts them, or describes a model far larger than the file.
-    """
-    table, up = tensors.get("positions"), tensors.get("layers.0.up.weight")
-    if table is None or up is None or table.ndim != 2 or up.ndim != 2:
-        return PUBLISHED  # another model's file: load_tensors says how little of it matches
-    (inner, width), (positions, head_width) = up.shape, table.shape
-    found = {
-        "hidden_size": width,
-        "embedding_size": width,
-        "intermediate_size": inner,
-        "max_position_embeddings": positions,
-        "num_attention_heads": max(1, width // head_width),
-    }
-    check_sizes(config, found, file)
-    shape = replace(
-        PUBLISHED,
-        layers=count_layers(config, "num_hidden_layers", tensors, "layers.", file),
-        width=width,
-        heads=found["num_attention_heads"],
-        inner=inner,
-        positions=positions,
-        epsilon=stated(config, "layer_norm_eps", PUBLISHED.epsilon),
-        dropout=stated(config, "hidden_dropout_prob", PUBLISHED.dropout),
-        attention_dropout=stated(config, "attention_probs_dropout_prob", PUBLISHED.attention_dropout),
-    )
-    check_size(shape.parameters, file)
-    return shape
 
 
 def other_strand(tokens: Tensor) -> Tensor:
@@ -142,6 +75,8 @@ class GPNMSA(Adapter, MaskedModel, Pretrainable, BaseResolved):
     ``species``. ``rows`` ("1-10,25") are the rows to read; the others become gaps, as the model sees a species that does not
     align. A window without an alignment is read alone: the channels of all species are zero (upstream's
     ``disable_aux_features``), which is not the same as gaps, and which no official weights were trained for.
+
+    A ``state_dict`` has upstream's names, so that its code reads what is trained here.
     """
 
     name: ClassVar[str] = "gpn_msa"
@@ -159,11 +94,12 @@ class GPNMSA(Adapter, MaskedModel, Pretrainable, BaseResolved):
     )
     # The authors score variants without training and publish no fine-tuning settings; these are BERT's usual ones.
     recipe = Recipe(learning_rate=3e-5, batch_size=16, epochs=20, schedule="linear", warmup=0.1)
-    # Upstream's training example: steps of 2,048 windows of 128 nt, 1,000 of 30,000 steps for warm-up.
+    # Upstream's training.smk: steps of 2,048 windows of 128 nt (--tokens-per-step 262144), 1,000 of 30,000 steps for warm-up.
     pretraining = Recipe(learning_rate=1e-4, weight_decay=0.01, batch_size=32, warmup=1 / 30, schedule="cosine")
+    pretraining_context = 128
     lora_targets = ("query", "value")
     reverse_complement_invariant = True
-    objectives: ClassVar = {"token": Vote}
+    objectives: ClassVar = {"weighted": Weighted, "token": Plain}
     mask_id, random_ids = MASK, np.arange(SYMBOLS)[BASES]
 
     positions: Tensor  # (max_length, head width) rotary angles; a buffer, as the official file stores it
@@ -174,11 +110,13 @@ class GPNMSA(Adapter, MaskedModel, Pretrainable, BaseResolved):
         if species is not None and not 1 <= species <= self.most_species:
             raise UserError(f"option species={species}: a width of {shape.width} has channels for 1 to {self.most_species}")
         self.species, self.rows = species, _row_numbers(rows, self.most_species if species is None else species)
-        self.max_length, self.embedding_dim, self.blocks = shape.positions, shape.width, shape.layers
+        self.shape, self.max_length, self.embedding_dim, self.blocks = shape, shape.positions, shape.width, shape.layers
         self.register_buffer("positions", sinusoids(shape.positions, shape.width // shape.heads))
         self.layers = nn.ModuleList(Block(shape) for _ in range(shape.layers))
         self.lm_head = MaskHead(shape)  # its decoder is untied, as there is no embedding
         self.apply(initialise)
+        self.register_state_dict_post_hook(to_official)
+        self.register_load_state_dict_pre_hook(from_official)
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Path | None = None, *, size: str = "base", species: int = 0, rows: str = "") -> Self:
@@ -187,19 +125,22 @@ class GPNMSA(Adapter, MaskedModel, Pretrainable, BaseResolved):
         file = weight_file(checkpoint)
         config = read_config(file, ("GPNRoFormer",), fields=FIELDS)
         check_settings(config, SETTINGS, file)
-        tensors = rename(read_tensors(file, "model."), OFFICIAL_NAMES, file)
-        known, names = _species(config, file)
+        tensors = rename(read_tensors(file, "model."), OUR_NAMES, file)
+        known, names = read_species(config, file)
         if known and species not in (0, known):
             raise UserError(f"option species={species}: {file} was trained with {known}; leave the option out")
-        number = known or species or PUBLISHED_SPECIES
+        assumed = not known and not species and config.get("n_aux_features") != 0
+        number = PUBLISHED_SPECIES if assumed else known or species
         shape = read_shape(tensors, config, file)
         if number > most_species(shape.width) or shape.width % shape.heads:
             raise CheckpointMismatch(
                 f"checkpoint {file}: {number} species and {shape.heads} heads do not fit a width of {shape.width}"
             )
-        model = cls(shape, number, rows)
+        model = cls(shape, number or None, rows)
+        to_official(model, tensors)
         audit = load_tensors(model, tensors, file)
-        sinusoid = torch.allclose(tensors["positions"], sinusoids(*tensors["positions"].shape), atol=1e-3)
+        table = model.positions
+        sinusoid = torch.allclose(table, sinusoids(*table.shape), atol=1e-3)
         facts = {
             "species": number,
             "vocabulary": "-ACGT?",
@@ -208,11 +149,11 @@ class GPNMSA(Adapter, MaskedModel, Pretrainable, BaseResolved):
             "positions": "sinusoid" if sinusoid else "not the sinusoid: the file's table is used",
         }
         warnings = audit.warnings
-        if not known and not species:
-            assumed = f"no config.json beside {file.name}: {number} species are assumed, as published; --option species=N"
-            warnings = (*warnings, assumed)
+        if assumed:
+            told = f"no config.json beside {file.name}: {number} species are assumed, as published; --option species=N"
+            warnings = (*warnings, told)
         model.audit = replace(audit, facts=facts, warnings=warnings)
-        model.species_names = names if known or species else SPECIES[str(PUBLISHED_SPECIES)]
+        model.species_names = SPECIES[str(PUBLISHED_SPECIES)] if assumed else names
         return model
 
     def collate(self, windows: Sequence[Window]) -> Batch:
@@ -333,33 +274,13 @@ class GPNMSA(Adapter, MaskedModel, Pretrainable, BaseResolved):
             states[rows, : tokens.shape[1]] = self.encode(tokens).to(states.dtype)
         return self.lm_head(states.flatten(0, 1)[batch["asked"]])
 
+    def checkpoint_files(self) -> dict[str, str]:
+        return {"config.json": written_config(self.shape, self.species or 0)}
+
     def unknown_tokens(self, batch: Batch) -> tuple[int, int]:
         """Counts N in the sequences, which is read as a gap. Gaps in other rows are known from training."""
         tokens = batch["tokens"][..., 0]
         return int((tokens == GAP).sum()), int((tokens != ABSENT).sum())
-
-
-def _species(config: Mapping[str, Any], file: Path) -> tuple[int, tuple[str, ...] | None]:
-    """The number of species according to the config or to the record of `harness pretrain`, and their names; 0 without either.
-
-    The names of 89 species are those of songlab's alignment, whose stores do not name them either.
-
-    Raises:
-        BadData: the record has something else where the number of rows belongs.
-        CheckpointMismatch: the number of features is no multiple of the symbols.
-    """
-    names = recorded_species(file)
-    if not config:
-        rows = stated(read_config(file, ("GPNRoFormer",), "pretrain.json", RECORD), "data.rows", 1)
-        if type(rows) is not int or rows < 1:
-            path = file.with_name("pretrain.json")
-            raise BadData(f"{path}: data.rows {str(rows)[:60]!r}, expected a whole number from 1; fetch it again")
-        return (len(names), names) if names else (rows - 1, None)
-    features = stated(config, "n_aux_features", 0)
-    if features % AUX_SYMBOLS:
-        raise CheckpointMismatch(f"{file.with_name('config.json')}: n_aux_features {features} is no multiple of {AUX_SYMBOLS}")
-    number = features // AUX_SYMBOLS
-    return number, names if names and len(names) == number else SPECIES.get(str(number))
 
 
 def _row_numbers(text: str, last: int) -> frozenset[int] | None:

@@ -5,7 +5,7 @@ What is computed is defined in ``_msamamba_definition.py``; here, only what reac
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Self, cast
 
@@ -19,6 +19,7 @@ from harness.card import ModelCard
 from harness.data import Window, letter_table
 from harness.errors import BadData, UserError
 from harness.files.checkpoint import LAYERS, check_size, load_tensors, read_config, read_tensors, rename, weight_file
+from harness.objective import Objective
 from harness.recipe import Recipe
 
 from ._batches import equal_lengths, even_ranges, mean_over, with_rows, within
@@ -50,6 +51,21 @@ OFFICIAL_NAMES = (
     (r"\.norm\.scale$", ".scale"),
     (r"^lmhead\.", "lm_head."),
 )
+
+
+class RowSparse(Vote):
+    """Bases of the target row are hidden, and rows left out as the model's options ``mask_rows`` and ``masking`` say.
+
+    By default this is the paper's Algorithm 1.
+    """
+
+
+class AllRows(Vote):
+    """Bases of the target row are hidden, and every row is read, whatever ``mask_rows`` is in fine-tuning."""
+
+    def attach(self, adapter: Adapter) -> None:
+        assert isinstance(adapter, MSAMamba)
+        adapter.mask_rows = 0.0
 
 
 class MSAMamba(Adapter, MaskedModel, Pretrainable, BaseResolved):
@@ -98,7 +114,7 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable, BaseResolved):
         learning_rate=3e-4, betas=(0.9, 0.99), weight_decay=0.08, batch_size=12, warmup=0.1, schedule="constant"
     )
     lora_targets = ("mixer.in_proj", "mixer.out_proj", "mlp.0", "mlp.2")
-    objectives: ClassVar = {"token": Vote}
+    objectives: ClassVar[Mapping[str, type[Objective]]] = {"row": RowSparse, "token": AllRows}
     mask_id, random_ids = MASK, np.arange(6)[BASES]
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -11,17 +12,27 @@ import torch
 from harness.card import ModelCard
 from harness.errors import CheckpointMismatch
 from harness.files.checkpoint import read_tensors, rename, weight_file
+from harness.objective import Objective
 from harness.recipe import Recipe
 
 from ._bert import BERT_NAMES, has_language_head, read_shape
 from ._config import count_layers
+from ._masking import Token
 from ._options import of_size
-from ._rna import SETTINGS, RNAModel, Vocabulary, check_ids, read_known_config, read_vocabulary
+from ._rna import (
+    MULTIMOLECULE,
+    MULTIMOLECULE_EARLIER,
+    SETTINGS,
+    RNAModel,
+    Vocabulary,
+    check_ids,
+    own_family,
+    read_known_config,
+    read_vocabulary,
+)
 from ._transformer import Shape
 
-OFFICIAL = Vocabulary(25, pad=1, start=0, end=2, mask=24, bases=(4, 5, 6, 7), other=18)
-MULTIMOLECULE = Vocabulary(28, pad=0, start=1, end=2, mask=4, bases=(6, 7, 8, 9), other=10)
-MULTIMOLECULE_SIZES = (26, 28)  # two generations of one vocabulary; ids 0 to 20 are the same
+OFFICIAL = Vocabulary("<cls> <pad> <eos> <unk> A C G U R Y K M S W B D H V N - <null_1> <null_2> <null_3> <null_4> <mask>")
 
 # The model was trained with an epsilon of 1e-5; the ports' config.json said 1e-12 until 2026. Upstream's layers have no dropout.
 OLD_EPSILON = 1e-12
@@ -55,7 +66,8 @@ class RNAFM(RNAModel):
 
     Follows ``fm.model.BioBertModel``. T is read as U. Two layouts are recognised by their tensors' names: the authors' file
     and the multimolecule port. The authors' loader sets the embedding of the mask token, and with it the decoder's row, to
-    zero, which is done here for their file too. The port keeps the trained row, so its probabilities at masked bases differ.
+    zero, which is done here for their file too. The port keeps the trained row, so its probabilities at masked bases differ. So
+    does what was pretrained here. Pretraining has no published code: 15 % of the bases, 80/10/10 (README, model card).
     """
 
     name: ClassVar[str] = "rnafm"
@@ -72,7 +84,13 @@ class RNAFM(RNAModel):
     )
     # The authors train small models on frozen embeddings and publish no fine-tuning settings; these are BERT's usual ones.
     recipe = Recipe(learning_rate=3e-5, batch_size=16, epochs=20, schedule="linear", warmup=0.1)
+    # Batch, number of steps and betas are unknown. After 10,000 steps of warm-up the authors' rate falls with the inverse square
+    # root of the step; here it falls linearly.
+    pretraining = Recipe(learning_rate=1e-4, weight_decay=0.01, batch_size=16, schedule="linear", warmup=0.05)
+    pretraining_context = 1022
+    objectives: ClassVar[Mapping[str, type[Objective]]] = {"token": Token}
     lora_targets = ("query", "value")
+    family = "rnafm"
 
     @classmethod
     def from_checkpoint(
@@ -84,6 +102,8 @@ class RNAFM(RNAModel):
         theirs = read_tensors(file, "rnafm.")
         if any("embed_tokens" in name for name in theirs):
             layout, tensors = "official", rename(theirs, OFFICIAL_NAMES, file)
+        elif own_family(theirs, file, (cls.family,)):
+            layout, tensors = "own", theirs
         elif any(name.startswith(("model.", "rnafm.")) for name in theirs):
             layout, tensors = "multimolecule", rename(theirs, BERT_NAMES, file)
         else:
@@ -100,9 +120,11 @@ class RNAFM(RNAModel):
             vocabulary = official_vocabulary(file, shape.vocabulary)
         else:
             config = read_known_config(file, ("rnafm",), {**SETTINGS, "emb_layer_norm_before": (True,)})
-            shape = replace(read_shape(BASE, tensors, config, file), **NO_DROPOUT)
-            vocabulary = read_vocabulary(file, shape.vocabulary, MULTIMOLECULE, MULTIMOLECULE_SIZES)
+            shape = read_shape(BASE, tensors, config, file)
+            vocabulary = read_vocabulary(file, shape.vocabulary, (MULTIMOLECULE, MULTIMOLECULE_EARLIER))
             check_ids(config, vocabulary, file)
+        if layout == "multimolecule":
+            shape = replace(shape, **NO_DROPOUT)
             if shape.epsilon == OLD_EPSILON:
                 facts["layer_norm_eps"] = f"{BASE.epsilon}, as trained; config.json says {OLD_EPSILON}"
                 shape = replace(shape, epsilon=BASE.epsilon)

@@ -55,6 +55,7 @@ class Adapter(nn.Module, ABC):
         reverse_complement_invariant: the claim that a window and its reverse complement have the same embedding.
         max_length: the longest window in nucleotides; None if unlimited.
         embedding_dim: D, the width of what :meth:`forward` returns.
+        forward_passes: how often :meth:`forward` runs a network of the model's size over a window.
         audit: what was loaded from a checkpoint; None after random initialisation.
         max_unknown: the largest share of the training split's tokens that may be unknown to the model; None if any may.
 
@@ -69,6 +70,7 @@ class Adapter(nn.Module, ABC):
     reverse_complement_invariant: bool = False
     max_length: int | None = None
     embedding_dim: int
+    forward_passes: int = 1
     audit: LoadAudit | None = None
     species_names: tuple[str, ...] | None = None
     max_unknown: float | None = None

@@ -43,10 +43,11 @@ class Source(ABC):
 
 
 class Training(Protocol):
-    """The part of a source that is trained on, without what is held out."""
+    """The part of a source that is trained on, without what is held out: ``letters`` is its length, N included."""
 
     source: Source
     context: int
+    letters: int
 
     def texts(self) -> Iterator[str]:
         """The letters ``ACGTN`` of each stretch that is trained on."""
@@ -62,13 +63,17 @@ class Objective(ABC):
     Attributes:
         yardstick: what held-out scores are compared with, one of YARDSTICKS: how frequent each token is, the vote of a column's
             other rows, or a Markov chain of order 3 over the tokens.
+        model_options: options of the model that it needs at random initialisation, unless others are given.
         both_strands: half of the training windows are read as their reverse complement.
         shortest: length of the shortest window (nt) that it can use.
+        notes: sentences for the user about what it found or chose, known after :meth:`prepare`.
     """
 
     yardstick: ClassVar[str] = "unigram"
+    model_options: ClassVar[Mapping[str, str]] = {}
     both_strands: bool = False
     shortest: int = 1
+    notes: Sequence[str] = ()
 
     def attach(self, adapter: Adapter) -> None:  # noqa: B027
         """Settle what depends on the model, and set the model up; called once, before anything else.

@@ -11,6 +11,7 @@ from harness.errors import UserError
 
 TUNES = ("full", "lora", "probe", "zero")
 TRAINED = ("full", "lora")  # by gradient descent
+PRETRAINING_SETTINGS = ("batch_size", "learning_rate", "weight_decay", "betas", "warmup", "schedule", "clip")  # that it uses
 
 # Settings of published benchmarks, by the name that `--recipe` takes.
 PRESETS: Mapping[str, Mapping[str, Any]] = {

@@ -78,6 +78,8 @@ def check(path: Path) -> None:
     for number, name in enumerate(NAMES):
         found = [file.value(name, position) for position in range(LENGTH)]
         np.testing.assert_array_equal(found, [expected.get((number, position), math.nan) for position in range(LENGTH)])
+        for start, end in ((0, LENGTH), (5, 33), (41, 42), (7, 7)):
+            np.testing.assert_array_equal(file.values(name, start, end), found[start:end])
 
 
 @pytest.mark.parametrize("order", "<>")
@@ -133,6 +135,9 @@ def test_values_are_those_of_pybigwig(totalled, tmp_path, monkeypatch):
             places = np.append(places, 100_000 + 2000 * rng.integers(0, 600, 500) + rng.integers(0, 50, 500))
         found = [ours.value(name, int(place)) for place in places]
         np.testing.assert_array_equal(found, [theirs.values(name, int(place), int(place) + 1)[0] for place in places])
+        for start in (0, 50, *(int(place) for place in places[:20])):
+            end = min(start + 30_000, length)
+            np.testing.assert_array_equal(ours.values(name, start, end), theirs.values(name, start, end, numpy=True))
 
 
 def test_a_file_cut_anywhere_is_refused(tmp_path):

@@ -240,7 +240,7 @@ class TestPretraining:
         model = GPNMSA.from_checkpoint(size="tiny")
         windows = [aligned(window, seed=seed) for seed, window in enumerate(random_windows(6, 200))]
         clean = model.collate(windows)["tokens"]
-        batch = pretraining_batch(model, windows, np.random.default_rng(0))
+        batch = pretraining_batch(model, windows, np.random.default_rng(0), "token")
         assert torch.equal(batch["tokens"][..., 1:], clean[..., 1:])
         asked = batch["targets"] != IGNORED
         assert torch.equal(batch["targets"][asked], clean[..., 0][asked].long())
@@ -254,7 +254,7 @@ class TestPretraining:
         """In a batch of several lengths each window is read as if alone."""
         model = GPNMSA.from_checkpoint(size="tiny").eval()
         windows = [aligned(window, seed=seed) for seed, window in enumerate(random_windows(5, (20, 60)))]
-        batch = pretraining_batch(model, windows, np.random.default_rng(0))
+        batch = pretraining_batch(model, windows, np.random.default_rng(0), "token")
         with torch.inference_mode():
             found = model.pretraining_logits(batch)
             alone = [

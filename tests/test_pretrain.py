@@ -348,7 +348,7 @@ class TestRefused:
     def test_a_context_longer_than_the_model_reads(self, tmp_path):
         msa = write_alignment(tmp_path / "msa", noisy_copies(2, 4000))
         with pytest.raises(UserError, match="gpn_msa takes at most 1536"):
-            train(msa, tmp_path / "out", model="gpn_msa", context=1600, tokens_per_step=1600)
+            train(msa, tmp_path / "out", model="gpn_msa", objective="token", context=1600, tokens_per_step=1600)
 
     def test_an_alignment_that_is_none(self, tmp_path):
         (tmp_path / "notes.txt").write_text("hello")
@@ -371,7 +371,20 @@ class TestRefused:
 
 
 def test_command_line(msa, tmp_path):
-    small = ("--init", "random:tiny", "--context", "16", "--tokens-per-step", "64", "--steps", "2", "--out", "here")
+    small = (
+        "--objective",
+        "token",
+        "--init",
+        "random:tiny",
+        "--context",
+        "16",
+        "--tokens-per-step",
+        "64",
+        "--steps",
+        "2",
+        "--out",
+        "here",
+    )
     command = [sys.executable, "-m", "harness", "pretrain", "--model", "gpn-msa", "--msa", str(msa), *small]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -29,7 +29,7 @@ from test_rnafm import (
 )
 
 from harness import registry
-from harness.adapters import _bert, rnaernie
+from harness.adapters import _bert, _rnaernie_files, rnaernie
 from harness.data import Window
 from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.files.checkpoint import rename
@@ -256,9 +256,9 @@ class TestTransposed:
         assert (facts["transposed"], facts["transposed_evidence"]) == ("undecided", "no masked-language head in the file")
 
     def test_known_rnas_are_whole(self):
-        lengths = {name: len(sequence) for name, sequence in rnaernie.KNOWN_RNAS.items()}
+        lengths = {name: len(sequence) for name, sequence in _rnaernie_files.KNOWN_RNAS.items()}
         assert list(lengths.values()) == [76, 77, 76, 120, 121, 107, 80, 72]
-        trnas = [sequence for name, sequence in rnaernie.KNOWN_RNAS.items() if name.startswith("tRNA")]
+        trnas = [sequence for name, sequence in _rnaernie_files.KNOWN_RNAS.items() if name.startswith("tRNA")]
         assert all(sequence.endswith("CCA") for sequence in trnas)
 
 
@@ -305,7 +305,7 @@ def trained():
     torch.manual_seed(0)
     model = registry.adapter_class("rnaernie").from_checkpoint(size="tiny", layout="multimolecule").train()
     model.lm_head.requires_grad_(True)
-    ids = model.collate([Window(sequence) for sequence in rnaernie.KNOWN_RNAS.values()])["tokens"]
+    ids = model.collate([Window(sequence) for sequence in _rnaernie_files.KNOWN_RNAS.values()])["tokens"]
     bases = torch.isin(ids, torch.tensor(model.vocabulary.bases))
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(150):

@@ -6,8 +6,10 @@ import gzip
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from harness.adapters.phylop import PhyloP
 from harness.data import Locus, Window
 from harness.errors import BadData, UserError
 from harness.registry import adapter_class
@@ -45,6 +47,26 @@ def test_a_bed_graph_is_read_whatever_its_name(suffix, tmp_path):
     assert score(filled, "7", 9) == pytest.approx((3 * 0.5 - 2 + 3 * 4 + 2 * 1) / 9)
     with pytest.raises(BadData, match=r"holds no 8:3; is it of another assembly\?"):
         score(filled, "8", 3)
+
+
+@pytest.mark.parametrize("kind", ["bed graph", "table"])
+def test_the_scores_of_a_stretch_are_those_of_its_positions(kind, tmp_path):
+    if kind == "bed graph":
+        (tmp_path / "x").write_text(BED_GRAPH)
+        scores = PhyloP.open_scores(tmp_path / "x")
+    else:
+        rows = [
+            f"{name}\t{place}\tA\tC\t{score}\n" for name, place, score in (("chr7", 9, 2), ("X", 2, 1), ("7", 6, 4), ("7", 7, ""))
+        ]
+        (tmp_path / "x.tsv").write_text("chrom\tpos\tref\talt\tphyloP\n" + "".join(rows))
+        scores = PhyloP.open_scores(tmp_path / "x.tsv")
+    assert set(scores.chromosomes) == {"7", "X"}
+    for start, end in ((0, 20), (6, 12), (7, 8), (10, 30)):
+        found = scores.values("7", start, end)
+        known = {place: scores.score("7", place + 1, "A") for place in range(start, end) if not np.isnan(found[place - start])}
+        assert found.dtype == np.float64
+        assert known == {place: found[place - start] for place in known}
+    assert np.isnan(scores.values("7", 0, 20)).sum() == (13 if kind == "bed graph" else 18)
 
 
 @pytest.mark.parametrize(

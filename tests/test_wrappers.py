@@ -209,10 +209,10 @@ def test_a_head_that_a_model_needs_is_named_and_may_be_random_if_allowed(sources
         return {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
 
     folder = rewritten(sources["gpn_msa"], tmp_path / "x", bare)
-    with pytest.raises(CheckpointMismatch, match=r"tensors match GPNMSA; not there, or of another shape: lm_head\."):
+    with pytest.raises(CheckpointMismatch, match=r"tensors match GPNMSA; not there, or of another shape: cls\.predictions\."):
         built("gpn_msa", folder)
     audit = built("gpn_msa", folder, allow_partial=True).audit
-    assert all(name.startswith("lm_head.") for name in audit.missing)
+    assert all(name.startswith("cls.predictions.") for name in audit.missing)
     assert "'model.', which the file's names lack" in audit.warnings[1]
     assert audit.warnings[2].startswith(f"partial weights: {len(audit.missing)} of {audit.expected} tensors")
 

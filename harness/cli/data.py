@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from harness.task import Source
 
 app = typer.Typer(no_args_is_help=True, help="Get, find and check data sets.")
+_CSV = re.compile(r"\.csv$", re.IGNORECASE)
 DataName = Annotated[
     str,
     typer.Argument(
@@ -122,4 +124,57 @@ def data_build_msa(
     size = sum(file.stat().st_size for file in out.iterdir())
     screen.say(
         f"{out}: {len(store.extents)} chromosomes, {columns:,} columns, {len(store.species)} rows with the target, {size:,} bytes"
+    )
+
+
+@app.command("pmi", cls=Once)
+def data_pmi(
+    genome: Annotated[Path, typer.Argument(help="FASTA (plain, gzip or bgzip), 2bit, or a folder of them.")],
+    out: Annotated[Path, typer.Option(help="The table to write (.csv).")],
+    k: Annotated[int, typer.Option(help="Letters of a k-mer, 2 to 8.")] = 6,
+    min_count: Annotated[int, typer.Option(help="k-mers that occur less often get no rank.")] = 101,
+    force: Annotated[bool, typer.Option("--force", help="Replace the table if it exists.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Rank the k-mers of a genome by their pointwise mutual information, for GeneMask's objective `pmi`."""
+    from harness.files.pmi import genome_pmi, spelled, write_pmi
+    from harness.inference.writing import check_out
+
+    from .screen import Screen
+
+    screen = Screen(quiet)
+    check_out(out, [genome], _CSV, ".csv", force)
+    with screen.download(f"counting the {k}-mers of {genome}") as progress:
+        table = genome_pmi(genome, k, min_count, progress)
+    write_pmi(table, out)
+    made, best, kinds = table.made, int(table.ranks.argmin()), 4**k
+    screen.say(
+        f"{genome}: {made['letters']:,} letters A, C, G, T; {made['unknown']:,} N and other ambiguous letters, which no k-mer "
+        f"spans; records: {made['records']:,}, stretches without N: {made['stretches']:,}"
+    )
+    if table.ranked < kinds:
+        screen.say(
+            f"{kinds - table.ranked:,} of {kinds:,} {k}-mers occur less than {min_count} times: they are left out, and masked as "
+            f"if their rank were the worst, {kinds:,}"
+        )
+    screen.say(
+        f"{out}: {table.ranked:,} {k}-mers; the highest rank has {spelled(best, k)}, norm {table.scores['norm'][best]:.3f}"
+    )
+
+
+@app.command("simulate", cls=Once)
+def data_simulate(
+    folder: Annotated[Path, typer.Argument(help="The folder to write; new, or empty.")],
+    letters: Annotated[int, typer.Option(help="Size of the genome in nucleotides.")] = 200_000,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Write a small simulated genome, RNAs and an alignment with conservation, to try `harness pretrain` on."""
+    from harness.files.simulated import simulate
+
+    from .screen import Screen
+
+    files = simulate(folder, letters, seed)
+    Screen(quiet).say(
+        f"{folder}: {', '.join(file.name for file in files)}; simulated, with planted repeats, motifs and conservation"
     )

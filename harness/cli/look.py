@@ -14,7 +14,9 @@ from harness.errors import UnknownName
 from .options import Once
 
 if TYPE_CHECKING:
-    from harness.facts import ModelFacts
+    from collections.abc import Mapping
+
+    from harness.facts import ModelFacts, Option
     from harness.task import Task
 
 list_app = typer.Typer(no_args_is_help=True, help="Show the models or tasks there are.")
@@ -137,9 +139,36 @@ def _model_card(name: str) -> dict[str, str]:
         "parameters": card.parameters,
         "longest window": "any" if card.max_length is None else f"{card.max_length:,} nt",
         "weights": f"{card.checkpoint} at {card.revision or 'main'}" if card.checkpoint else card.get,
-        "options": ", ".join(f"{name}={option.default!r} ({option.type})" for name, option in facts.options.items()),
+        "options": _options(facts.options),
         "recipe": ", ".join(f"{name} {value}" for name, value in asdict(facts.recipe).items()),
         **{f"recipe for {family}": _differences(facts, family) for family in facts.recipes},
+        **_pretraining(name),
+    }
+
+
+def _options(options: Mapping[str, Option]) -> str:
+    return ", ".join(f"{name}={option.default!r} ({option.type})" for name, option in options.items())
+
+
+def _pretraining(name: str) -> dict[str, str]:
+    """The objectives of a model that can be pretrained, with their options, and the published recipe."""
+    from harness.adapter import Pretrainable
+    from harness.facts import keyword_options
+    from harness.recipe import PRETRAINING_SETTINGS
+    from harness.registry import adapter_class
+
+    adapter = adapter_class(name)
+    if not issubclass(adapter, Pretrainable):
+        return {}
+    described = []
+    for objective, kind in adapter.objectives.items():
+        first = " ".join((kind.__doc__ or "").partition("\n\n")[0].replace("``", "").split())
+        options = _options(keyword_options(kind.__init__))
+        described.append(f"{objective}: {first}" + (f" Options: {options}" if options else ""))
+    recipe = ", ".join(f"{key} {getattr(adapter.pretraining, key)}" for key in PRETRAINING_SETTINGS)
+    return {
+        "objectives": "\n".join(described),
+        "pretraining": f"windows of {adapter.pretraining_context} nt, {recipe}",
     }
 
 

@@ -27,7 +27,7 @@ from harness.files.fingerprint import digest, plain
 from harness.kernels import compilation
 from harness.objective import Objective
 from harness.progress import Progress, Reporter
-from harness.recipe import Recipe
+from harness.recipe import PRETRAINING_SETTINGS, Recipe
 
 from . import hardware, pretrain_folder
 from .batches import Batches
@@ -44,8 +44,6 @@ STEPS_BEFORE_ESTIMATE = 3  # of a process; its first one may compile
 RECENT_STEPS = 50  # whose median duration is the pace
 # What is made ahead of a step: the seed of what the model draws, its batches, and how many windows were skipped.
 Made = tuple[int, list[Batch], int]
-# The settings of a recipe that pretraining uses.
-RECIPE_SETTINGS = ("batch_size", "learning_rate", "weight_decay", "betas", "warmup", "schedule", "clip")
 
 
 def pretrain(
@@ -94,7 +92,7 @@ def pretrain(
     if (data is None) == (msa is None):
         raise UserError("data and msa: give one of them, --data FASTA (a genome or windows) or --msa ALIGNMENT")
     adapter_class = pretrainable(model)
-    of_model, of_objective = divided(adapter_class, objective, options or {})
+    of_model, of_objective = divided(adapter_class, objective, options or {}, checkpoint is None)
     wanted = request(model, checkpoint=checkpoint, init=init, options=of_model, official=False)
     recipe = adapter_class.pretraining.override(**(settings or {}))  # type: ignore[attr-defined]
     torch_device = hardware.pick_device(device)
@@ -106,6 +104,8 @@ def pretrain(
         adapter = wanted.build()
         name, goal = choose_objective(adapter, objective, of_objective)
         context = choose_context(adapter, context)
+        if context < goal.shortest:
+            raise UserError(f"context {context}: objective {name} needs windows of at least {goal.shortest} nt")
         if tokens_per_step < context:
             raise UserError(f"tokens-per-step {tokens_per_step}: must be at least {context}, one window")
         source = open_source(adapter, data, msa, species)
@@ -128,7 +128,7 @@ def pretrain(
             "steps": steps,
             "tokens_per_step": tokens_per_step,
             "seed": seed,
-            **{name: getattr(recipe, name) for name in RECIPE_SETTINGS},
+            **{name: getattr(recipe, name) for name in PRETRAINING_SETTINGS},
             "precision": precision,
             "device": torch_device.type,
         }
@@ -168,7 +168,7 @@ def pretrain(
             },
         }
         pretrain_folder.write_record(folder, record)
-        reporter.say(description(adapter, record, folder, source.notes))
+        reporter.say(description(adapter, record, folder, [*source.notes, *goal.notes]))
         _train(run, validation, evaluate_every, folder, record, reporter)
     reporter.conclude(summary(record, folder))
     return folder

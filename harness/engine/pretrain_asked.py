@@ -29,14 +29,17 @@ def pretrainable(model: str) -> type[Adapter]:
     return found
 
 
-def divided(adapter: type[Adapter], objective: str | None, options: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Options of the model, and those of its objective."""
+def divided(
+    adapter: type[Adapter], objective: str | None, options: Mapping[str, str], anew: bool
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Options of the model, which is built ``anew`` or has a checkpoint, and those of its objective."""
     objectives = _objectives(adapter)
     if objective is not None and objective not in objectives:
         raise _no_objective(adapter.name, objective, objectives)
     known = {name for kind in objectives.values() for name in keyword_options(kind.__init__)}
+    needed = objectives[objective or next(iter(objectives))].model_options if anew and objectives else {}
     return (
-        {name: value for name, value in options.items() if name not in known},
+        {**needed, **{name: value for name, value in options.items() if name not in known}},
         {name: value for name, value in options.items() if name in known},
     )
 

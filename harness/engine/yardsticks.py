@@ -44,7 +44,7 @@ class Unigram(Yardstick):
     A group without targets there is judged by those of all groups.
     """
 
-    name = "token frequencies"
+    name = "token unigram"
 
     def learn(self, windows: Sequence[Window], batch: Batch) -> None:
         targets, groups = _targets(batch)

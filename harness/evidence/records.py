@@ -67,8 +67,9 @@ class RunRecord:
     examples; of a multi-label task those with the label, of a regression all), changes (how many letters normalisation changed),
     best_accuracy (of the Bayes rule, for simulated data).
     ``model``: name, card, recipe (the published settings), size, options, audit, allow_partial, notes, unknown_tokens (share of
-    the training split's), parameters (trainable, total), and checkpoint: None, or the weight file's name, sha256 and source
-    (its path as given), and fingerprint, the sha256 over all files that the model was built from.
+    the training split's), parameters (trainable, total), forward_passes (a window's, where not 1), and checkpoint: None, or
+    the weight file's name, sha256 and source (its path as given), and fingerprint, the sha256 over all files that the model was
+    built from.
     ``recipe``: every setting as asked for; ``events`` says what had to be changed during the run.
     ``environment``: versions, device (its type), device_name, precision (as computed), threads, processes, kernels (which
     implementation served each operation).

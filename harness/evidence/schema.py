@@ -185,6 +185,7 @@ OPTIONAL = {
     "model.audit": _or_none(_mapping()),
     "model.notes": TEXTS,
     "model.unknown_tokens": _or_none(SHARE),
+    "model.forward_passes": WHOLE,
     "model.parameters": _or_none(_mapping(_or_none(AMOUNT))),
 }
 

@@ -49,6 +49,18 @@ class _Block(NamedTuple):
     values: np.ndarray
 
 
+def spread(found: np.ndarray, start: int, starts: np.ndarray, ends: np.ndarray, values: np.ndarray) -> None:
+    """Write the values of stretches, which are in order and do not overlap, into the positions from ``start`` on (length,)."""
+    part = slice(int(np.searchsorted(ends, start, "right")), int(np.searchsorted(starts, start + len(found))))
+    first, last = np.maximum(starts[part] - start, 0), np.minimum(ends[part] - start, len(found))
+    sizes = last - first
+    if len(sizes) and sizes.sum() == last[-1] - first[0]:  # without gaps
+        found[first[0] : last[-1]] = np.repeat(values[part], sizes)
+    elif len(sizes):
+        places = np.arange(sizes.sum()) + np.repeat(first - np.cumsum(sizes) + sizes, sizes)
+        found[places] = np.repeat(values[part], sizes)
+
+
 class BigWigFile:
     """A bigWig whose header and trees are whole.
 
@@ -94,6 +106,18 @@ class BigWigFile:
             if block.chromosome == number and place >= 0 and position < block.ends[place]:
                 return float(block.values[place])
         return math.nan
+
+    def values(self, name: str, start: int, end: int) -> np.ndarray:
+        """The values of an interval inside a chromosome, 0-based and half-open: float64 (end - start,), nan where there is none.
+
+        Raises:
+            BadData: the file is damaged there.
+        """
+        number, found = self._numbers[name], np.full(end - start, math.nan)
+        for block in self._overlapping(self._index, (number, start), (number, end)):
+            if block.chromosome == number:
+                spread(found, start, block.starts, block.ends, block.values)
+        return found
 
     # --- trees ----------------------------------------------------------------------------------------------------------
 

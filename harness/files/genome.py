@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+
 from harness.data import ALPHABET, AMBIGUITY_LETTERS, Locus, bare, normalise, reverse_complement
 from harness.errors import BadData
 
@@ -93,18 +95,37 @@ class Genome:
         Raises:
             BadData: no such chromosome or several, an empty locus or one above LONGEST_LOCUS, or letters that are none.
         """
-        contigs = at_chromosome(self.path, locus, self._contigs)
-        one_chromosome(self.path, locus.chromosome, self._clashes[bare(locus.chromosome)])
+        parts = self._parts(locus)
         text, known = "N" * (locus.end - locus.start), 0
-        for contig in contigs:
-            start, end = max(locus.start, contig.start), min(locus.end, contig.end)
-            if start < end:
-                found = self._letters(contig.name, start - contig.start, end - contig.start)
-                text = text[: start - locus.start] + found + text[end - locus.start :]
-                known += end - start
+        for contig, start, end in parts:
+            found = self._letters(contig.name, start - contig.start, end - contig.start)
+            text = text[: start - locus.start] + found + text[end - locus.start :]
+            known += end - start
         if changes is not None and known < len(text):
             changes["outside_genome"] += len(text) - known
         return reverse_complement(text) if locus.strand == "-" else text
+
+    def soft_masked(self, locus: Locus) -> np.ndarray:
+        """Which letters of a locus are in lower case, as repeats are: bool (length,), 5'→3' on its strand.
+
+        A 2bit file lists such stretches instead. Positions outside every contig are not.
+
+        Raises:
+            BadData: no such chromosome or several, or an empty locus or one above LONGEST_LOCUS.
+        """
+        parts = self._parts(locus)
+        found = np.zeros(locus.end - locus.start, bool)
+        for contig, start, end in parts:
+            part = self._file.soft_masked(contig.name, start - contig.start, end - contig.start)
+            found[start - locus.start : end - locus.start] = part
+        return found[::-1] if locus.strand == "-" else found
+
+    def _parts(self, locus: Locus) -> list[tuple[Contig, int, int]]:
+        """The contigs that hold a part of a locus, and where that part starts and ends."""
+        contigs = at_chromosome(self.path, locus, self._contigs)
+        one_chromosome(self.path, locus.chromosome, self._clashes[bare(locus.chromosome)])
+        parts = [(contig, max(locus.start, contig.start), min(locus.end, contig.end)) for contig in contigs]
+        return [part for part in parts if part[1] < part[2]]
 
     def _letters(self, name: str, start: int, end: int) -> str:
         found = self._file.sequence(name, start, end)

@@ -31,7 +31,7 @@ MAX_TRAILING_BLANKS = 100  # of a line
 _BOM = b"\xef\xbb\xbf"
 _VERSION = 1  # of the index
 _CHUNK = 1 << 24
-_END_OF_BGZIP = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
+END_OF_BGZIP = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _BLANKS = b" \t\r\n"
 
 
@@ -80,6 +80,15 @@ class IndexedFasta:
             raise BadData(f"{self.path}: record {name!r:.80} is no longer as it was when it was opened; run again")
         return letters.decode("ascii", "replace")
 
+    def soft_masked(self, name: str, start: int, end: int) -> np.ndarray:
+        """Which letters of an interval inside a record are in lower case, bool (end - start,).
+
+        Raises:
+            BadData: the file has changed, or is damaged there.
+        """
+        letters = np.frombuffer(self.sequence(name, start, end).encode("ascii", "replace"), np.uint8)
+        return (letters >= ord("a")) & (letters <= ord("z"))
+
     def line(self, name: str, position: int) -> int:
         """The number of the line that holds a position of a record."""
         record = self._records[name]
@@ -116,13 +125,13 @@ class _Bgzip:
 
 def _blocks(file: Binary) -> list[list[int]]:
     """Where each block begins in the file, and in the unpacked text; then the ends of both."""
-    if file.read(max(file.size - 28, 0), min(file.size, 28)) != _END_OF_BGZIP:
+    if file.read(max(file.size - 28, 0), min(file.size, 28)) != END_OF_BGZIP:
         raise file.damaged("it lacks the empty block at its end")
     packed, unpacked = [0], [0]
     while packed[-1] < file.size:
         header = file.read(packed[-1], 18)
         size = int.from_bytes(header[16:18], "little") + 1
-        if header[:4] != _END_OF_BGZIP[:4] or header[12:14] != b"BC" or size < 28:
+        if header[:4] != END_OF_BGZIP[:4] or header[12:14] != b"BC" or size < 28:
             raise file.damaged(f"no block at byte {packed[-1]:,}")
         unpacked.append(unpacked[-1] + int.from_bytes(file.read(packed[-1] + size - 4, 4), "little"))
         packed.append(packed[-1] + size)

@@ -1,10 +1,11 @@
-"""Files of known motifs: MEME, JASPAR and ATtRACT."""
+"""Files of known motifs: MEME, JASPAR and ATtRACT; or plain lists of their letters."""
 
 from __future__ import annotations
 
 import csv
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,9 +18,12 @@ from harness.errors import BadData
 from .text import text_lines
 
 EXPECTED = "motifs in MEME or JASPAR format, or ATtRACT's pwm.txt"
+EXPECTED_WORDS = "a list of motifs in letters of RNA, one a line, or matrices in MEME or JASPAR format"
 ATTRACT_NAMES = "ATtRACT_db.txt"  # beside pwm.txt; says which protein a matrix is of
+SHORTEST_WORD = 4  # nt that are left of a matrix; no motif of ATtRACT's and SpliceAid's lists is shorter
 MAX_SUM_ERROR = 0.05  # by which a column of probabilities may miss 1: files print two or three digits
 Numbered = tuple[int, str]
+_MATRICES = ("MEME version", ">", "Gene_name\t")  # how a file begins that is no list of words
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +71,52 @@ def read_motifs(path: Path) -> list[Motif]:
     if not motifs:
         raise BadData(f"{path}: holds no motif; expected {EXPECTED}")
     return motifs
+
+
+def read_words(path: Path) -> tuple[list[str], list[str]]:
+    """The motifs of a file as distinct words over ACGUT, upper case, in its order; and sentences on what was left out.
+
+    A file of matrices is as for :func:`read_motifs`; any other is a list, one word a line. A matrix becomes its consensus: the
+    letters that have at least half of the probability. Where positions have no such letter, the longest stretch between them is
+    taken. A motif is left out if this has fewer than SHORTEST_WORD letters, or if a word has a letter that is none of ACGUT.
+
+    Raises:
+        BadData: the file cannot be read, or no motif is left; the message counts the letters that are none of ACGUT.
+    """
+    lines = [(number, line.strip()) for number, line in enumerate(text_lines(path, EXPECTED_WORDS), start=1) if line.strip()]
+    words, notes = _consensuses(path) if lines[0][1].startswith(_MATRICES) else _listed(path, lines)
+    return list(dict.fromkeys(words)), [f"{path.name}: {note}" for note in notes]
+
+
+def _consensuses(path: Path) -> tuple[list[str], list[str]]:
+    motifs, notes = read_motifs(path), []
+    found = [max(re.split("[a-z]+", motif.consensus), key=len) for motif in motifs]
+    words = [word for word in found if len(word) >= SHORTEST_WORD]
+    clear = f"{SHORTEST_WORD} neighbouring positions with a letter of probability 0.5 or more"
+    if not words:
+        raise BadData(f"{path}: none of its {len(motifs):,} matrices has {clear}; give others, or a list of motifs, one a line")
+    if left_out := len(found) - len(words):
+        notes.append(f"{left_out:,} of {len(found):,} matrices are left out: they lack {clear}")
+    if shortened := sum(SHORTEST_WORD <= len(word) < len(motif.pwm) for word, motif in zip(found, motifs, strict=True)):
+        notes.append(f"{shortened:,} of {len(found):,} matrices are shortened to their longest stretch of such positions")
+    return words, notes
+
+
+def _listed(path: Path, lines: Sequence[Numbered]) -> tuple[list[str], list[str]]:
+    found = [line.upper() for _, line in lines]
+    words = [word for word in found if not word.strip("ACGUT")]
+    wrong = Counter(letter for word in found for letter in word if letter not in "ACGUT")
+    if not words:
+        raise BadData(
+            f"{path}: none of its {len(found):,} lines is a motif: {wrong.total():,} of {sum(map(len, found)):,} letters clash "
+            f"with ACGU and T (line {lines[0][0]}: {lines[0][1][:40]!r}); expected {EXPECTED_WORDS}"
+        )
+    if left_out := len(found) - len(words):
+        shown = "".join(sorted(wrong))[:20]
+        return words, [
+            f"{left_out:,} of {len(found):,} motifs are left out: {wrong.total():,} letters clash with ACGU and T ({shown})"
+        ]
+    return words, []
 
 
 def write_meme(path: Path, motifs: Iterable[Motif]) -> None:

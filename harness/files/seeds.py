@@ -27,7 +27,7 @@ MAX_WAITING = 1024  # candidates for an alignment with gaps, which the cells all
 ACCEPTED = np.int64(1) << 40
 
 
-def _compiled(function: Callable) -> Any:
+def compiled(function: Callable) -> Any:
     """The function as machine code that releases the GIL, kept in Numba's cache where that can be written and read."""
     try:
         return numba.njit(cache=True, nogil=True)(function)
@@ -35,7 +35,7 @@ def _compiled(function: Callable) -> Any:
         return numba.njit(nogil=True)(function)
 
 
-@_compiled
+@compiled
 def pack(codes):
     """Two bits a letter, 32 letters a word, N as A; uint64 with two words to spare."""
     words = np.zeros(len(codes) // 32 + 3, np.uint64)
@@ -44,7 +44,7 @@ def pack(codes):
     return words
 
 
-@_compiled
+@compiled
 def _word(words, position):
     """The 32 letters from a position on."""
     index, shift = position >> 5, np.uint64(2 * (position & 31))
@@ -53,7 +53,7 @@ def _word(words, position):
     return (words[index] >> shift) | (words[index + 1] << (np.uint64(64) - shift))
 
 
-@_compiled
+@compiled
 def _unlike(one, other):
     """How many of 32 letters differ."""
     bits = one ^ other
@@ -63,7 +63,7 @@ def _unlike(one, other):
     return (bits * np.uint64(0x0101010101010101)) >> np.uint64(56)
 
 
-@_compiled
+@compiled
 def _seed(codes, position, offsets):
     """The letters of a spaced seed as a number; -1 if one is N."""
     value = 0
@@ -75,7 +75,7 @@ def _seed(codes, position, offsets):
     return value
 
 
-@_compiled
+@compiled
 def build(codes, ends, offsets, stride):
     """(first, places): the places of seed s are ``places[first[s] : first[s + 1]]``, in ascending order.
 
@@ -103,7 +103,7 @@ def build(codes, ends, offsets, stride):
     return first, places
 
 
-@_compiled
+@compiled
 def owners(ends):
     """For every 64 letters the sequence that the first of them belongs to."""
     found = np.zeros((ends[-1] >> 6) + 1, np.int32)
@@ -115,7 +115,7 @@ def owners(ends):
     return found
 
 
-@_compiled
+@compiled
 def _best(points, count):
     """(start, end, matches) of the stretch of columns with the most points; a match has 1, other columns less than 0."""
     best, start, end, score, begin = 0, 0, 0, 0, 0
@@ -131,7 +131,7 @@ def _best(points, count):
     return start, end, alike
 
 
-@_compiled
+@compiled
 def _promising(words, place, own_words, position, count, band, share):
     """Whether an alignment with gaps may do where a diagonal does not.
 
@@ -152,7 +152,7 @@ def _promising(words, place, own_words, position, count, band, share):
     return shifted
 
 
-@_compiled
+@compiled
 def _gapped(query, target, diagonal, band, trace, points, of_shorter):
     """Columns of the best alignment, ends free, within ``band`` of a diagonal.
 
@@ -200,7 +200,7 @@ def _gapped(query, target, diagonal, band, trace, points, of_shorter):
     return count
 
 
-@_compiled
+@compiled
 def search(
     codes,
     ends,

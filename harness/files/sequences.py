@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -34,14 +35,24 @@ def open_sequences(path: Path) -> Source:
         BadData: there is no such file, or one that is not of this kind.
     """
     path = Path(path)
-    if not path.is_dir():
-        return _open(path)
-    files = [file for file in sorted(path.iterdir()) if file.name.lower().removesuffix(".gz").endswith(ENDINGS)]
-    if not files:
-        raise BadData(f"{path}: no file in this folder ends in {', '.join(ENDINGS)}, with or without .gz; expected {EXPECTED}")
+    files = sequence_files(path)
     if len(files) == 1:
         return _open(files[0])
     return _Folder(path, {_stem(file): _open(file) for file in files})
+
+
+def sequence_files(path: Path) -> list[Path]:
+    """The file itself, or the FASTA and 2bit files of a folder, sorted by name.
+
+    Raises:
+        BadData: the folder has none.
+    """
+    if not path.is_dir():
+        return [path]
+    files = [file for file in sorted(path.iterdir()) if file.name.lower().removesuffix(".gz").endswith(ENDINGS)]
+    if not files:
+        raise BadData(f"{path}: no file in this folder ends in {', '.join(ENDINGS)}, with or without .gz; expected {EXPECTED}")
+    return files
 
 
 def _open(path: Path) -> Source:
@@ -147,7 +158,7 @@ class _Folder(Source):
 
     def window(self, locus: Locus) -> Window:
         stem, _, name = locus.chromosome.partition("/")
-        return self._parts[stem].window(Locus(name, locus.start, locus.end, locus.strand))
+        return replace(self._parts[stem].window(Locus(name, locus.start, locus.end, locus.strand)), locus=locus)
 
     def facts(self) -> dict[str, Any]:
         return {"files": list(self._parts), "records": len(self.stretches)}

@@ -1,7 +1,4 @@
-"""UCSC's 2bit genomes (http://genome.ucsc.edu/FAQ/FAQformat.html#format7): versions 0 and 1, either byte order.
-
-Lower case, which marks repeats, is not read.
-"""
+"""UCSC's 2bit genomes (http://genome.ucsc.edu/FAQ/FAQformat.html#format7): versions 0 and 1, either byte order."""
 
 from __future__ import annotations
 
@@ -21,6 +18,7 @@ _LETTERS = np.frombuffer(b"TCAG", np.uint8)[(np.arange(256)[:, None] >> [6, 4, 2
 class _Record(NamedTuple):
     length: int
     unknown: np.ndarray  # (blocks, 2): start and end of the stretches of N, in order
+    masks: int  # offset of the number of stretches in lower case, which marks repeats
     letters: int  # offset of the packed letters
 
 
@@ -47,6 +45,7 @@ class TwoBit:
             offsets[name] = int(file.numbers(at + 1 + size, kind)[0])
             at += 1 + size + width
         self._records: dict[str, _Record] = {}
+        self._masked: dict[str, np.ndarray] = {}  # starts and ends (2, stretches); of a human genome 90 MB
         end = at
         for name, offset in sorted(offsets.items(), key=lambda item: item[1]):
             if offset < end:
@@ -67,12 +66,33 @@ class TwoBit:
             letters[max(starts[block] - start, 0) : ends[block] - start] = ord("N")
         return letters.tobytes().decode()
 
+    def soft_masked(self, name: str, start: int, end: int) -> np.ndarray:
+        """Which letters of an interval inside a record are in lower case, bool (end - start,).
+
+        Raises:
+            BadData: the stretches in lower case overlap, or lie outside of the record.
+        """
+        if name not in self._masked:
+            record = self._records[name]
+            self._masked[name] = self._stretches(name, record.masks, record.length, "lower case").T.copy()
+        starts, ends = self._masked[name]
+        found = np.zeros(end - start, bool)
+        for block in range(int(np.searchsorted(ends, start, "right")), int(np.searchsorted(starts, end))):
+            found[max(starts[block] - start, 0) : ends[block] - start] = True
+        return found
+
     def _record(self, name: str, at: int) -> _Record:
         file = self._file
         length, count = (int(value) for value in file.numbers(at, "u4", 2))
-        starts, sizes = file.numbers(at + 8, "u4", 2 * count).reshape(2, -1)
-        unknown = np.stack([starts, starts + sizes], axis=1)
-        if (np.diff(unknown.reshape(-1)) < 0).any() or (count and unknown[-1, 1] > length):
-            raise file.damaged(f"record {name!r:.80} has stretches of N that overlap, or lie outside of it")
-        masked = int(file.numbers(at + 8 + 8 * count, "u4")[0])
-        return _Record(length, unknown, at + 16 + 8 * (count + masked))
+        masks = at + 8 + 8 * count
+        masked = int(file.numbers(masks, "u4")[0])
+        return _Record(length, self._stretches(name, at + 4, length, "N"), masks, masks + 8 + 8 * masked)
+
+    def _stretches(self, name: str, at: int, length: int, kind: str) -> np.ndarray:
+        """Start and end of each stretch of a list that begins at ``at`` with their number: (stretches, 2), in order."""
+        count = int(self._file.numbers(at, "u4")[0])
+        starts, sizes = self._file.numbers(at + 4, "u4", 2 * count).reshape(2, -1)
+        found = np.stack([starts, starts + sizes], axis=1)
+        if (np.diff(found.reshape(-1)) < 0).any() or (count and found[-1, 1] > length):
+            raise self._file.damaged(f"record {name!r:.80} has stretches of {kind} that overlap, or lie outside of it")
+        return found

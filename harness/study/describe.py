@@ -123,6 +123,7 @@ def begun(trial: Trial) -> dict[str, Any]:
         ],
         "unknown_tokens": _checked_share(adapter, splits.train, task),
         "parameters": trial.parameters(),
+        **({"forward_passes": adapter.forward_passes} if adapter.forward_passes != 1 else {}),
     }
     record["environment"] |= {
         "device": device.type,
@@ -235,6 +236,7 @@ def of_run(run: Run, record: Mapping[str, Any]) -> str:
         + ", ".join((environment["precision"], *how))
         + f" on {environment['device_name']}, {environment['threads']} threads",
         *([f"{model['unknown_tokens']:.2%} of the training split's {unknown}"] if model["unknown_tokens"] else []),
+        *([f"{model['forward_passes']} forward passes for each window"] if "forward_passes" in model else []),
         *model["notes"],
         *(f"HARNESS_KERNELS: {operation} by {backend}" for operation, backend in backends.forced().items()),
     ]

@@ -233,6 +233,7 @@ def _facts(run: RunRecord, runs: Any) -> list[tuple[str, str]]:
         ("size", "" if model["size"] == "base" else model["size"]),
         ("options", ", ".join(f"{name}={value}" for name, value in model["options"].items())),
         ("parameters", ", ".join(f"{value:,} {name}" for name, value in parameters.items() if value is not None)),
+        ("cost", f"{passes} forward passes for each window" if (passes := model.get("forward_passes")) else ""),
         ("recipe", ", ".join(f"{name} {value}" for name, value in recipe.items())),
         ("search", ", ".join(f"{name} {value}" for name, value in search.items()) if isinstance(search, Mapping) else ""),
         ("code", f"sha256 {run.code}"),
