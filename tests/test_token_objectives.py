@@ -214,6 +214,13 @@ class TestFiles:
             assert ours[key] == expected, key
         assert ours["auto_map"].keys() == theirs["auto_map"].keys()
 
+    @pytest.mark.parametrize("variant", ["ps", "ph"])
+    def test_caduceus_tensors_have_their_names_on_the_hub(self, variant):
+        folder = ROOT / f"tests/golden/caduceus_{variant}/checkpoint"
+        theirs, ours = load_file(folder / "model.safetensors"), Caduceus.from_checkpoint(folder).checkpoint_tensors()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
     def test_dnabert2s_tokenizer_is_one_of_transformers(self, tmp_path):
         from transformers import AutoTokenizer
 

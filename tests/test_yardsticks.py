@@ -38,7 +38,7 @@ def random_chain(rows: int, length: int, tokens: int, seed: int, dtype=np.int64)
 
 
 def test_there_is_one_of_each_name():
-    assert [yardstick(name).name for name in YARDSTICKS] == ["token frequencies", "column vote", "order-3 Markov chain"]
+    assert [yardstick(name).name for name in YARDSTICKS] == ["token unigram", "column vote", "order-3 Markov chain"]
 
 
 class TestUnigram:
