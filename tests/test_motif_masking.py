@@ -61,6 +61,12 @@ def as_codes(text: str) -> list[int]:
     return ["ACGT".find(letter) % 5 for letter in text]
 
 
+def as_upstream(model, tokens: np.ndarray, trees) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The tokens and targets of a sequence by each strategy."""
+    codes = coded(tokens[None], model.vocabulary)
+    return released(tokens, model.vocabulary, *(list(of_row(tree.find(codes), 0)) for tree in trees))
+
+
 class TestUpstream:
     """Recorded outputs of upstream's rna_pretrainer.py, which made all three maskings of each sequence and chose one."""
 
@@ -87,9 +93,7 @@ class TestUpstream:
         recorded, trees = golden
         for case, words in zip(recorded["cases"], trees, strict=True):
             tokens = model.collate([Window(case["sequence"])])["tokens"].numpy()[0, 1:-1]
-            for name, (changed, targets) in zip(
-                STRATEGIES, released(tokens, coded(tokens, model.vocabulary), model.vocabulary, words), strict=True
-            ):
+            for name, (changed, targets) in zip(STRATEGIES, as_upstream(model, tokens, words), strict=True):
                 expected = case["stages"][name]
                 assert changed.tolist() == expected["output_tokens"], (case["sequence"], name)
                 assert np.flatnonzero(targets != IGNORED).tolist() == expected["positions"]
@@ -205,10 +209,7 @@ class TestDescribedMethod:
         goal = model.objectives["motif"](motifs=files, statistics=statistics, as_released=True)
         goal.attach(model)
         tokens = model.collate(random_windows(300, 300))["tokens"].numpy()[:, 1:-1]
-        shares = [
-            (released(row, coded(row, model.vocabulary), model.vocabulary, goal._trees)[strategy][1] != IGNORED).mean()
-            for row in tokens
-        ]
+        shares = [(as_upstream(model, row, goal._trees)[strategy][1] != IGNORED).mean() for row in tokens]
         assert abs(np.mean(shares) - share) < 0.0005 + SIGMAS * np.std(shares) / len(shares) ** 0.5
 
     def test_shares(self):

@@ -156,10 +156,16 @@ class TestToken:
 
     def test_windows_in_pieces_are_refused(self):
         model = registry.adapter_class("rnaernie").from_checkpoint(size="tiny", layout="paddle", long="chunks")
-        with pytest.raises(
-            UserError, match="context: rnaernie is pretrained on windows of at most 511 nt, which it reads in one"
-        ):
+        with pytest.raises(UserError, match="context: rnaernie is pretrained on windows of at most 511 nt, each of which"):
             pretraining_batch(model, random_windows(1, 600), np.random.default_rng(0), "token")
+
+    @pytest.mark.parametrize(("objective", "options"), [("token", []), ("motif", ["motifs"])])
+    def test_a_guided_model_is_refused(self, world, objective, options):
+        """Types that a model predicts are for fine-tuning."""
+        model = registry.adapter_class("rnaernie").from_checkpoint(size="tiny", layout="paddle", guided=True)
+        given = {name: str(world / "motifs.txt") for name in options}
+        with pytest.raises(UserError, match="leave out --option guided=true"):
+            pretraining_batch(model, random_windows(2, 60), np.random.default_rng(0), objective, **given)
 
     def test_without_a_head_there_is_no_objective(self):
         assert rnafm.RNAFM(replace(rnafm.BASE, **SHAPES["tiny"]), rnafm.OFFICIAL, "mean", language_head=False).objectives == {}
