@@ -8,13 +8,15 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from conftest import random_windows
+from conftest import as_checkpoint, pretraining_batch, random_windows
 from safetensors.torch import load_file, save_file
 from test_gpn_msa import GOLDEN, aligned, embed, load
 from torch import nn
 
+from harness.adapters._gpn_msa_files import from_official
 from harness.adapters.gpn_msa import GPNMSA, PUBLISHED
 from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.files.alignments import SPECIES, check_order
@@ -36,8 +38,7 @@ class TestFile:
         window = aligned(random_windows(1)[0])
         assert torch.equal(embed(load(tmp_path, species=9), [window]), embed(load(), [window]))
         wide = GPNMSA.from_checkpoint(size="tiny")
-        official = {theirs: wide.state_dict()[ours] for ours, theirs in official_names(wide).items()}
-        torch.save(official, tmp_path / "wide.bin")
+        torch.save(wide.state_dict(), tmp_path / "wide.bin")
         assert load(tmp_path / "wide.bin").audit.warnings == (
             "no config.json beside wide.bin: 89 species are assumed, as published; --option species=N",
         )
@@ -74,7 +75,7 @@ class TestFile:
     def test_published_size(self):
         with torch.device("meta"):
             model = GPNMSA.from_checkpoint()
-        assert len(official_names(model)) + 1 == 200  # the bias of the head has two names
+        assert len(model.state_dict()) + 1 == 200  # the bias of the head has two names
         numbers = sum(tensor.numel() for tensor in model.state_dict().values())
         assert math.isclose(4 * numbers, 343_063_273, rel_tol=1e-3)  # bytes of the published file
         assert GPNMSA.card.max_length == model.max_length
@@ -107,7 +108,7 @@ class TestFile:
         torch.manual_seed(0)
         shape = replace(PUBLISHED, layers=3, width=36, heads=3, inner=14, positions=50, epsilon=1e-3 if stated else 1e-12)
         model = GPNMSA(shape, 4).eval()
-        torch.save({theirs: model.state_dict()[ours] for ours, theirs in official_names(model).items()}, tmp_path / "w.bin")
+        torch.save(model.state_dict(), tmp_path / "w.bin")
         if stated:
             config = {"num_hidden_layers": 3, "hidden_size": 36, "num_attention_heads": 3, "intermediate_size": 14}
             config |= {"max_position_embeddings": 50, "n_aux_features": 20, "layer_norm_eps": 1e-3}
@@ -117,6 +118,59 @@ class TestFile:
         assert again.max_length == 50
         windows = [aligned(window, 4) for window in random_windows(3, (10, 40))]
         assert torch.equal(embed(again, windows), embed(model, windows))
+
+
+class TestPretrained:
+    """What `harness pretrain` writes of a model."""
+
+    @pytest.mark.parametrize(
+        ("changes", "species"),
+        [
+            ({"layers": 2, "width": 512, "heads": 8, "inner": 256}, 9),
+            ({"layers": 3, "width": 72, "heads": 3, "inner": 14, "positions": 50, "epsilon": 1e-3, "dropout": 0.3}, 9),
+        ],
+    )
+    def test_it_loads_again_as_the_same_model(self, tmp_path, changes, species):
+        model = GPNMSA(replace(PUBLISHED, **changes), species).eval()
+        again = load(as_checkpoint(model, tmp_path / "out"))
+        assert (again.shape, again.species, again.audit.warnings) == (model.shape, species, ())
+        windows = [aligned(window) for window in random_windows(3, (10, 40))]
+        assert torch.equal(embed(again, windows), embed(model, windows))
+        batch = pretraining_batch(model, windows, np.random.default_rng(0), "token")
+        with torch.inference_mode():
+            assert torch.equal(again.pretraining_logits(batch), model.pretraining_logits(batch))
+
+    def test_a_model_of_any_number_of_species_stays_one(self, tmp_path):
+        again = load(as_checkpoint(GPNMSA.from_checkpoint(size="tiny"), tmp_path / "out"))
+        assert (again.species, again.species_names, again.audit.warnings) == (None, None, ())
+        assert embed(again, [aligned(random_windows(1)[0], species=7)]).shape == (1, 512)
+
+    def test_its_files_are_those_of_upstream(self, tmp_path):
+        """Names of tensors, and keys and values of the configuration, as in a checkpoint that upstream's code wrote."""
+        folder = as_checkpoint(load(), tmp_path / "out")
+        theirs = load_file(GOLDEN / "checkpoint/model.safetensors")
+        ours = load_file(folder / "model.safetensors")
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+        config, expected = (json.loads((it / "config.json").read_text()) for it in (folder, GOLDEN / "checkpoint"))
+        assert config == {key: expected[key] for key in config}
+        assert expected.keys() - config.keys() == {"torch_dtype", "transformers_version", "use_cache"}
+
+    def test_a_folder_and_a_state_of_an_earlier_version_are_read(self, tmp_path):
+        """Which had no config.json, and names of their own."""
+        model = GPNMSA.from_checkpoint(size="tiny").eval()
+        state = model.state_dict()
+        from_official(model, state)
+        assert {"positions", "layers.1.query.weight", "lm_head.decoder.bias"} < state.keys()
+        save_file(state, tmp_path / "model.safetensors")
+        record = {"settings": {"species": ["hg38", "near", "far"]}, "data": {"rows": 3}}
+        (tmp_path / "pretrain.json").write_text(json.dumps(record))
+        again, other = load(tmp_path), GPNMSA.from_checkpoint(size="tiny").eval()
+        assert (again.species, again.species_names) == (2, ("near", "far"))
+        other.load_state_dict(state)
+        windows = [aligned(window, 2) for window in random_windows(2)]
+        assert torch.equal(embed(again, windows), embed(model, windows))
+        assert torch.equal(embed(other, windows), embed(model, windows))
 
 
 class TestSpecies:
@@ -179,29 +233,6 @@ class TestSpecies:
         shutil.copytree(GOLDEN / "checkpoint", tmp_path / "copy")
         (tmp_path / "copy/pretrain.json").write_text(json.dumps({"settings": {"species": ["hg38", ""]}}))
         assert load(tmp_path / "copy").species_names is None
-
-
-def official_names(model: GPNMSA) -> dict[str, str]:
-    """Our names → the official file's."""
-    ours = {
-        ".attention_norm.": ".attention.output.LayerNorm.",
-        ".mlp_norm.": ".output.LayerNorm.",
-        ".out.": ".attention.output.dense.",
-        ".up.": ".intermediate.dense.",
-        ".down.": ".output.dense.",
-        "lm_head.dense.": "cls.predictions.transform.dense.",
-        "lm_head.norm.": "cls.predictions.transform.LayerNorm.",
-        "lm_head.decoder.": "cls.predictions.decoder.",
-        "layers.": "model.encoder.layer.",
-    }
-    ours |= {f".{name}.": f".attention.self.{name}." for name in ("query", "key", "value")}
-    names = {}
-    for name in model.state_dict():
-        theirs = "model.encoder.embed_positions.weight" if name == "positions" else name
-        for part, replacement in ours.items():
-            theirs = theirs if name == "positions" else theirs.replace(part, replacement)
-        names[name] = theirs
-    return names
 
 
 def copy_of_checkpoint(folder: Path, state: dict | None, **config) -> Path:
