@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +22,8 @@ from ._rna import RNAModel, Vocabulary
 from ._words import PADDING, UNKNOWN, Hits, Words
 
 SHARE = 0.15
-SPANS, SPAN_SHARES = (5, 6, 7, 8), (0.48, 0.24, 0.16, 0.12)  # lengths of subsequences in nt, and how often each is drawn
+SPANS = (5, 6, 7, 8)  # lengths of subsequences in nt, with a share of 48, 24, 16 and 12 %
+DRAWN_BELOW = (0.48, 0.72, 0.88)  # a uniform number below the first draws the first length, and so on
 UNREAD = 9  # positions at the end of a sequence in which upstream's code hides no subsequence
 INDICATOR, UNKNOWN_TOKEN = "[IND]", "[UNK]"
 CODES = {"A": 0, "C": 1, "G": 2, "T": 3, "U": 3}
@@ -96,7 +98,7 @@ class Motif(Objective):
         """``tokens``, ``targets`` and ``groups`` int64 (B, L + 4): [CLS], the bases, [IND], the type, [SEP].
 
         Raises:
-            UserError: a window is too long for the model.
+            UserError: a window is too long for the model, or is read in another way than pretraining does.
         """
         model: RNAModel = adapter
         vocabulary, rows, lengths = model.vocabulary, np.arange(len(windows)), np.array([len(window) for window in windows])
@@ -105,7 +107,8 @@ class Motif(Objective):
             raise UserError(f"context {longest}: with a type, {model.name} is pretrained on at most {model.piece - 2} nt")
         unknown = vocabulary.tokens.index(UNKNOWN_TOKEN)
         types = np.array([self._type_of.get(window.locus.chromosome if window.locus else "", unknown) for window in windows])
-        tokens = np.pad(model.collate(windows)["tokens"].numpy(), ((0, 0), (0, 2)), constant_values=vocabulary.pad)
+        plain, _ = model.hideable(model.collate(windows))
+        tokens = np.pad(plain.numpy(), ((0, 0), (0, 2)), constant_values=vocabulary.pad)
         for place, ids in enumerate((vocabulary.tokens.index(INDICATOR), types, vocabulary.end), start=1):
             tokens[rows, lengths + place] = ids
         targets, groups = np.full_like(tokens, IGNORED), np.zeros_like(tokens)
@@ -115,9 +118,10 @@ class Motif(Objective):
         codes[np.arange(longest) >= lengths[:, None]] = PADDING
         if self.as_released:
             targets[:, 0] = types
+            found = [tree.find(codes) for tree in self._trees]
             for row, length in enumerate(lengths.tolist()):
                 here = slice(1, 1 + length)
-                choices = released(tokens[row, here], codes[row, :length], vocabulary, self._trees)
+                choices = released(tokens[row, here], vocabulary, *(list(of_row(hits, row)) for hits in found))
                 tokens[row, here], targets[row, here] = choices[int(rng.integers(3))]
         else:
             chosen = choose(codes, lengths, self._trees, rng)
@@ -157,7 +161,7 @@ def choose(codes: np.ndarray, lengths: np.ndarray, trees: Sequence[Words], rng: 
 
     rows = np.flatnonzero(strategy == 1)
     starts = rng.random((len(rows), codes.shape[1])).argsort(axis=1)
-    widths = np.array(SPANS)[np.searchsorted(np.cumsum(SPAN_SHARES)[:-1], rng.random(starts.shape), side="right")]
+    widths = np.array(SPANS)[np.searchsorted(DRAWN_BELOW, rng.random(starts.shape), side="right")]
     for row, order, drawn in zip(rows.tolist(), starts, widths, strict=True):
         length, shortest = int(lengths[row]), min(SPANS[0], int(budgets[row]))
         order = order[order <= length - shortest].tolist()
@@ -213,16 +217,18 @@ def fitting(hits: Iterable[tuple[int, int]], budget: int, shortest: int) -> Iter
 
 
 def released(
-    tokens: np.ndarray, codes: np.ndarray, vocabulary: Vocabulary, trees: Sequence[Words]
+    tokens: np.ndarray, vocabulary: Vocabulary, database: Sequence[tuple[int, int]], statistics: Sequence[tuple[int, int]]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """A sequence's tokens (L,) and targets (L,) as the authors' rna_pretrainer.py makes them, by each of the three strategies."""
+    """A sequence's tokens (L,) and targets (L,) as the authors' rna_pretrainer.py makes them, by each of the three strategies.
+
+    ``database`` and ``statistics`` are the words that it holds, as (start, length). All is drawn from one generator, in turn.
+    """
     rng, length = np.random.RandomState(1000 + int(tokens[0])), len(tokens)
     hidden, ids = budget(length), np.sort(vocabulary.bases)
 
     def corrupted(places: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-        """``places`` may draw from the generator between two of them."""
         changed, targets = tokens.copy(), np.full(length, IGNORED)
-        for at in places:
+        for at in places:  # which may draw between two of them
             targets[at] = tokens[at]
             if rng.random_sample() < 0.8:
                 changed[at] = vocabulary.mask
@@ -230,18 +236,18 @@ def released(
                 changed[at] = ids[rng.randint(0, len(ids))]
         return changed, targets
 
-    def shuffled(count: int) -> np.ndarray:
+    def shuffled(count: int) -> list[int]:
         order = np.arange(count)
         rng.shuffle(order)
-        return order
+        return order.tolist()
 
-    found = [corrupted(shuffled(length)[:hidden].tolist())]
+    def width() -> int:
+        return SPANS[bisect_right(DRAWN_BELOW, rng.random_sample())]
+
+    found = [corrupted(shuffled(length)[:hidden])]
     end = max(length - UNREAD, 0)
-    chosen = spans(shuffled(end).tolist(), end, hidden, lambda: int(rng.choice(SPANS, p=SPAN_SHARES)), SPANS[0], least=1)
-    found.append(corrupted(at for span in chosen for at in span))
-    database, statistics = (tree.find(codes[None]) for tree in trees)
-    order = np.argsort(shuffled(len(database.rows)))
-    hits = [*of_row(database.ordered(order), 0), *of_row(statistics, 0)]
+    found.append(corrupted(at for span in spans(shuffled(end), end, hidden, width, SPANS[0], least=1) for at in span))
+    hits = [*(database[place] for place in shuffled(len(database))), *statistics]
     found.append(corrupted(at for span in fitting(hits, hidden, 1) for at in span))
     return found
 

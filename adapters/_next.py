@@ -31,6 +31,7 @@ class Next(Objective):
     """
 
     yardstick = "markov"
+    shortest = 2
 
     def collate(self, adapter: Any, windows: Sequence[Window], rng: np.random.Generator, progress: float | None = None) -> Batch:
         model: Continuing = adapter

@@ -213,10 +213,16 @@ class RNAModel(Bert, Pretrainable, ABC):
         return np.arange(self.vocabulary.size)
 
     def hideable(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """As :class:`Maskable` has it: bases, but not N.
+
+        Raises:
+            UserError: windows are read in pieces, or with their types, neither of which pretraining does.
+        """
         tokens = batch["tokens"]
         if tokens.ndim == 3:
             raise UserError(
-                f"context: {self.name} is pretrained on windows of at most {self.piece} nt, which it reads in one piece"
+                f"context: {self.name} is pretrained on windows of at most {self.piece} nt, each of which it reads once, in one "
+                "piece; choose a smaller --context, and leave out --option guided=true where it is given"
             )
         return tokens, torch.isin(tokens, torch.tensor(self.vocabulary.bases))
 

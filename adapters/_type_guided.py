@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from abc import ABC
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -24,6 +24,7 @@ from ._batches import PLACES, with_places
 from ._rna import RNAModel
 
 SLOTS, WEIGHTS = "slots", "weights"  # of a batch's pieces: where their types go, and their shares in the embedding
+RANDOM = "as_released: the dropout of what tells the types is always on, so that no two predictions are alike"
 RELEASED_TOKENS, RELEASED_PIECES = 512, 6  # of upstream's rows, and of its long windows
 
 
@@ -63,8 +64,8 @@ def with_types(tokens: Tensor, slots: Tensor, types: Tensor) -> Tensor:
 
 
 def merge(found: Tensor, probabilities: Tensor) -> Tensor:
-    """The mean (N, …) of what was found with each type (k, N, …), weighted by their probabilities (N, k)."""
-    return torch.einsum("kn...,nk->n...", found, probabilities.to(found.dtype))
+    """The mean (N, …) of what was found with each type (k, N, …), weighted by their probabilities (N, k); float32."""
+    return (found * probabilities.T.reshape(*found.shape[:2], *[1] * (found.ndim - 2))).sum(dim=0)
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class Guide:
 
 
 class TypeGuided(RNAModel, ABC):
-    """An RNA model whose vocabulary has types: :meth:`guide_by` turns type-guided stacking on.
+    """An RNA model whose vocabulary has types: :meth:`guide_by` turns type-guided stacking on, for fine-tuning alone.
 
     Embeddings are merged, not logits: as the probabilities sum to 1, a linear head gives the same, but for its dropout. No
     gradient passes through the probabilities. The indicator is no submodule: it is neither trained, adapted nor stored, since
@@ -141,6 +142,9 @@ class TypeGuided(RNAModel, ABC):
             raise UserError(f"option guided=true: {self.name} has {room} positions; no base is left beside a type; leave it out")
         indicator = copy.deepcopy(self).requires_grad_(False).train(released)
         self.guide, self.piece, self.forward_passes = Guide(indicator, types, mark, top, released), piece, top + 1
+        if released and self.audit is not None:
+            self.audit = replace(self.audit, warnings=(*self.audit.warnings, RANDOM))
+        self.objectives = {}  # pyright: ignore[reportAttributeAccessIssue]
         if self.long == "refuse":
             self.max_length = piece
         elif released:

@@ -58,6 +58,7 @@ OFFICIAL_NAMES = (
     (r"\.mixer\.submodule\.", ".mixer."),
     (r"\.mamba_rev\.(in|out)_proj\.", r".mamba_fwd.\1_proj."),
 )
+WORDS = "caduceus.backbone.embeddings.word_embeddings."
 BOOL: Field = (bool, None, None)
 CADUCEUS_FIELDS: Mapping[str, Field] = {
     **FIELDS,
@@ -301,6 +302,18 @@ class Caduceus(Adapter, MaskedModel, BaseResolved, Pretrainable):
                 states[rows, : part.shape[1]] = part
         asked = states.flatten(0, 1).index_select(0, batch["asked"])
         return self.logits(asked.unflatten(-1, (-1, self.embedding_dim)).transpose(0, 1)[:, :, None])[:, 0]
+
+    def checkpoint_tensors(self) -> Mapping[str, Tensor]:
+        """As the hub's ``model.safetensors``, which has tied tensors once."""
+        found, ps = dict[str, Tensor](), self.variant == "ps"
+        for name, tensor in self.state_dict().items():
+            if name == "complement_map":
+                found[f"{WORDS}complement_map"] = found["lm_head.complement_map"] = tensor
+            elif name == "embed.weight":
+                found[f"{WORDS}{'embedding.' if ps else ''}weight"] = tensor
+            else:
+                found["caduceus.backbone." + (name.replace(".mixer.", ".mixer.submodule.") if ps else name)] = tensor
+        return found
 
     def checkpoint_files(self) -> dict[str, str]:
         """``config.json`` as that of the hub's files."""

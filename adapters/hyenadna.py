@@ -247,6 +247,22 @@ class HyenaDNA(Adapter, BaseResolved, CausalModel, Pretrainable):
     def pretraining_logits(self, batch: Batch) -> Tensor:
         return self.head(self.encode(batch["tokens"].long()).flatten(0, 1).index_select(0, batch["asked"]))
 
+    def checkpoint_tensors(self) -> Mapping[str, Tensor]:
+        """As the hub's files, but for a head that is the embedding. Each sine of a filter has the frequencies that all share."""
+        found = dict[str, Tensor]()
+        for name, tensor in self.state_dict().items():
+            module, _, last = name.rpartition(".")
+            if name == "embed.weight":
+                parts = ["embeddings.word_embeddings.weight"]
+            elif last == "freq":
+                parts = [f"{module}.implicit_filter.{2 * number + 1}.freq" for number in range(self.shape.order_layers)]
+            elif last in ("z", "t", "deltas"):
+                parts = [f"{module}.{'modulation' if last == 'deltas' else 'pos_emb'}.{last}"]
+            else:
+                parts = [name]
+            found |= {(name if name == HEAD else f"hyena.backbone.{part}"): tensor for part in parts}
+        return found
+
     def checkpoint_files(self) -> dict[str, str]:
         """``config.json`` as that of the hub's files."""
         shape = self.shape

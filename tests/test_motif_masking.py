@@ -1,4 +1,4 @@
-"""RNAErnie's masking: what upstream's code does to the bit, the described method in distribution, files of motifs, refusals."""
+"""RNAErnie's masking: what upstream's code does to the bit, the described method in distribution, types, refusals."""
 
 from __future__ import annotations
 
@@ -15,12 +15,11 @@ from conftest import SHARED, random_windows
 
 from harness import registry
 from harness.adapter import IGNORED
-from harness.adapters._motif_masking import SPANS, choose, coded, first, fitting, of_row, released, spans
-from harness.adapters._words import UNKNOWN, Words
+from harness.adapters._motif_masking import SPANS, choose, coded, of_row, released
+from harness.adapters._words import Words
 from harness.data import Locus, Window
 from harness.engine.corpus import Corpus
 from harness.errors import BadData, UserError
-from harness.files.motif_files import Motif, read_words, write_meme
 from harness.files.sequences import open_sequences
 
 TRIMMED = Path(__file__).parent / "golden/pretraining/rnaernie_masking.json"
@@ -62,6 +61,12 @@ def as_codes(text: str) -> list[int]:
     return ["ACGT".find(letter) % 5 for letter in text]
 
 
+def as_upstream(model, tokens: np.ndarray, trees) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The tokens and targets of a sequence by each strategy."""
+    codes = coded(tokens[None], model.vocabulary)
+    return released(tokens, model.vocabulary, *(list(of_row(tree.find(codes), 0)) for tree in trees))
+
+
 class TestUpstream:
     """Recorded outputs of upstream's rna_pretrainer.py, which made all three maskings of each sequence and chose one."""
 
@@ -88,9 +93,7 @@ class TestUpstream:
         recorded, trees = golden
         for case, words in zip(recorded["cases"], trees, strict=True):
             tokens = model.collate([Window(case["sequence"])])["tokens"].numpy()[0, 1:-1]
-            for name, (changed, targets) in zip(
-                STRATEGIES, released(tokens, coded(tokens, model.vocabulary), model.vocabulary, words), strict=True
-            ):
+            for name, (changed, targets) in zip(STRATEGIES, as_upstream(model, tokens, words), strict=True):
                 expected = case["stages"][name]
                 assert changed.tolist() == expected["output_tokens"], (case["sequence"], name)
                 assert np.flatnonzero(targets != IGNORED).tolist() == expected["positions"]
@@ -206,10 +209,7 @@ class TestDescribedMethod:
         goal = model.objectives["motif"](motifs=files, statistics=statistics, as_released=True)
         goal.attach(model)
         tokens = model.collate(random_windows(300, 300))["tokens"].numpy()[:, 1:-1]
-        shares = [
-            (released(row, coded(row, model.vocabulary), model.vocabulary, goal._trees)[strategy][1] != IGNORED).mean()
-            for row in tokens
-        ]
+        shares = [(as_upstream(model, row, goal._trees)[strategy][1] != IGNORED).mean() for row in tokens]
         assert abs(np.mean(shares) - share) < 0.0005 + SIGMAS * np.std(shares) / len(shares) ** 0.5
 
     def test_shares(self):
@@ -317,74 +317,7 @@ class TestTypes:
             goal.collate(model, random_windows(1, 510), np.random.default_rng(0))
 
 
-class TestWords:
-    def test_all_occurrences_by_end_and_the_longest_first(self):
-        rng = np.random.default_rng(0)
-        words = {tuple(rng.integers(3, size=size).tolist()) for size in rng.integers(1, 8, 60)}
-        codes = rng.choice(UNKNOWN + 2, size=(7, 50), p=[0.3, 0.3, 0.3, 0, 0.05, 0.05])
-        hits = Words(words).find(codes)
-        for row, sequence in enumerate(codes):
-            expected = [
-                (end - size, size)
-                for end in range(51)
-                for size in range(7, 0, -1)
-                if end >= size and tuple(sequence[end - size : end].tolist()) in words
-            ]
-            assert list(of_row(hits, row)) == expected
-        assert len(hits.rows) > 100
-
-    def test_no_words_and_no_hits(self):
-        for words in ([], [[0, 1, 2]]):
-            assert len(Words(words).find(np.zeros((2, 9), int)).rows) == 0
-
-    def test_what_fits(self):
-        hits = [(0, 4), (2, 4), (6, 9), (4, 4), (20, 2), (30, 2)]
-        assert list(fitting(hits, 10, 2)) == [range(4), range(4, 8), range(20, 22)]
-
-    def test_spans(self):
-        widths = iter([8, 5, 8, 8, 8])
-        found = spans([0, 4, 10, 20, 40], 43, 17, widths.__next__, 5)
-        assert list(found) == [range(8), range(10, 18)]
-        widths = iter([8, 8, 8])
-        assert list(spans([40, 0, 20], 43, 9, widths.__next__, 5, least=1)) == [range(40, 43), range(6)]
-        assert list(spans([0, 9], 20, 5, lambda: 5, 5, taken=0b10000)) == [range(9, 14)]
-
-    def test_first(self):
-        order = np.array([[2, 0, 1], [1, 2, 0]])
-        assert first(order, np.array([1, 2])).tolist() == [[False, False, True], [False, True, True]]
-
-
 class TestFiles:
-    def test_a_list(self, tmp_path):
-        words, notes = read_words(listed(tmp_path, "UGUAAAUA", "", " acuaac ", "ACTAAC", "ACNGU", "UGUAAAUA", "R2D2"))
-        assert words == ["UGUAAAUA", "ACUAAC", "ACTAAC"]
-        assert notes == ["motifs.txt: 2 of 6 motifs are left out: 5 letters clash with ACGU and T (2DNR)"]
-
-    def test_matrices_become_their_consensus(self, tmp_path):
-        sure, unsure = np.eye(4) * 0.7 + 0.075, np.full(4, 0.25)
-        motifs = [
-            Motif("whole", sure[[3, 2, 3, 0]]),
-            Motif("split", np.array([*sure[[0, 0, 0]], unsure, *sure[[3, 2, 3, 0, 1]]])),
-            Motif("short", np.array([*sure[[0, 1, 2]], unsure])),
-        ]
-        write_meme(tmp_path / "motifs.meme", motifs)
-        words, notes = read_words(tmp_path / "motifs.meme")
-        assert words == ["TGTA", "TGTAC"]
-        clear = "4 neighbouring positions with a letter of probability 0.5 or more"
-        assert notes == [
-            f"motifs.meme: 1 of 3 matrices are left out: they lack {clear}",
-            "motifs.meme: 1 of 3 matrices are shortened to their longest stretch of such positions",
-        ]
-        write_meme(tmp_path / "motifs.meme", motifs[2:])
-        with pytest.raises(BadData, match=f"none of its 1 matrices has {clear}"):
-            read_words(tmp_path / "motifs.meme")
-
-    def test_a_file_without_a_motif_says_how_many_letters_clash(self, tmp_path):
-        with pytest.raises(
-            BadData, match=r"none of its 2 lines is a motif: 10 of 11 letters clash with ACGU and T \(line 2: 'PEPTI"
-        ):
-            read_words(listed(tmp_path, "", "PEPTIDE", "QQQQ"))
-
     def test_several_files_and_what_the_record_says(self, model, tmp_path):
         one, two = listed(tmp_path, "ACGU", "NNNN", name="one.txt"), listed(tmp_path, "GGUGG", "ACGT", name="two.txt")
         goal = motif_goal(model, f"{one}, {two}", statistics=str(one))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from conftest import SHARED, motif_examples, planned_run, random_windows, variant_examples
+from conftest import SHARED, as_checkpoint, motif_examples, planned_run, random_windows, variant_examples
 from safetensors.torch import load_file
 from test_rnaernie import paddle_arrays
 
@@ -22,6 +22,7 @@ from harness.engine.bases import BaseReader
 from harness.engine.classifier import Classifier, ZeroShot
 from harness.engine.fit import fit
 from harness.engine.predict import predict
+from harness.engine.pretrain_asked import choose_objective
 from harness.engine.resume import StateFile
 from harness.errors import BadData, UserError
 from harness.evidence.records import read, read_predictions
@@ -346,6 +347,19 @@ class TestRuns:
         names = load_file(folder / keep.WEIGHTS)
         assert not any("indicator" in name for name in names)
         assert (tune == "full" or not checkpoint) == ("adapter.encoder.tokens.weight" in names)
+
+    def test_a_pretrained_folder_guides_by_its_own_weights(self, task, tmp_path):
+        pretrained = build(seed=5, guided=False)
+        folder = as_checkpoint(pretrained, tmp_path / "pretrained")
+        model = registry.adapter_class("rnaernie").from_checkpoint(folder, guided=True).eval()
+        for name, tensor in pretrained.state_dict().items():
+            assert torch.equal(model.guide.indicator.state_dict()[name], tensor)
+        windows = random_windows(3, 40)
+        assert torch.equal(embedded(model, windows), embedded(build(seed=5), windows))
+        released = registry.adapter_class("rnaernie").from_checkpoint(folder, guided=True, as_released=True)
+        assert "no two predictions are alike" in released.audit.warnings[-1]
+        with pytest.raises(UserError, match="or an option for fine-tuning alone"):
+            choose_objective(model, "token", {})
 
     def test_the_run_that_goes_on_from_it_has_its_indicator(self, task, tmp_path):
         record = execute(guided_run(task, epochs=1, learning_rate=1e-2), tmp_path, opened=task)

@@ -48,7 +48,9 @@ def choose_objective(adapter: Adapter, objective: str | None, options: Mapping[s
     """Name and value of the objective that is asked for, by default the first of the model as it was built."""
     objectives = _objectives(adapter)
     if not objectives:
-        raise UserError(f"model {adapter.name}: as it was loaded, it has no head to be pretrained with")
+        raise UserError(
+            f"model {adapter.name}: as it was loaded, it has no head to be pretrained with, or an option for fine-tuning alone"
+        )
     name = objective or next(iter(objectives))
     if name not in objectives:
         raise _no_objective(adapter.name, name, objectives)

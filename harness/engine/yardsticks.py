@@ -39,22 +39,23 @@ class Yardstick(ABC):
 
 
 class Unigram(Yardstick):
-    """The frequency of each token among the targets of the training windows, for each group of targets; one more for each."""
+    """The frequency of each token among the targets of the training windows, for each group of targets; one more for each.
+
+    A group without targets there is judged by those of all groups.
+    """
 
     name = "token unigram"
 
     def learn(self, windows: Sequence[Window], batch: Batch) -> None:
         targets, groups = _targets(batch)
-        self._counts = {
-            int(group): dict(zip(*(it.tolist() for it in np.unique(targets[groups == group], return_counts=True)), strict=True))
-            for group in np.unique(groups)
-        }
+        self._counts = {group: _counted(targets[groups == group]) for group in np.unique(groups).tolist()}
+        self._all = _counted(targets)
 
     def predict(self, windows: Sequence[Window], batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         targets, groups = _targets(batch)
         logs, right = np.zeros(len(targets)), np.zeros(len(targets), bool)
-        for group in np.unique(groups):
-            counts, here = self._counts.get(int(group), {}), groups == group
+        for group in np.unique(groups).tolist():
+            counts, here = self._counts.get(group, self._all), groups == group
             total = sum(counts.values()) + len(counts) + 1  # one for all tokens that were never seen
             ids, place = np.unique(targets[here], return_inverse=True)
             logs[here] = np.log([(counts.get(id, 0) + 1) / total for id in ids.tolist()])[place]
@@ -99,13 +100,13 @@ class Markov(Yardstick):
         self._followers = []  # by order: the contexts seen, in order, and how often each token followed each
         for order in range(ORDER + 1):
             keys, row = np.unique(_key(contexts, order), return_inverse=True)
-            counts = sparse.coo_matrix((np.ones(len(row)), (row, column)), shape=(len(keys), len(self._ids))).tocsr()
+            counts = sparse.coo_matrix((np.ones(len(row)), (row, column)), shape=(len(keys), len(self._ids) + 1)).tocsr()
             self._followers.append((keys, counts))
 
     def predict(self, windows: Sequence[Window], batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         contexts, targets = _histories(batch)
-        column = np.searchsorted(self._ids, targets).clip(max=len(self._ids) - 1)
-        known = self._ids[column] == targets
+        column = np.searchsorted(self._ids, targets)
+        column[~np.isin(targets, self._ids)] = len(self._ids)  # one for all tokens that were never seen
         logs, right = np.zeros(len(targets)), np.zeros(len(targets), bool)
         distinct, place = np.unique(contexts, axis=0, return_inverse=True)
         order = np.argsort(place, kind="stable")
@@ -113,14 +114,13 @@ class Markov(Yardstick):
             shares = self._shares(distinct[at : at + MAX_CONTEXTS])
             here = order[np.searchsorted(place[order], at) : np.searchsorted(place[order], at + MAX_CONTEXTS)]
             row = place[here] - at
-            found = np.where(known[here], shares[row, column[here]], shares[row].min(axis=1))
-            logs[here], right[here] = np.log(found), known[here] & (shares.argmax(axis=1)[row] == column[here])
+            logs[here], right[here] = np.log(shares[row, column[here]]), shares.argmax(axis=1)[row] == column[here]
         return logs, right
 
     def _shares(self, contexts: np.ndarray) -> np.ndarray:
-        """The probability of each token (contexts, tokens) after contexts (contexts, ORDER), the last token first."""
-        tokens = len(self._ids)
-        shares = np.full((len(contexts), tokens), 1 / (tokens + 1))  # one for all tokens that were never seen
+        """The probability of each token (contexts, tokens + 1) after contexts (contexts, ORDER), the last token first."""
+        tokens = len(self._ids) + 1
+        shares = np.full((len(contexts), tokens), 1 / tokens)
         for order, (keys, counts) in enumerate(self._followers):
             key = _key(contexts, order)
             at = np.searchsorted(keys, key).clip(max=len(keys) - 1)
@@ -135,6 +135,11 @@ class Markov(Yardstick):
 def yardstick(name: str) -> Yardstick:
     """The yardstick of that name, one of :data:`harness.objective.YARDSTICKS`."""
     return {"unigram": Unigram, "vote": Vote, "markov": Markov}[name]()
+
+
+def _counted(targets: np.ndarray) -> dict[int, int]:
+    """How often each token occurs."""
+    return dict(zip(*(it.tolist() for it in np.unique(targets, return_counts=True)), strict=True))
 
 
 def _targets(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
