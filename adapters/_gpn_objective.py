@@ -88,8 +88,8 @@ class Weighted(Plain):
     """The published objective: 15 % of the bases are hidden, and the loss of one weighs more where it is conserved.
 
     The weight is max(phyloP, 1) x (0.1 + s), where s is the highest phastCons within 3 positions, and a tenth of that in repeats.
-    Where s < 0.1, half of the labels become a random base, which may be the true one; those of held-out windows do not. Both
-    strands are learned from.
+    Where s < 0.1, half of the labels become a random base, which may be the true one; those of held-out windows do not, unlike
+    upstream's. Both strands are learned from.
 
     ``phastcons`` and ``phylop`` are bigWigs, bedGraphs or tables (default: what ``harness data get`` downloads), ``repeats`` is a
     genome with repeats in lower case (default: none weighs less). Windows begin every half context; those are drawn whose 75th
