@@ -47,6 +47,12 @@ class TestRecords:
         assert source.stretches == [("1", 0, len(chromosome)), ("2", 100, 104)]
         assert source.window(Locus("1", 5, 25)).sequence == chromosome[5:25]
 
+    def test_a_record_named_after_its_place_makes_a_genome(self, tmp_path):
+        source = open_sequences(write(tmp_path / "part.fa", ("chr7:1000-1020", "ACGTT" * 4)))
+        assert source.stretches == [("7", 1000, 1020)]
+        assert source.window(Locus("7", 1005, 1010)).sequence == "ACGTT"
+        assert open_sequences(write(tmp_path / "own.fa", ("chr7:1000-1021", "ACGTT" * 4))).whole
+
     def test_a_folder_is_its_files(self, tmp_path):
         write(tmp_path / "b.fasta", ("one miRNA", "ACGT"))
         write(tmp_path / "a.fa", ("one", "GGGGG"))

@@ -199,8 +199,12 @@ def one_chromosome(path: Path, chromosome: str, records: Sequence[str]) -> None:
 
 def _place(name: str, length: int) -> tuple[str, Contig]:
     """A record's chromosome and contig. An interval in the name counts only if it is as long as the record."""
-    if found := _PART.fullmatch(name):
-        start, end = int(found["start"]), int(found["end"])
-        if end - start == length:
-            return bare(found["chromosome"]), Contig(name, start, end)
-    return bare(name), Contig(name, 0, length)
+    return part_of(name, length) or (bare(name), Contig(name, 0, length))
+
+
+def part_of(name: str, length: int) -> tuple[str, Contig] | None:
+    """The chromosome and contig that a record is named after; None if its name is no interval as long as it is."""
+    found = _PART.fullmatch(name)
+    if found is None or int(found["end"]) - int(found["start"]) != length:
+        return None
+    return bare(found["chromosome"]), Contig(name, int(found["start"]), int(found["end"]))

@@ -13,7 +13,7 @@ from harness.errors import BadData
 from harness.objective import Source
 
 from .alignments import GAP, Alignment
-from .genome import Genome
+from .genome import Genome, part_of
 from .text import GZIP, head, text_lines
 from .two_bit import SIGNATURES
 
@@ -27,9 +27,9 @@ _UNKNOWN = ord("N")
 def open_sequences(path: Path) -> Source:
     """The sequences of a file, or of all FASTA and 2bit files of a folder, whose records are then named ``FILE/RECORD``.
 
-    A file without a record above LONGEST_RECORD is read whole. Of records with the same letters only the first is kept, so that
-    none is trained on and held out; how many are left out is in ``notes``, as is what was changed to get ``ACGTN``. A record may
-    have any letters of IUPAC; U is read as T.
+    A file without a record above LONGEST_RECORD, and without one named like ``chr17:100-200``, is read whole. Of records with the
+    same letters only the first is kept, so that none is trained on and held out; how many are left out is in ``notes``, as is
+    what was changed to get ``ACGTN``. A record may have any letters of IUPAC; U is read as T.
 
     Raises:
         BadData: there is no such file, or one that is not of this kind.
@@ -71,7 +71,7 @@ def _stem(file: Path) -> str:
 
 
 def _records(path: Path) -> list[tuple[str, str]] | None:
-    """Header and letters of each record; None as soon as one is longer than LONGEST_RECORD."""
+    """Header and letters of each record; None if one is longer than LONGEST_RECORD, or names its place on a chromosome."""
     records: list[tuple[str, list[str]]] = []
     length = 0
     for line in text_lines(path, EXPECTED):
@@ -84,7 +84,8 @@ def _records(path: Path) -> list[tuple[str, str]] | None:
                 return None
         elif line.strip():
             raise BadData(f"{path}: begins with {line[:30]!r}, not with '>'; expected {EXPECTED}")
-    return [(header, "".join(lines)) for header, lines in records]
+    found = [(header, "".join(lines)) for header, lines in records]
+    return None if any(header and part_of(header.split()[0], len(letters)) for header, letters in found) else found
 
 
 class _Chromosomes(Source):
