@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -121,8 +122,8 @@ class Motif(Objective):
             found = [tree.find(codes) for tree in self._trees]
             for row, length in enumerate(lengths.tolist()):
                 here = slice(1, 1 + length)
-                choices = released(tokens[row, here], vocabulary, *(list(of_row(hits, row)) for hits in found))
-                tokens[row, here], targets[row, here] = choices[int(rng.integers(3))]
+                hits = (list(of_row(one, row)) for one in found)
+                tokens[row, here], targets[row, here] = released(tokens[row, here], vocabulary, int(rng.integers(3)), *hits)
         else:
             chosen = choose(codes, lengths, self._trees, rng)
             fates = draw_fates(rng, chosen.shape, np.sort(vocabulary.bases))
@@ -217,39 +218,55 @@ def fitting(hits: Iterable[tuple[int, int]], budget: int, shortest: int) -> Iter
 
 
 def released(
-    tokens: np.ndarray, vocabulary: Vocabulary, database: Sequence[tuple[int, int]], statistics: Sequence[tuple[int, int]]
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """A sequence's tokens (L,) and targets (L,) as the authors' rna_pretrainer.py makes them, by each of the three strategies.
+    tokens: np.ndarray,
+    vocabulary: Vocabulary,
+    strategy: int,
+    database: Sequence[tuple[int, int]],
+    statistics: Sequence[tuple[int, int]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """A sequence's tokens (L,) and targets (L,) as the authors' rna_pretrainer.py makes them, by one of the three strategies.
 
-    ``database`` and ``statistics`` are the words that it holds, as (start, length). All is drawn from one generator, in turn.
+    ``database`` and ``statistics`` are the words that it holds, as (start, length). Upstream draws for all three in turn, from a
+    generator whose seed is the first base.
     """
-    rng, length = np.random.RandomState(1000 + int(tokens[0])), len(tokens)
-    hidden, ids = budget(length), np.sort(vocabulary.bases)
+    bases, subsequences, state = _drawn(1000 + int(tokens[0]), len(tokens))
+    fates = bases if strategy == 0 else subsequences
+    if strategy == 2:
+        rng = np.random.RandomState(0)
+        rng.set_state(state)
+        hits = [*(database[place] for place in _shuffled(rng, len(database))), *statistics]
+        fates = {at: _fate(rng) for span in fitting(hits, budget(len(tokens)), 1) for at in span}
+    places, drawn = list(fates), np.array(list(fates.values()), int)
+    changed, targets = tokens.copy(), np.full(len(tokens), IGNORED)
+    targets[places] = tokens[places]
+    changed[places] = np.where(drawn == _SAME, tokens[places], np.append(np.sort(vocabulary.bases), [vocabulary.mask, 0])[drawn])
+    return changed, targets
 
-    def corrupted(places: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
-        changed, targets = tokens.copy(), np.full(length, IGNORED)
-        for at in places:  # which may draw between two of them
-            targets[at] = tokens[at]
-            if rng.random_sample() < 0.8:
-                changed[at] = vocabulary.mask
-            elif rng.random_sample() >= 0.5:
-                changed[at] = ids[rng.randint(0, len(ids))]
-        return changed, targets
 
-    def shuffled(count: int) -> list[int]:
-        order = np.arange(count)
-        rng.shuffle(order)
-        return order.tolist()
+_MASKED, _SAME = 4, 5  # what becomes of a token, or the number of a base
 
-    def width() -> int:
-        return SPANS[bisect_right(DRAWN_BELOW, rng.random_sample())]
 
-    found = [corrupted(shuffled(length)[:hidden])]
-    end = max(length - UNREAD, 0)
-    found.append(corrupted(at for span in spans(shuffled(end), end, hidden, width, SPANS[0], least=1) for at in span))
-    hits = [*(database[place] for place in shuffled(len(database))), *statistics]
-    found.append(corrupted(at for span in fitting(hits, hidden, 1) for at in span))
-    return found
+@lru_cache(maxsize=1 << 12)
+def _drawn(seed: int, length: int) -> tuple[Mapping[int, int], Mapping[int, int], Any]:
+    """The fates of bases and of subsequences by position, the same for all sequences of a length; the generator's state then."""
+    rng, hidden, end = np.random.RandomState(seed), budget(length), max(length - UNREAD, 0)
+    bases = {at: _fate(rng) for at in _shuffled(rng, length)[:hidden]}
+    found = spans(
+        _shuffled(rng, end), end, hidden, lambda: SPANS[bisect_right(DRAWN_BELOW, rng.random_sample())], SPANS[0], least=1
+    )
+    return bases, {at: _fate(rng) for span in found for at in span}, rng.get_state()
+
+
+def _fate(rng: np.random.RandomState) -> int:
+    if rng.random_sample() < 0.8:
+        return _MASKED
+    return _SAME if rng.random_sample() < 0.5 else int(rng.randint(0, 4))
+
+
+def _shuffled(rng: np.random.RandomState, count: int) -> list[int]:
+    order = np.arange(count)
+    rng.shuffle(order)
+    return order.tolist()
 
 
 def of_row(hits: Hits, row: int) -> Iterator[tuple[int, int]]:

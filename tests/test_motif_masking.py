@@ -64,7 +64,8 @@ def as_codes(text: str) -> list[int]:
 def as_upstream(model, tokens: np.ndarray, trees) -> list[tuple[np.ndarray, np.ndarray]]:
     """The tokens and targets of a sequence by each strategy."""
     codes = coded(tokens[None], model.vocabulary)
-    return released(tokens, model.vocabulary, *(list(of_row(tree.find(codes), 0)) for tree in trees))
+    hits = [list(of_row(tree.find(codes), 0)) for tree in trees]
+    return [released(tokens, model.vocabulary, strategy, *hits) for strategy in range(3)]
 
 
 class TestUpstream:
