@@ -62,8 +62,9 @@ class HF(Adapter, BaseResolved, Learner):
     config.json that transformers does not know and that the user knows to be harmless, with commas between them.
 
     What a checkpoint has besides decides the class: with a masked-language head it is a :class:`MaskedModel`, with a causal one
-    a :class:`CausalModel`. BigBird's attention is computed in full, as it always is for short windows: blocks at random would
-    make an embedding depend on padding. Padding is on the right and masked.
+    a :class:`CausalModel`, and it is pretrained with hidden tokens or the next one accordingly. BigBird's attention is computed
+    in full, as it always is for short windows: blocks at random would make an embedding depend on padding. Padding is on
+    the right and masked.
     """
 
     name: ClassVar[str] = "hf"

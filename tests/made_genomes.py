@@ -38,7 +38,7 @@ class Interrupted(Reporter):
             raise KeyboardInterrupt
 
 
-def learned(model: str, data: Path, out: Path, **changes: Any) -> Path:
+def learned(model: str, data: Path, out: Path | None, **changes: Any) -> Path:
     """The folder of a pretraining of a tiny model on windows of 64 nt, 16 a step."""
     arguments = {"init": "random:tiny", "context": 64, "tokens_per_step": 1024, "device": "cpu", "reporter": Reporter()}
     settings = {"precision": "float32"} | changes.pop("settings", {})

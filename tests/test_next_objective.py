@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -198,6 +199,13 @@ class TestLearning:
         done = harness("pretrain", "--model", "hf", "--data", str(genome), *how, "--out", "here")
         assert done.returncode == 0, done.stderr
         assert "harness run --model hf --checkpoint here --task TASK" in done.stdout
+
+    def test_a_folder_is_named_without_colons_and_slashes(self, genome, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        config = str(checkpoint("llama", tmp_path / "llama"))
+        folder = learned("hf", genome, None, init="random", steps=1, options={"config": config})
+        assert folder.name.startswith("hf-llama-next-seed0-")
+        assert folder.parent == Path("pretrained")
 
     def test_an_objective_that_it_lacks(self, genome, tmp_path):
         with pytest.raises(UserError, match="objective 'token': hyenadna has next"):

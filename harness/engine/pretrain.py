@@ -6,6 +6,7 @@ that a resumed run ends with the same bits as an uninterrupted one.
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Mapping
@@ -133,7 +134,8 @@ def pretrain(
             "device": torch_device.type,
         }
         effective = plain(effective)
-        folder = out or Path("pretrained", f"{adapter.name}-{name}-seed{seed}-{digest(effective)[:10]}")
+        called = re.sub(r"[^\w.-]+", "-", adapter.name)  # a name may hold owner/name on the hub
+        folder = out or Path("pretrained", f"{called}-{name}-seed{seed}-{digest(effective)[:10]}")
         stack.enter_context(pretrain_folder.held(folder))
         earlier = pretrain_folder.read_record(folder, effective, force)
         if earlier and earlier["step"] == steps:
