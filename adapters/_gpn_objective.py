@@ -88,8 +88,8 @@ class Weighted(Plain):
     """The published objective: 15 % of the bases are hidden, and the loss of one weighs more where it is conserved.
 
     The weight is max(phyloP, 1) x (0.1 + s), where s is the highest phastCons within 3 positions, and a tenth of that in repeats.
-    Where s < 0.1, half of the labels become a random base, which may be the true one; those of held-out windows do not. Both
-    strands are learned from.
+    Where s < 0.1, half of the labels become a random base, which may be the true one; those of held-out windows do not, unlike
+    upstream's. Both strands are learned from.
 
     ``phastcons`` and ``phylop`` are bigWigs, bedGraphs or tables (default: what ``harness data get`` downloads), ``repeats`` is a
     genome with repeats in lower case (default: none weighs less). Windows begin every half context; those are drawn whose 75th
@@ -129,8 +129,8 @@ class Weighted(Plain):
         Raises:
             BadData: scores or repeats are of another assembly, or do not cover what is learned from.
         """
-        for lookup in self._lookups:
-            self.notes += _check_scores(lookup, source)
+        for lookup, probabilities in zip(self._lookups, (True, False), strict=True):
+            self.notes += _check_scores(lookup, source, probabilities)
         if self._genome is None:
             self.notes.append("no repeats are down-weighted: --option repeats=GENOME takes a soft-masked one")
         else:
@@ -249,11 +249,11 @@ def _open(kind: type[Scores], given: str) -> Lookup:
     return kind.open_scores(path)
 
 
-def _check_scores(lookup: Lookup, source: Source) -> list[str]:
+def _check_scores(lookup: Lookup, source: Source, probabilities: bool) -> list[str]:
     """What to say of chromosomes without scores.
 
     Raises:
-        BadData: nothing that is learned from has a score, or a chromosome is shorter in the file.
+        BadData: nothing that is learned from has a score, a chromosome is shorter in the file, or scores are no probabilities.
     """
     names = {_chromosome(name) for name, _, _ in source.stretches}
     lacking = sorted(names - set(lookup.chromosomes))
@@ -265,11 +265,19 @@ def _check_scores(lookup: Lookup, source: Source) -> list[str]:
     here = [(_chromosome(name), start, end) for name, start, end in source.stretches if _chromosome(name) not in lacking]
     for name, _, end in here:
         lookup.values(name, end - 1, end)  # refuses what is off the chromosome
-    pieces = (Locus(name, at, min(at + PIECE, end)) for name, start, end in here for at in range(start, end, PIECE))
-    if all(np.isnan(_values(lookup, piece)).all() for piece in pieces):
+    pieces = (
+        _values(lookup, Locus(name, at, min(at + PIECE, end))) for name, start, end in here for at in range(start, end, PIECE)
+    )
+    known = next((piece[~np.isnan(piece)] for piece in pieces if not np.isnan(piece).all()), None)
+    if known is None:
         raise BadData(
             f"{lookup.path}: has no score at any position of {source.path}; is it of another part, or another assembly? "
             "--objective token needs none"
+        )
+    if probabilities and not 0 <= known.min() <= known.max() <= 1:
+        raise BadData(
+            f"{lookup.path}: scores from {known.min():g} to {known.max():g}, where phastCons are probabilities; if it is phyloP, "
+            "give it with --option phylop"
         )
     return [f"{lookup.path.name}: no scores of chromosomes {_some(lacking)}, which count as unconserved"] if lacking else []
 

@@ -231,7 +231,7 @@ class KmerBert(Bert, Pretrainable, ABC):
         return self.logits(hidden.flatten(0, 1).index_select(0, batch["asked"]))
 
     def checkpoint_files(self) -> dict[str, str]:
-        """The files of the authors' folder ``bert-config-6``; k-mers are not lower-cased, as its tokenizer file would have it."""
+        """The files of the authors' folder ``bert-config-6``; its tokenizer file would lower-case k-mers, this one not."""
         shape = self.shape
         config = {
             "architectures": ["BertForMaskedLM"],

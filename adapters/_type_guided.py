@@ -64,8 +64,8 @@ def with_types(tokens: Tensor, slots: Tensor, types: Tensor) -> Tensor:
 
 
 def merge(found: Tensor, probabilities: Tensor) -> Tensor:
-    """The mean (N, …) of what was found with each type (k, N, …), weighted by their probabilities (N, k)."""
-    return torch.einsum("kn...,nk->n...", found, probabilities.to(found.dtype))
+    """The mean (N, …) of what was found with each type (k, N, …), weighted by their probabilities (N, k); float32."""
+    return (found * probabilities.T.reshape(*found.shape[:2], *[1] * (found.ndim - 2))).sum(dim=0)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class Objective(ABC):
     """One way to pretrain a model: which tokens are hidden, and what is asked.
 
     The keyword arguments of a subclass are its options (``--option name=value``); each is a str, int, float or bool with a
-    default. No option may have the name of an option of a model that has the objective.
+    default. No option may have the name of an option of a model that has the objective, but for one of fine-tuning alone.
 
     Attributes:
         yardstick: what held-out scores are compared with, one of YARDSTICKS: how frequent each token is, the vote of a column's

@@ -310,6 +310,11 @@ def test_scores_of_another_assembly(world, tmp_path):
         train(world, tmp_path / "out", {"phastcons": str(tmp_path / "short.bw")})
 
 
+def test_phylop_in_place_of_phastcons(world, tmp_path):
+    with pytest.raises(BadData, match=r"p.bedGraph: scores from -0.5 to 4, where phastCons are probabilities.*--option phylop"):
+        train(world, tmp_path / "out", {"phastcons": world.options["phylop"]})
+
+
 def test_scores_that_cover_no_window(world, tmp_path):
     holes = world.phastcons.copy()
     holes[::20] = np.nan

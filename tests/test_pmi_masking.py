@@ -22,11 +22,8 @@ from harness.adapters._pmi import Pmi, segments
 from harness.data import Window
 from harness.engine.pretrain import pretrain
 from harness.errors import BadData, UserError
-from harness.progress import Reporter
-
-pytest.importorskip("harness.files.pmi")
-
 from harness.files.pmi import PmiTable, count_pmi, read_pmi, write_pmi
+from harness.progress import Reporter
 
 PUBLISHED = SHARED / "reference/checkpoints/genemask_pmi_rank.csv"
 PARITY = SHARED / "parity/genemask"

@@ -371,21 +371,9 @@ class TestRefused:
 
 
 def test_command_line(msa, tmp_path):
-    small = (
-        "--objective",
-        "token",
-        "--init",
-        "random:tiny",
-        "--context",
-        "16",
-        "--tokens-per-step",
-        "64",
-        "--steps",
-        "2",
-        "--out",
-        "here",
-    )
-    command = [sys.executable, "-m", "harness", "pretrain", "--model", "gpn-msa", "--msa", str(msa), *small]
+    small = ("--init", "random:tiny", "--context", "16", "--tokens-per-step", "64", "--steps", "2", "--out", "here")
+    plain = ("--model", "gpn-msa", "--objective", "token")
+    command = [sys.executable, "-m", "harness", "pretrain", *plain, "--msa", str(msa), *small]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "held out" in done.stderr

@@ -132,8 +132,8 @@ class Corpus:
         tiles = [tile for block in self._held_out for tile in self._tiles(*block)]
         if not tiles:
             raise BadData(
-                f"{self.source.path}: none of the regions to draw from lies in the {len(self._held_out)} held-out blocks; let the "
-                "objective select more of them, or give more data"
+                f"{self.source.path}: none of the regions to draw from lies in the {len(self._held_out)} held-out blocks; let "
+                "the objective select more of them, or give more data"
             )
         found: list[Window] = []
         for index in np.random.default_rng(0).permutation(len(tiles)):
