@@ -99,7 +99,7 @@ class Motif(Objective):
         """``tokens``, ``targets`` and ``groups`` int64 (B, L + 4): [CLS], the bases, [IND], the type, [SEP].
 
         Raises:
-            UserError: a window is too long for the model, or is read in another way than pretraining does.
+            UserError: a window is too long for the model, or read in pieces.
         """
         model: RNAModel = adapter
         vocabulary, rows, lengths = model.vocabulary, np.arange(len(windows)), np.array([len(window) for window in windows])

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.adapter import Batch, Pretrainable
+from harness.adapter import IGNORED, Batch, Pretrainable
 from harness.data import Window, letter_table, letters
 from harness.errors import BadData, CheckpointMismatch, DataMissing, UserError
 from harness.files.checkpoint import DROPOUT, Field, load_tensors, read_config
@@ -216,20 +216,17 @@ class RNAModel(Bert, Pretrainable, ABC):
         """As :class:`Maskable` has it: bases, but not N.
 
         Raises:
-            UserError: windows are read in pieces, or with their types, neither of which pretraining does.
+            UserError: windows are read in pieces.
         """
         tokens = batch["tokens"]
         if tokens.ndim == 3:
-            raise UserError(
-                f"context: {self.name} is pretrained on windows of at most {self.piece} nt, each of which it reads once, in one "
-                "piece; choose a smaller --context, and leave out --option guided=true where it is given"
-            )
+            raise UserError(f"context: {self.name} is pretrained on windows in one piece, of at most {self.piece} nt")
         return tokens, torch.isin(tokens, torch.tensor(self.vocabulary.bases))
 
     def pretraining_logits(self, batch: Batch) -> Tensor:
         tokens = batch["tokens"]
-        hidden = self.encoder(tokens, tokens != self.vocabulary.pad)
-        return self.logits(hidden.flatten(0, 1).index_select(0, batch["asked"]))
+        read = (tokens != self.vocabulary.pad) | (batch["targets"] != IGNORED)  # a base may have been replaced by any token
+        return self.logits(self.encoder(tokens, read).flatten(0, 1).index_select(0, batch["asked"]))
 
     def checkpoint_files(self) -> dict[str, str]:
         shape, v = self.shape, self.vocabulary
