@@ -23,7 +23,7 @@ class GeneMask(KmerBert):
     card = ModelCard(
         summary="DNABERT-1 pretrained by masking 6-mers of high mutual information together",
         paper="Roy et al. 2023, ECAI (GeneMask)",
-        licence="weights: none stated; implementation: Apache-2.0",
+        licence="weights: none stated; the authors' code and PMI table: GPL-3.0; implementation here: Apache-2.0",
         alphabet="ACGT; a k-mer with N is unknown",
         parameters="89 M",
         max_length=515,

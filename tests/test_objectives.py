@@ -143,9 +143,11 @@ def test_what_is_asked_is_known_and_logits_are_of_the_places_asked(world, tmp_pa
     with torch.inference_mode():
         every = model.pretraining_logits(batch)
         some = model.pretraining_logits(batch | {"asked": batch["asked"][::2]})
+        ready = model.pretraining_logits(model.for_accelerator(batch))
     assert every.shape[0] == len(batch["asked"])
     assert int(batch["targets"].max()) < every.shape[1]
     torch.testing.assert_close(some, every[::2], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(ready, every, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("name", "objective"), OBJECTIVES)

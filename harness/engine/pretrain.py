@@ -247,7 +247,10 @@ class Pretraining:
         seed = int(rng.integers(2**63))
         windows, skipped = self.corpus.sample(rng, self.windows)
         whole = self.objective.collate(self.adapter, windows, rng, (step - 1) / self.steps)
-        return seed, split(whole, self.recipe.batch_size), skipped
+        batches = split(whole, self.recipe.batch_size)
+        if self.device.type != "cpu":
+            batches = [self.adapter.for_accelerator(batch) for batch in batches]
+        return seed, batches, skipped
 
     def advance(self, made: Made, begun: float, wait: float) -> dict[str, float]:
         """Make the next optimiser step; return its row of the history. The loss is the weighted mean over all targets.
