@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from test_pretrain import Interrupted, Listener, curve, write_alignment
+from test_pretrain import Listener, write_alignment
 
 from harness.adapter import IGNORED
 from harness.adapters import _gpn_objective
@@ -234,16 +233,6 @@ def test_it_learns_the_conserved_columns(world, tmp_path):
     scores = json.loads((folder / "pretrain.json").read_text())["scores"]
     assert scores["validation_loss"] < 0.5 * scores["yardstick_loss"]
     assert scores["validation_accuracy"] > 0.9
-
-
-def test_a_resumed_run_ends_with_the_same_bits(world, tmp_path):
-    whole = train(world, tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        train(world, tmp_path / "cut", reporter=Interrupted(5))
-    cut = train(world, tmp_path / "cut")
-    assert curve(cut) == curve(whole)
-    expected, found = (load_file(folder / "model.safetensors") for folder in (whole, cut))
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 def test_the_record_and_the_screen_say_what_was_used(world, tmp_path):

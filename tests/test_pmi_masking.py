@@ -289,15 +289,6 @@ class TestRun:
         assert record["settings"]["objective"] == "pmi"
         assert record["scores"]["validation_loss"] < 0.5 * record["scores"]["yardstick_loss"]
 
-    @pytest.mark.parametrize("ranks", ["content", "position"])
-    def test_a_resumed_run_ends_with_the_same_bits(self, genome, tmp_path, ranks):
-        options = {"k": "3", "ranks": ranks}
-        whole = train(genome, tmp_path / "whole", options=options)
-        with pytest.raises(KeyboardInterrupt):
-            train(genome, tmp_path / "cut", options=options, reporter=Listener(3))
-        cut = train(genome, tmp_path / "cut", options=options)
-        assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-
     def test_ranks_that_are_computed_stand_in_the_record_and_are_said(self, genome, tmp_path):
         listener = Listener()
         folder = train(genome, tmp_path / "out", reporter=listener)

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHARED, as_checkpoint, pretraining_batch, random_windows
-from safetensors.torch import load_file
-from test_pretrain import Interrupted, Listener, curve
+from test_pretrain import Listener
 
 from harness import registry
 from harness.adapter import IGNORED
@@ -185,19 +184,6 @@ class TestRun:
         assert record["objective"]["records_with_type"] == 600
         assert record["scores"]["validation_loss"] < record["scores"]["yardstick_loss"] - 0.02
         assert record["scores"]["validation_accuracy"] > record["scores"]["yardstick_accuracy"]
-
-    @pytest.mark.parametrize(("model", "options"), [("rnaernie", ["motifs"]), ("rnafm", [])])
-    def test_resumed_runs_end_with_the_same_bits(self, world, tmp_path, model, options, one_thread):
-        given = {name: str(world / "motifs.txt") for name in options}
-        whole = train(world / "rna.fa", tmp_path / "whole", model, options=given)
-        with pytest.raises(KeyboardInterrupt):
-            train(world / "rna.fa", tmp_path / "part", model, options=given, reporter=Interrupted(3))
-        listener = Listener()
-        part = train(world / "rna.fa", tmp_path / "part", model, options=given, reporter=listener)
-        assert "resuming after step 2 of 4" in listener.said[0]
-        assert curve(part) == curve(whole)
-        ours, theirs = (load_file(folder / "model.safetensors") for folder in (part, whole))
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
     def test_what_is_left_out_is_said(self, world, tmp_path):
         motifs = tmp_path / "motifs.txt"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, SHARED, as_checkpoint, pretraining_batch, random_windows
-from made_genomes import Interrupted, curve, learned, scores, write_genome
+from made_genomes import learned, scores, write_genome
 from made_hf import checkpoint, configs, fast
 from safetensors.torch import load_file
 from scipy.stats import binom
@@ -318,17 +318,3 @@ class TestLearning:
         assert found["validation_loss"] < found["yardstick_loss"] - 0.02
         loaded = registry.adapter_class(model).from_checkpoint(folder)
         assert loaded.audit.matched == loaded.audit.expected
-
-    @pytest.mark.parametrize("name", ["dnabert2", "hf", "caduceus ph"])
-    def test_a_resumed_run_ends_with_the_same_bits(self, tmp_path, name):
-        model, _, variant = name.partition(" ")
-        genome = write_genome(tmp_path / "genome.fa", length=5000)
-        how = {"steps": 4, "evaluate_every": 2, "options": {"variant": variant} if variant else {}}
-        whole = learned(model, genome, tmp_path / "whole", **how)
-        with pytest.raises(KeyboardInterrupt):
-            learned(model, genome, tmp_path / "cut", reporter=Interrupted(3), **how)
-        torch.manual_seed(99)
-        cut = learned(model, genome, tmp_path / "cut", **how)
-        assert curve(cut) == curve(whole)
-        expected, found = (load_file(folder / "model.safetensors") for folder in (whole, cut))
-        assert all(torch.equal(expected[name], found[name]) for name in expected)
