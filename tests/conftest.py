@@ -159,3 +159,10 @@ def as_checkpoint(model, folder: Path) -> Path:
     for name, text in model.checkpoint_files().items():
         (folder / name).write_text(text, encoding="utf-8")
     return folder
+
+
+@pytest.fixture
+def quick_pretraining(monkeypatch):
+    """Pretraining holds out a 24th of the usual windows, as many for its yardstick to learn from, and draws no picture."""
+    monkeypatch.setattr("harness.engine.pretrain.TOKENS_PER_STEP", 2048)
+    monkeypatch.setattr("harness.engine.pretrain_folder.plot", lambda path, histories: path.touch())

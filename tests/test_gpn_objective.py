@@ -22,6 +22,8 @@ from harness.files.alignments import open_alignment
 from harness.files.sequences import Columns
 from harness.progress import Reporter
 
+pytestmark = pytest.mark.usefixtures("quick_pretraining")
+
 BASES = np.frombuffer(b"ACGT", np.uint8)
 LENGTH, START = 6000, 1000  # of the simulated alignment of chr1
 FALSE_ALARM = 5.0  # standard deviations: a sound program fails once in 1.7 million runs

@@ -20,6 +20,8 @@ from harness.adapters.hyenadna import HyenaDNA, HyenaShape
 from harness.data import Window
 from harness.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_pretraining")
+
 CAUSAL = ("gpt2", "llama", "mistral", "mixtral", "gemma", "mamba")
 
 

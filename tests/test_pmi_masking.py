@@ -25,6 +25,8 @@ from harness.errors import BadData, UserError
 from harness.files.pmi import PmiTable, count_pmi, read_pmi, write_pmi
 from harness.progress import Reporter
 
+pytestmark = pytest.mark.usefixtures("quick_pretraining")
+
 PUBLISHED = SHARED / "reference/checkpoints/genemask_pmi_rank.csv"
 PARITY = SHARED / "parity/genemask"
 

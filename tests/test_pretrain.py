@@ -244,6 +244,7 @@ class TestRun:
             train(msa, tmp_path / "out", settings={"learning_rate": 1e30})
 
 
+@pytest.mark.usefixtures("quick_pretraining")
 class TestResume:
     @pytest.mark.parametrize("stop", [1, 3])
     def test_a_resumed_run_ends_with_the_same_bits(self, msa, tmp_path, stop):
@@ -316,6 +317,7 @@ class TestResume:
             train(msa, tmp_path / "out")
 
 
+@pytest.mark.usefixtures("quick_pretraining")
 class TestRefused:
     def test_a_folder_in_which_another_process_is_pretraining(self, msa, tmp_path):
         with (

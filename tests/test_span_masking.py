@@ -270,14 +270,16 @@ class Interrupted(Reporter):
             raise KeyboardInterrupt
 
 
-class TestRun:
-    def test_it_learns_what_token_frequencies_cannot_tell(self, genome, tmp_path):
-        settings = {"learning_rate": 5e-3, "batch_size": 32}
-        folder = train(genome, tmp_path / "out", steps=40, evaluate_every=40, tokens_per_step=1280, settings=settings)
-        scores = json.loads((folder / "pretrain.json").read_text())["scores"]
-        assert scores["validation_loss"] < 0.5 * scores["yardstick_loss"]
-        assert scores["validation_accuracy"] > 2 * scores["yardstick_accuracy"]
+def test_it_learns_what_token_frequencies_cannot_tell(genome, tmp_path):
+    settings = {"learning_rate": 5e-3, "batch_size": 32}
+    folder = train(genome, tmp_path / "out", steps=40, evaluate_every=40, tokens_per_step=1280, settings=settings)
+    scores = json.loads((folder / "pretrain.json").read_text())["scores"]
+    assert scores["validation_loss"] < 0.5 * scores["yardstick_loss"]
+    assert scores["validation_accuracy"] > 2 * scores["yardstick_accuracy"]
 
+
+@pytest.mark.usefixtures("quick_pretraining")
+class TestRun:
     def test_a_resumed_run_ends_with_the_same_bits(self, genome, tmp_path):
         whole = train(genome, tmp_path / "whole")
         with pytest.raises(KeyboardInterrupt):

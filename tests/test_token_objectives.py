@@ -25,6 +25,8 @@ from harness.adapters.hf import HF
 from harness.data import Window
 from harness.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("quick_pretraining")
+
 RARE = 1e-6  # how often a bound may be missed by chance
 MASKED = [name for name in configs() if name in ("bert", "bert_kmer", "roberta", "esm", "modernbert", "big_bird", "deberta-v2")]
 NAMES = ("dnabert2", "hf", "caduceus")
