@@ -47,6 +47,19 @@ class TestRecords:
         assert [name for name, _, _ in source.stretches] == ["a/x"]
         assert [note.partition(" are")[0] for note in source.notes] == ["a.fa: 1 records", "b.fa: 1 records"]
 
+    def test_the_facts_tell_any_letter_and_any_type_and_not_the_path(self, tmp_path):
+        def facts(name, record, folder=False):
+            (tmp_path / name).mkdir()
+            path = write(tmp_path / name / "a.fa", ("x tRNA", "ACGT"), record)
+            write(tmp_path / name / "b.fa", ("z", "TTTTT"))
+            return open_sequences(tmp_path / name if folder else path).facts()
+
+        for folder in (False, True):
+            first = facts(f"first{folder}", ("y tRNA", "GGGGG"), folder)
+            assert facts(f"same{folder}", ("y tRNA", "GGGGG"), folder) == first
+            assert facts(f"letter{folder}", ("y tRNA", "GGGGA"), folder) != first
+            assert facts(f"type{folder}", ("y rRNA", "GGGGG"), folder) != first
+
     @pytest.mark.parametrize("other", ["x.fasta", "x.fa.gz"])
     def test_two_files_of_a_folder_with_one_name_are_refused(self, tmp_path, other):
         for name in ("x.fa", other):

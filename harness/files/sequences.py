@@ -13,6 +13,7 @@ from harness.errors import BadData
 from harness.objective import Source
 
 from .alignments import GAP, Alignment
+from .fingerprint import digest, file_digest
 from .genome import Genome, part_of
 from .text import GZIP, head, text_lines
 from .two_bit import SIGNATURES
@@ -104,7 +105,7 @@ class _Chromosomes(Source):
         return Window(self.genome.sequence(locus), locus)
 
     def facts(self) -> dict[str, Any]:
-        return {"records": len(self.stretches)}
+        return {"records": len(self.stretches), "sha256": file_digest(self.path)}
 
 
 class _Records(Source):
@@ -149,7 +150,7 @@ class _Records(Source):
         return Window(reverse_complement(text) if locus.strand == "-" else text, locus)
 
     def facts(self) -> dict[str, Any]:
-        return {"records": len(self._sequences)}
+        return {"records": len(self._sequences), "sha256": file_digest(self.path)}
 
 
 class _Folder(Source):
@@ -167,7 +168,8 @@ class _Folder(Source):
         return replace(self._parts[stem].window(Locus(name, locus.start, locus.end, locus.strand)), locus=locus)
 
     def facts(self) -> dict[str, Any]:
-        return {"files": list(self._parts), "records": len(self.stretches)}
+        digests = {stem: part.facts()["sha256"] for stem, part in self._parts.items()}
+        return {"files": list(digests), "records": len(self.stretches), "sha256": digest(digests)}
 
 
 class Columns(Source):
