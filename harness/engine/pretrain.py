@@ -158,6 +158,7 @@ def pretrain(
             "objective": plain(goal.facts()),
             "data": corpus.facts() | validation.facts(),
             "model": {"parameters": sum(item.numel() for item in adapter.parameters())},
+            "files": sorted(adapter.checkpoint_files()),  # type: ignore[operator]
             "step": run.step,
             "scores": {},
             "timing": {},
