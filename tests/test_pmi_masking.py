@@ -240,7 +240,16 @@ class TestShare:
         assert float(hidden.mean()) == pytest.approx(0.154, abs=4.9 * math.hypot(0.0012, float(hidden.std()) / 1000**0.5))
 
     def test_in_proportion(self):
-        assert [Pmi(share=share).rate(None) for share in (0.15, 0.3)] == pytest.approx([0.0176, 0.0352])
+        assert [attached(tiny(), share=share).rate(None) for share in (0.15, 0.3)] == pytest.approx([0.0176, 0.0352])
+
+    @pytest.mark.parametrize("k", [3, 4, 5])
+    def test_of_other_k_mers(self, tmp_path, k):
+        """Spans that overlap hide a little less than 15 %; the standard error of the mean is 0.1 %."""
+        write_pmi(table_of(k), tmp_path / "pmi.csv")
+        model = tiny(k=k)
+        objective = attached(model, pmi=str(tmp_path / "pmi.csv"))
+        batch = objective.collate(model, random_windows(300, 509 + k), np.random.default_rng(0))
+        assert float((batch["targets"] != IGNORED)[:, 1:-1].double().mean()) == pytest.approx(0.15, abs=0.015)
 
 
 def train(data, out, **changes):

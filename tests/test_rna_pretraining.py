@@ -207,6 +207,19 @@ class TestRun:
         with pytest.raises(UserError, match=r"holds another run .*objective motif there, token here"):
             train(world / "rna.fa", tmp_path / "out", "rnaernie", objective="token")
 
+    def test_another_spelling_of_a_path_is_the_same_run(self, world, tmp_path, monkeypatch):
+        monkeypatch.chdir(world)
+        listener = Listener()
+        for motifs in ("motifs.txt", str(world / "motifs.txt")):
+            train(world / "rna.fa", tmp_path / "out", "rnaernie", options={"motifs": motifs}, reporter=listener)
+        assert "holds this very run, finished" in "\n".join(listener.said)
+
+    def test_starting_over_with_another_model_leaves_none_of_the_earlier_ones_files(self, world, tmp_path):
+        for out, model in (("out", "dnabert1"), ("out", "rnafm"), ("new", "rnafm")):
+            train(world / "genome.fa", tmp_path / out, model, force=True, steps=1)
+        names = [sorted(path.name for path in (tmp_path / out).iterdir()) for out in ("out", "new")]
+        assert names[0] == names[1]
+
     def test_the_layout_is_chosen_for_the_objective_at_random_initialisation_alone(self, world, tmp_path):
         with pytest.raises(UserError, match="no tokens for types of RNA"):
             train(world / "rna.fa", None, "rnaernie", options={"motifs": "x", "layout": "llm-eda"})

@@ -35,10 +35,37 @@ class TestRecords:
         source = open_sequences(write(tmp_path / "a.fa", ("x", "ACGT"), ("x", "GGGG"), ("y", "acgu"), ("z", ""), ("w", "RCGT")))
         assert [name for name, _, _ in source.stretches] == ["x", "x#2", "w"]
         assert source.notes == [
-            "a.fa: 1 records are left out: their letters are those of an earlier one",
+            "a.fa: 1 records are left out: their letters are those of an earlier one, or its reverse complement",
             "a.fa: 1 records without letters are left out",
             "a.fa: 1 ambiguous letters are read as N",
         ]
+
+    def test_what_repeats_on_the_other_strand_or_in_another_file_of_a_folder_is_left_out(self, tmp_path):
+        write(tmp_path / "a.fa", ("x", "AACGGT"), ("y", reverse_complement("AACGGT")))
+        write(tmp_path / "b.fa", ("z", "aacggu"))
+        source = open_sequences(tmp_path)
+        assert [name for name, _, _ in source.stretches] == ["a/x"]
+        assert [note.partition(" are")[0] for note in source.notes] == ["a.fa: 1 records", "b.fa: 1 records"]
+
+    def test_the_facts_tell_any_letter_and_any_type_and_not_the_path(self, tmp_path):
+        def facts(name, record, folder=False):
+            (tmp_path / name).mkdir()
+            path = write(tmp_path / name / "a.fa", ("x tRNA", "ACGT"), record)
+            write(tmp_path / name / "b.fa", ("z", "TTTTT"))
+            return open_sequences(tmp_path / name if folder else path).facts()
+
+        for folder in (False, True):
+            first = facts(f"first{folder}", ("y tRNA", "GGGGG"), folder)
+            assert facts(f"same{folder}", ("y tRNA", "GGGGG"), folder) == first
+            assert facts(f"letter{folder}", ("y tRNA", "GGGGA"), folder) != first
+            assert facts(f"type{folder}", ("y rRNA", "GGGGG"), folder) != first
+
+    @pytest.mark.parametrize("other", ["x.fasta", "x.fa.gz"])
+    def test_two_files_of_a_folder_with_one_name_are_refused(self, tmp_path, other):
+        for name in ("x.fa", other):
+            write(tmp_path / name, ("one", "ACGT"))
+        with pytest.raises(BadData, match=r"x\.fa.* have the same name; leave one of them out, or rename it"):
+            open_sequences(tmp_path)
 
     def test_a_long_record_makes_a_genome(self, tmp_path):
         chromosome = random_letters(LONGEST_RECORD + 1)

@@ -229,7 +229,7 @@ class Validation:
         self.yardstick: Yardstick = yardstick(objective.yardstick)
         self.yardstick.learn(sample, objective.collate(adapter, sample, rng))
         self.yardstick_loss, self.yardstick_accuracy = self.yardstick.judge(windows, whole)
-        # Hashing a whole genome takes long, so these windows identify the data.
+        # Of an alignment, which may be too large to be hashed, these windows identify the data.
         rows = (
             window.sequence.encode() if window.alignment is None else window.alignment.tobytes() for window in (*windows, *sample)
         )

@@ -36,7 +36,7 @@ from .build import request
 from .corpus import Corpus, Validation, split, weight_of
 from .fit import adamw
 from .predict import autocast, out_of_memory, to_device
-from .pretrain_asked import choose_context, choose_objective, divided, open_source, pretrainable
+from .pretrain_asked import by_name, choose_context, choose_objective, divided, open_source, pretrainable
 from .pretrain_screen import description, estimate, news, summary
 
 TOKENS_PER_STEP = 49_152  # 8 × 12 windows of 512 nt; validation looks at as many letters
@@ -120,7 +120,7 @@ def pretrain(
             "checkpoint": adapter.audit and adapter.audit.sha256,
             "options": wanted.options,
             "objective": name,
-            "objective_options": {key: getattr(goal, key) for key in keyword_options(type(goal).__init__)},
+            "objective_options": {key: by_name(getattr(goal, key)) for key in keyword_options(type(goal).__init__)},
             "objective_facts": digest(plain(goal.facts())),
             "data": source.path.name,
             "data_sha256": validation.sha256,
@@ -158,6 +158,7 @@ def pretrain(
             "objective": plain(goal.facts()),
             "data": corpus.facts() | validation.facts(),
             "model": {"parameters": sum(item.numel() for item in adapter.parameters())},
+            "files": sorted(adapter.checkpoint_files()),  # type: ignore[operator]
             "step": run.step,
             "scores": {},
             "timing": {},

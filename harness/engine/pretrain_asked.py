@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from harness import registry
 from harness.adapter import Adapter, Pretrainable
@@ -58,6 +59,14 @@ def choose_objective(adapter: Adapter, objective: str | None, options: Mapping[s
     goal = kind(**typed(f"objective {name}", keyword_options(kind.__init__), options))
     goal.attach(adapter)
     return name, goal
+
+
+def by_name(value: Any) -> Any:
+    """An objective's option as settings have it: of files, commas between them, their names, as its facts tell their content."""
+    if not isinstance(value, str):
+        return value
+    paths = [Path(part.strip()).expanduser() for part in value.split(",")]
+    return ",".join(path.name for path in paths) if all(path.is_file() for path in paths) else value
 
 
 def _objectives(adapter: Adapter | type[Adapter]) -> Mapping[str, type[Objective]]:

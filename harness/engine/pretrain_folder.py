@@ -101,8 +101,16 @@ def prepare(folder: Path, resuming: bool) -> None:
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
     if not resuming:
-        for name in (STATE, WEIGHTS, CURVE, PICTURE):
+        for name in (STATE, WEIGHTS, CURVE, PICTURE, *_of_model(folder)):
             (folder / name).unlink(missing_ok=True)
+
+
+def _of_model(folder: Path) -> list[str]:
+    """The files that an earlier run wrote because its model needs them: another model would take them for its own."""
+    try:
+        return [Path(name).name for name in json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

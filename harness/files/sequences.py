@@ -13,6 +13,7 @@ from harness.errors import BadData
 from harness.objective import Source
 
 from .alignments import GAP, Alignment
+from .fingerprint import digest, file_digest
 from .genome import Genome, part_of
 from .text import GZIP, head, text_lines
 from .two_bit import SIGNATURES
@@ -27,18 +28,23 @@ _UNKNOWN = ord("N")
 def open_sequences(path: Path) -> Source:
     """The sequences of a file, or of all FASTA and 2bit files of a folder, whose records are then named ``FILE/RECORD``.
 
-    A file without a record above LONGEST_RECORD, and without one named like ``chr17:100-200``, is read whole. Of records with the
-    same letters only the first is kept, so that none is trained on and held out; how many are left out is in ``notes``, as is
-    what was changed to get ``ACGTN``. A record may have any letters of IUPAC; U is read as T.
+    A file without a record above LONGEST_RECORD, and without one named like ``chr17:100-200``, is read whole. Of such records
+    with the same letters, on either strand and in any file of a folder, only the first is kept, so that none is trained on and
+    held out; how many are left out is in ``notes``, as is what was changed to get ``ACGTN``. A record may have any letters of
+    IUPAC; U is read as T.
 
     Raises:
-        BadData: there is no such file, or one that is not of this kind.
+        BadData: there is no such file, or one that is not of this kind, or two of a folder have one name.
     """
     path = Path(path)
-    files = sequence_files(path)
+    files, seen = sequence_files(path), set[bytes]()
     if len(files) == 1:
-        return _open(files[0])
-    return _Folder(path, {_stem(file): _open(file) for file in files})
+        return _open(files[0], seen)
+    named: dict[str, Path] = {}
+    for file in files:
+        if (other := named.setdefault(_stem(file), file)) is not file:
+            raise BadData(f"{path}: {other.name} and {file.name} have the same name; leave one of them out, or rename it")
+    return _Folder(path, {stem: _open(file, seen) for stem, file in named.items()})
 
 
 def sequence_files(path: Path) -> list[Path]:
@@ -55,14 +61,14 @@ def sequence_files(path: Path) -> list[Path]:
     return files
 
 
-def _open(path: Path) -> Source:
+def _open(path: Path, seen: set[bytes]) -> Source:
     start = head(path, EXPECTED)
     if start[:4] in SIGNATURES:
         return _Chromosomes(path)
     if not start.startswith(GZIP) and not start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b">"):
         raise BadData(f"{path}: neither FASTA (its first line does not begin with '>') nor 2bit; expected {EXPECTED}")
     records = _records(path)
-    return _Chromosomes(path) if records is None else _Records(path, records)
+    return _Chromosomes(path) if records is None else _Records(path, records, seen)
 
 
 def _stem(file: Path) -> str:
@@ -99,17 +105,17 @@ class _Chromosomes(Source):
         return Window(self.genome.sequence(locus), locus)
 
     def facts(self) -> dict[str, Any]:
-        return {"records": len(self.stretches)}
+        return {"records": len(self.stretches), "sha256": file_digest(self.path)}
 
 
 class _Records(Source):
-    """Sequences of their own, in memory. ``types`` are the second words of their headers."""
+    """Sequences of their own, in memory. ``types`` are the second words of headers; ``seen`` digests of what was read before."""
 
     whole = True
 
-    def __init__(self, path: Path, records: list[tuple[str, str]]) -> None:
+    def __init__(self, path: Path, records: list[tuple[str, str]], seen: set[bytes]) -> None:
         self.path, self._sequences, types, notes = path, dict[str, str](), dict[str, str](), list[str]()
-        seen, changes, same, empty = set[bytes](), Counter[str](), 0, 0
+        changes, same, empty = Counter[str](), 0, 0
         for number, (header, letters) in enumerate(records, start=1):
             words = header.split()
             name = words[0] if words else str(number)
@@ -119,7 +125,7 @@ class _Records(Source):
                 sequence = normalise(letters, changes)
             except BadData as error:
                 raise BadData(f"{path}, record {name!r:.80}: {error}; mend it, or leave it out") from None
-            key = blake2b(sequence.encode(), digest_size=16).digest()
+            key = blake2b(min(sequence, reverse_complement(sequence)).encode(), digest_size=16).digest()
             if not sequence or key in seen:
                 empty, same = empty + (not sequence), same + bool(sequence)
                 continue
@@ -127,10 +133,10 @@ class _Records(Source):
             self._sequences[name] = sequence
             if len(words) > 1:
                 types[name] = words[1]
-        if not self._sequences:
+        if not (self._sequences or same):
             raise BadData(f"{path}: holds no letters; expected {EXPECTED}")
         for count, what in (
-            (same, "records are left out: their letters are those of an earlier one"),
+            (same, "records are left out: their letters are those of an earlier one, or its reverse complement"),
             (empty, "records without letters are left out"),
             (changes["ambiguity_to_n"], "ambiguous letters are read as N"),
         ):
@@ -144,7 +150,7 @@ class _Records(Source):
         return Window(reverse_complement(text) if locus.strand == "-" else text, locus)
 
     def facts(self) -> dict[str, Any]:
-        return {"records": len(self._sequences)}
+        return {"records": len(self._sequences), "sha256": file_digest(self.path)}
 
 
 class _Folder(Source):
@@ -162,7 +168,8 @@ class _Folder(Source):
         return replace(self._parts[stem].window(Locus(name, locus.start, locus.end, locus.strand)), locus=locus)
 
     def facts(self) -> dict[str, Any]:
-        return {"files": list(self._parts), "records": len(self.stretches)}
+        digests = {stem: part.facts()["sha256"] for stem, part in self._parts.items()}
+        return {"files": list(digests), "records": len(self.stretches), "sha256": digest(digests)}
 
 
 class Columns(Source):
