@@ -231,7 +231,10 @@ class KmerBert(Bert, Pretrainable, ABC):
         return self.logits(hidden.flatten(0, 1).index_select(0, batch["asked"]))
 
     def checkpoint_files(self) -> dict[str, str]:
-        """The files of the authors' folder ``bert-config-6``; its tokenizer file would lower-case k-mers, this one not."""
+        """The files of the authors' folder ``bert-config-6``; its tokenizer file would lower-case k-mers, this one not.
+
+        The authors' code adds the decoder's bias twice, as here; that of transformers today adds it once.
+        """
         shape = self.shape
         config = {
             "architectures": ["BertForMaskedLM"],

@@ -89,7 +89,10 @@ class Pmi(Contiguous):
         try:
             table = count_pmi(training.texts(), self.k, least)
         except BadData as error:
-            raise BadData(f"{training.source.path}: its {self.k}-mers cannot be ranked: {error}") from None
+            raise BadData(
+                f"{training.source.path}: no {self.k}-mer of what is trained on occurs {least} times; give more sequence, or a "
+                "table with --option pmi=FILE"
+            ) from error
         self._take(replace(table, made=table.made | {"source": "the letters trained on"}))
         self.notes = [
             f"no PMI table is given: the letters trained on rank {table.ranked:,} of {4**self.k:,} {self.k}-mers, "

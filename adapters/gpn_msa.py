@@ -189,7 +189,7 @@ class GPNMSA(Adapter, MaskedModel, Pretrainable, BaseResolved):
         if depths and self.species is not None and depths[0] != 1 + self.species:
             raise BadData(
                 f"alignment of {depths[0]} rows: this gpn_msa reads {1 + self.species}, the sequence and {self.species} species "
-                "in the order of its training; a window without an alignment is read alone"
+                "in the order of its training (--species names them); a window without an alignment is read alone"
             )
         if depths and depths[0] > 1 + self.most_species:
             room = f"a width of {self.embedding_dim} has channels for {1 + self.most_species}"

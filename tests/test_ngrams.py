@@ -146,9 +146,9 @@ def test_progress_ends_with_all_bytes(tmp_path):
     ("content", "message"),
     [
         (b">x\nACGT\nACXT\n", r"g\.fa, line 3: 'X' is not an IUPAC nucleotide code"),
-        (b">x\nACGT\n>y\nAC GT\n", r"line 4: a blank among the letters"),
+        (b">x\nACGT\n>y\nAC GT\n", r"line 4: a blank within the sequence"),
         (b">x\nACGT\nAC-GT\n", r"line 3: '-' is not"),
-        (b">x\nACGT\n >y\n", r"line 3: a blank among the letters"),
+        (b">x\nACGT\n >y\n", r"line 3: a blank within the sequence"),
         (gzip.compress(b"ACGT\n>y\nACGT\n"), r"line 1: text before the first line that begins with '>'"),
         (gzip.compress(b">y\n" + b"ACGT" * 100)[:-12], r"gzip stream is cut or damaged"),
         (b"ACGT\n", r"neither FASTA \(its first line does not begin with '>'\) nor 2bit"),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import torch.nn.functional as F
 
 from harness.adapter import IGNORED, Adapter, Batch
 from harness.data import Locus, Window
@@ -18,6 +19,7 @@ from .yardsticks import Yardstick, yardstick
 CONTEXTS_PER_BLOCK = 16
 HELD_OUT_SHARE = 0.1  # of all blocks
 MAX_MISSES = 10_000  # unusable windows drawn in a row
+ASKED_AT_ONCE = 64  # places
 
 
 class Corpus:
@@ -150,10 +152,9 @@ class Corpus:
         return found
 
     def texts(self) -> Iterator[str]:
-        """The letters of the pieces that are trained on, in parts of at most a block."""
-        for number, first, end in zip(self._stretch, self._firsts, self._ends, strict=True):
-            for start in range(first, end, self.block):
-                yield self.source.window(Locus(self._names[number], start, min(start + self.block, int(end)))).sequence
+        """The letters of each piece that is trained on."""
+        for number, first, end in zip(self._stretch, self._firsts.tolist(), self._ends.tolist(), strict=True):
+            yield self.source.window(Locus(self._names[number], first, end)).sequence
 
     def passes(self, windows: int) -> int:
         """The pass over the training blocks, counted from 1, that is under way after this many windows."""
@@ -219,14 +220,18 @@ class Validation:
 
     def __init__(self, adapter: Adapter, objective: Objective, corpus: Corpus, count: int, batch_size: int) -> None:
         rng = np.random.default_rng(0)
-        windows, sample = corpus.held_out(count), corpus.draw(rng, count)
+        self.yardstick: Yardstick = yardstick(objective.yardstick)
+        windows, sample = corpus.held_out(count), corpus.draw(rng, self.yardstick.lessons * count)
         whole = objective.collate(adapter, windows, rng)
         self.batches = split(whole, batch_size)
         self.windows, self.targets = len(windows), int((whole["targets"] != IGNORED).sum())
         if not self.targets:
-            raise BadData(f"{corpus.source.path}: the {len(windows)} held-out windows ask for nothing; give more data")
+            raise BadData(
+                f"{corpus.source.path}: in the {len(windows):,} held-out windows nothing can be asked for (unknown letters in every "
+                "token?); give more data"
+            )
+        self.asked = self.targets / max(sum(map(len, windows)), 1)
         self.weight = weight_of(whole)
-        self.yardstick: Yardstick = yardstick(objective.yardstick)
         self.yardstick.learn(sample, objective.collate(adapter, sample, rng))
         self.yardstick_loss, self.yardstick_accuracy = self.yardstick.judge(windows, whole)
         # Of an alignment, which may be too large to be hashed, these windows identify the data.
@@ -240,6 +245,7 @@ class Validation:
         return {
             "validation_windows": self.windows,
             "validation_targets": self.targets,
+            "targets_per_letter": self.asked,
             "yardstick": self.yardstick.name,
             "yardstick_loss": self.yardstick_loss,
             "yardstick_accuracy": self.yardstick_accuracy,
@@ -247,9 +253,20 @@ class Validation:
 
 
 def split(whole: Batch, size: int) -> list[Batch]:
-    """An :meth:`Objective.collate` batch in batches of ``size`` windows each, with ``asked`` (see :class:`Pretrainable`)."""
-    parts = ({name: tensor[at : at + size] for name, tensor in whole.items()} for at in range(0, len(whole["targets"]), size))
-    return [part | {"asked": (part["targets"] != IGNORED).flatten().nonzero()[:, 0]} for part in parts]
+    """An :meth:`Objective.collate` batch in batches of ``size`` windows each, with ``asked`` (see :class:`Pretrainable`).
+
+    ``labels`` int64 (M,) are the targets at these places. Both are filled up to a multiple of ASKED_AT_ONCE by a place of no
+    matter, whose label is IGNORED: for each other number of rows, oneDNN would compile and keep a product of its own.
+    """
+    batches = []
+    for at in range(0, len(whole["targets"]), size):
+        part = {name: tensor[at : at + size] for name, tensor in whole.items()}
+        targets = part["targets"].flatten()
+        places = (targets != IGNORED).nonzero()[:, 0]
+        filling = -len(places) % ASKED_AT_ONCE
+        labels = F.pad(targets[places], (0, filling), value=IGNORED)
+        batches.append(part | {"asked": F.pad(places, (0, filling)), "labels": labels})
+    return batches
 
 
 def weight_of(batch: Batch) -> float:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from harness import registry
-from harness.adapter import Adapter, Batch, Pretrainable
+from harness.adapter import IGNORED, Adapter, Batch, Pretrainable
 from harness.errors import RunFailed, UserError
 from harness.facts import keyword_options
 from harness.files.code import code_digest
@@ -312,13 +312,13 @@ class Pretraining:
         """Weighted sum of the cross-entropies of a batch's targets, and the number of targets that have the highest logit."""
         assert isinstance(self.adapter, Pretrainable)
         batch = to_device(batch, self.device)
-        targets = batch["targets"].flatten()[batch["asked"]]
+        labels = batch["labels"]
         with autocast(self.device, self.precision):
             logits = self.adapter.pretraining_logits(batch)
-        correct = (logits.argmax(dim=-1) == targets).sum()
+        correct = (logits.argmax(dim=-1) == labels).sum()
         if "weights" not in batch:
-            return F.cross_entropy(logits.float(), targets, reduction="sum"), correct
-        each = F.cross_entropy(logits.float(), targets, reduction="none")
+            return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum"), correct
+        each = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")
         return (each * batch["weights"].flatten()[batch["asked"]]).sum(), correct
 
     def state(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ def description(adapter: Adapter, record: Mapping[str, Any], folder: Path, notes
         f"objective {settings['objective']}{options}",
         f"{settings['data']}: {rows}{data['blocks'] - data['held_out_blocks']:,} blocks of at most {2 * data['block'] - 1:,} "
         f"nt to train on, {data['held_out_blocks']:,} held out ({data['validation_windows']:,} windows, "
-        f"{data['validation_targets']:,} targets; the {data['yardstick']} has a loss of {data['yardstick_loss']:.4f}, and "
+        f"{data['validation_targets']:,} targets, {data['targets_per_letter']:.3f} a letter; the {data['yardstick']} has a loss of {data['yardstick_loss']:.4f}, and "
         f"{data['yardstick_accuracy']:.4f} of them right)",
         f"{settings['steps']:,} steps of {windows:,} windows of {settings['context']} nt, "
         f"in batches of {settings['batch_size']}, into {folder}",

@@ -22,6 +22,7 @@ class Yardstick(ABC):
     """A predictor that learns from training windows, as :meth:`Objective.collate` makes them, and is judged on held-out ones."""
 
     name: ClassVar[str]
+    lessons: ClassVar[int] = 16  # windows to learn from for each held-out one
 
     @abstractmethod
     def learn(self, windows: Sequence[Window], batch: Batch) -> None: ...
@@ -71,6 +72,7 @@ class Vote(Yardstick):
     """
 
     name = "column vote"
+    lessons = 1  # it learns four frequencies
 
     def learn(self, windows: Sequence[Window], batch: Batch) -> None:
         letters = np.concatenate([_rows(window)[0] for window in windows])

@@ -101,7 +101,7 @@ class Ngrams:
         if not self._state[_TITLED]:
             return f"{line}: text before the first line that begins with '>'"
         if self._state[_MODE] == _AFTER_BLANK:
-            return f"{line}: a blank among the letters"
+            return f"{line}: a blank within the sequence"
         return f"{line}: {letter!r} is not an IUPAC nucleotide code"
 
 

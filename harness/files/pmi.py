@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 SHORTEST, LONGEST = 2, 8  # letters of a k-mer
 MIN_COUNT = 101  # of the published table
+TIE = 9  # decimals beyond which scores that the formula makes equal may differ by rounding
 SCORES = ("discount", "naive", "true", "dp", "norm")
 EXPECTED = "a PMI table, as `harness data pmi` writes it"
 
@@ -164,7 +165,7 @@ def pmi(counts: Sequence[np.ndarray], min_count: int = MIN_COUNT) -> tuple[dict[
     for name in SCORES:
         scores[name][words] = found[name]
     ranks = np.full(4**k, 4**k, np.int64)
-    ranks[words[np.argsort(-found["norm"], kind="stable")]] = np.arange(1, len(words) + 1)
+    ranks[words[np.argsort(-found["norm"].round(TIE), kind="stable")]] = np.arange(1, len(words) + 1)
     return scores, ranks
 
 
