@@ -14,7 +14,7 @@ import torch
 from harness.adapter import IGNORED, Adapter, Batch
 from harness.data import Window
 from harness.errors import UserError
-from harness.files.fingerprint import file_digest
+from harness.files.fingerprint import digest, file_digest
 from harness.files.motif_files import read_words
 from harness.objective import Objective, Training
 
@@ -93,7 +93,7 @@ class Motif(Objective):
             ]
 
     def facts(self) -> dict[str, Any]:
-        return {"files": self._files, "records_with_type": len(self._type_of)}
+        return {"files": self._files, "records_with_type": len(self._type_of), "types_sha256": digest(self._type_of)}
 
     def collate(self, adapter: Any, windows: Sequence[Window], rng: np.random.Generator, progress: float | None = None) -> Batch:
         """``tokens``, ``targets`` and ``groups`` int64 (B, L + 4): [CLS], the bases, [IND], the type, [SEP].

@@ -219,6 +219,14 @@ class TestRun:
         with pytest.raises(UserError, match=r"holds another run .*objective motif there, token here"):
             train(world / "rna.fa", tmp_path / "out", "rnaernie", objective="token")
 
+    def test_records_of_other_types_are_another_run(self, world, tmp_path):
+        rna, options = tmp_path / "rna.fa", {"motifs": str(world / "motifs.txt")}
+        rna.write_text((world / "rna.fa").read_text())
+        train(rna, tmp_path / "out", "rnaernie", options=options)
+        rna.write_text(rna.read_text().replace(" miRNA\n", " tRNA\n"))
+        with pytest.raises(UserError, match=r"holds another run .*objective_facts"):
+            train(rna, tmp_path / "out", "rnaernie", options=options)
+
     def test_the_layout_is_chosen_for_the_objective_at_random_initialisation_alone(self, world, tmp_path):
         with pytest.raises(UserError, match="no tokens for types of RNA"):
             train(world / "rna.fa", None, "rnaernie", options={"motifs": "x", "layout": "llm-eda"})
