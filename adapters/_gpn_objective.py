@@ -259,8 +259,8 @@ def _check_scores(lookup: Lookup, source: Source, probabilities: bool) -> list[s
     lacking = sorted(names - set(lookup.chromosomes))
     if len(lacking) == len(names):
         raise BadData(
-            f"{lookup.path}: holds {_some(lookup.chromosomes)}, and {source.path} {_some(names)}: no chromosome in common; give "
-            "scores of its assembly, or --objective token, which needs none"
+            f"{lookup.path}: holds chromosomes {_some(lookup.chromosomes)}, and {source.path} {_some(names)}: none in common; "
+            "give scores of its assembly, or --objective token, which needs none"
         )
     here = [(_chromosome(name), start, end) for name, start, end in source.stretches if _chromosome(name) not in lacking]
     for name, _, end in here:

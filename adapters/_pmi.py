@@ -73,7 +73,13 @@ class Pmi(Contiguous):
         if self.pmi:
             from harness.files.pmi import read_pmi
 
-            self._take(read_pmi(Path(self.pmi), self.k))
+            table = read_pmi(Path(self.pmi), self.k)
+            if table.ranked < len(table.ranks):
+                self.notes = [
+                    f"{Path(self.pmi).name}: ranks {table.ranked:,} of {len(table.ranks):,} {self.k}-mers; the others come "
+                    + ("last" if self.ranks == "content" else "first")
+                ]
+            self._take(table)
 
     def prepare(self, training: Training) -> None:
         """Computes the ranks, if no table is given. Few letters rank k-mers that are a quarter as frequent as the average.

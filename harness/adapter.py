@@ -136,8 +136,8 @@ class Pretrainable(ABC):
     def pretraining_logits(self, batch: Batch) -> Tensor:
         """Logits (M, V) over the vocabulary at M tokens of an :meth:`Objective.collate` batch.
 
-        ``batch["asked"]`` int64 (M,) says which: places in the flattened ``targets`` (B · T), those with a target and, to fill up,
-        some that do not count. A causal model predicts the target at a place from the tokens up to it.
+        ``batch["asked"]`` int64 (M,) says which: places in the flattened ``targets`` (B · T), those with a target and, to fill
+        up, some that do not count. A causal model predicts the target at a place from the tokens up to it.
         """
 
     def checkpoint_tensors(self) -> Mapping[str, Tensor]:

@@ -316,11 +316,25 @@ class TestRun:
     def test_ranks_that_differ_are_another_run(self, genome, tmp_path):
         train(genome, tmp_path / "out")
         table = write_ranks(tmp_path / "pmi.csv", "AAA", 3)
-        for options in ({"ranks": "position"}, {"pmi": str(table)}):
-            with pytest.raises(UserError, match="objective_options"):
+        for options, said in (
+            ({"ranks": "position"}, r"\(objective_options ranks content there, position here"),
+            ({"pmi": str(table)}, f"objective_options pmi  there, {str(table)[:40]} here"),
+            ({"share": "0.2"}, r"\(objective_options share 0.15 there, 0.2 here"),
+        ):
+            with pytest.raises(UserError, match=said):
                 train(genome, tmp_path / "out", options={"k": "3", **options})
         with pytest.raises(UserError, match="objective pmi there, span here"):
             train(genome, tmp_path / "out", objective="span")
+
+    def test_a_table_without_some_kmers_says_how_many(self, genome, tmp_path):
+        table = write_ranks(tmp_path / "pmi.csv", "AAA", 3)
+        rows = table.read_text().splitlines()
+        table.write_text("\n".join([rows[0], *(row for row in rows[1:] if int(row.split(",")[-1]) <= 9)]) + "\n")
+        for ranks, place in (("content", "last"), ("position", "first")):
+            listener = Listener()
+            options = {"k": "3", "pmi": str(table), "ranks": ranks}
+            train(genome, tmp_path / ranks, options=options, reporter=listener)
+            assert f"pmi.csv: ranks 9 of 64 3-mers; the others come {place}" in "\n".join(listener.said)
 
     def test_a_table_that_changed_is_another_run(self, genome, tmp_path):
         table = write_ranks(tmp_path / "pmi.csv", "AAA", 3)

@@ -220,6 +220,14 @@ class TestRun:
         names = [sorted(path.name for path in (tmp_path / out).iterdir()) for out in ("out", "new")]
         assert names[0] == names[1]
 
+    def test_records_of_other_types_are_another_run(self, world, tmp_path):
+        rna, options = tmp_path / "rna.fa", {"motifs": str(world / "motifs.txt")}
+        rna.write_text((world / "rna.fa").read_text())
+        train(rna, tmp_path / "out", "rnaernie", options=options)
+        rna.write_text(rna.read_text().replace(" miRNA\n", " tRNA\n"))
+        with pytest.raises(UserError, match="holds another run"):
+            train(rna, tmp_path / "out", "rnaernie", options=options)
+
     def test_the_layout_is_chosen_for_the_objective_at_random_initialisation_alone(self, world, tmp_path):
         with pytest.raises(UserError, match="no tokens for types of RNA"):
             train(world / "rna.fa", None, "rnaernie", options={"motifs": "x", "layout": "llm-eda"})

@@ -94,6 +94,7 @@ class TestRecords:
         [
             ("ACGT\n", "does not begin with '>'"),
             (">x\nAC!T\n", r"record 'x': letters '!' are not IUPAC .* mend it"),
+            (">x\nAC-T\n", "record 'x': letters '-' are not IUPAC .* leave it out; --msa takes an alignment"),
             (">x\n\n>y\n\n", "holds no letters"),
             ("", "empty"),
         ],

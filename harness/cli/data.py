@@ -137,12 +137,13 @@ def data_pmi(
     quiet: Quiet = False,
 ) -> None:
     """Rank the k-mers of a genome by their pointwise mutual information, for GeneMask's objective `pmi`."""
-    from harness.files.pmi import genome_pmi, spelled, write_pmi
+    from harness.files.pmi import check_request, genome_pmi, spelled, write_pmi
     from harness.inference.writing import check_out
 
     from .screen import Screen
 
     screen = Screen(quiet)
+    check_request(k, min_count)
     check_out(out, [genome], _CSV, ".csv", force)
     with screen.download(f"counting the {k}-mers of {genome}") as progress:
         table = genome_pmi(genome, k, min_count, progress)

@@ -19,7 +19,11 @@ Results = Annotated[Path, typer.Option(help="Folder of records and tables.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results only.")]
 Checkpoint = Annotated[str | None, typer.Option(help="Weights: a file, a folder, or a hub id (owner/name[@revision]).")]
 ModelOptions = Annotated[
-    list[str] | None, typer.Option("--option", help="An option of the model, name=value (see `harness show MODEL`); repeatable.")
+    list[str] | None,
+    typer.Option(
+        "--option",
+        help="An option of the model or its objective, name=value (see `harness show MODEL`); repeatable.",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 

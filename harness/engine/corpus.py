@@ -121,7 +121,7 @@ class Corpus:
             if misses == MAX_MISSES:
                 raise BadData(
                     f"{self.source.path}: in {misses:,} windows of {self.context} nt {self._unknown()}; "
-                    "give one that covers more, or a shorter --context"
+                    "give one of which more is known, or a shorter --context"
                 )
         return found, skipped
 
@@ -146,8 +146,8 @@ class Corpus:
                 break
         if not found:
             raise BadData(
-                f"{self.source.path}: in every window of {self.context} nt of the {len(self._held_out)} held-out blocks "
-                f"{self._unknown()}; give one that covers more, or a shorter --context"
+                f"{self.source.path}: in every window of {self.context} nt that is held out, {self._unknown()}; "
+                "give one of which more is known, or a shorter --context"
             )
         return found
 
@@ -227,8 +227,8 @@ class Validation:
         self.windows, self.targets = len(windows), int((whole["targets"] != IGNORED).sum())
         if not self.targets:
             raise BadData(
-                f"{corpus.source.path}: in the {len(windows):,} held-out windows nothing can be asked for (unknown letters in every "
-                "token?); give more data"
+                f"{corpus.source.path}: in the {len(windows):,} held-out windows nothing can be asked for; give sequences with "
+                "fewer unknown letters (N), or more of them"
             )
         self.asked = self.targets / max(sum(map(len, windows)), 1)
         self.weight = weight_of(whole)

@@ -84,7 +84,7 @@ def pretrain(
     for name, value, least in (
         ("context", 1 if context is None else context, 1),
         ("steps", steps, 1),
-        ("tokens-per-step", tokens_per_step, context or 1),
+        ("tokens-per-step", tokens_per_step, 1),
         ("evaluate-every", evaluate_every, 1),
         ("seed", seed, 0),
     ):
@@ -171,7 +171,7 @@ def pretrain(
             },
         }
         pretrain_folder.write_record(folder, record)
-        reporter.say(description(adapter, record, folder, [*source.notes, *goal.notes]))
+        reporter.say(description(adapter, record, folder, of_objective, [*source.notes, *goal.notes]))
         _train(run, validation, evaluate_every, folder, record, reporter)
     reporter.conclude(summary(record, folder))
     return folder

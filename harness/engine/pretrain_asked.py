@@ -38,6 +38,9 @@ def divided(
     if objective is not None and objective not in objectives:
         raise _no_objective(adapter.name, objective, objectives)
     known = {name for kind in objectives.values() for name in keyword_options(kind.__init__)}
+    own = registry.model_facts(adapter.name).options
+    if strange := next((name for name in options if name not in known and name not in own), None):
+        raise registry.unknown(f"option of {adapter.name} and its objectives", strange, [*own, *sorted(known)])
     needed = objectives[objective or next(iter(objectives))].model_options if anew and objectives else {}
     return (
         {**needed, **{name: value for name, value in options.items() if name not in known}},
@@ -50,7 +53,8 @@ def choose_objective(adapter: Adapter, objective: str | None, options: Mapping[s
     objectives = _objectives(adapter)
     if not objectives:
         raise UserError(
-            f"model {adapter.name}: as it was loaded, it has no head to be pretrained with, or an option for fine-tuning alone"
+            f"model {adapter.name}: as it was built it cannot be pretrained: it lacks a language head, or an option (guided=true) "
+            "is for fine-tuning alone; leave the option out, or give weights with a head"
         )
     name = objective or next(iter(objectives))
     if name not in objectives:
@@ -74,7 +78,7 @@ def _objectives(adapter: Adapter | type[Adapter]) -> Mapping[str, type[Objective
 
 
 def _no_objective(model: str, objective: str, objectives: Mapping[str, type[Objective]]) -> UserError:
-    return UserError(f"objective {objective!r}: {model} has {', '.join(objectives)}")
+    return UserError(f"objective {objective!r}: {model} has {', '.join(objectives)}; choose one of these")
 
 
 def choose_context(adapter: Adapter, context: int | None) -> int:

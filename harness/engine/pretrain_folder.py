@@ -72,11 +72,22 @@ def read_record(folder: Path, settings: Mapping[str, Any], force: bool) -> dict[
             raise UserError(f"out {folder}: holds files but no {RECORD}; choose an empty folder with --out") from None
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadData(f"{path}: not a readable record ({error}); choose another --out") from None
-    if different := [name for name in {**there, **settings} if there.get(name) != settings.get(name)]:
-        shown = [f"{name} {str(there.get(name))[:40]} there, {str(settings.get(name))[:40]} here" for name in different]
+        if force:
+            return None
+        raise BadData(f"{path}: not a readable record ({error}); choose another --out, or --force to start over") from None
+    old, new = _flat(there), _flat(settings)
+    if different := [name for name in {**old, **new} if old.get(name) != new.get(name)]:
+        shown = [f"{name} {str(old.get(name))[:40]} there, {str(new.get(name))[:40]} here" for name in different]
         raise UserError(f"out {folder}: holds another run ({', '.join(shown)}); choose another --out, or --force to start over")
     return record
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in which each option of a model or an objective is a setting of its own."""
+    flat = dict[str, Any]()
+    for name, value in settings.items():
+        flat |= {f"{name} {inner}": item for inner, item in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def read_state(folder: Path, device: torch.device) -> dict[str, Any]:

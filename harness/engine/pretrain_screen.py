@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from .pretrain import Pretraining
 
 
-def description(adapter: Adapter, record: Mapping[str, Any], folder: Path, notes: Sequence[str]) -> str:
+def description(adapter: Adapter, record: Mapping[str, Any], folder: Path, given: Mapping[str, Any], notes: Sequence[str]) -> str:
+    """``given`` are the objective's options that were asked for, ``notes`` what the data and the objective have to say."""
     settings, data, audit = record["settings"], record["data"], adapter.audit
     origin = "random initialisation" if audit is None else f"{audit.matched} of {audit.expected} tensors from {audit.source}"
     windows = settings["tokens_per_step"] // settings["context"]
-    options = "".join(f" {name}={value}" for name, value in settings["objective_options"].items() if value != "")
+    options = "".join(f" {name}={value}" for name, value in given.items()) or ", as published"
     rows = f"{data['rows']} rows, " if data["rows"] > 1 else ""
     lines = [
         f"{settings['model']}, seed {settings['seed']}: {origin}, {record['model']['parameters']:,} parameters, "
@@ -25,8 +26,8 @@ def description(adapter: Adapter, record: Mapping[str, Any], folder: Path, notes
         f"objective {settings['objective']}{options}",
         f"{settings['data']}: {rows}{data['blocks'] - data['held_out_blocks']:,} blocks of at most {2 * data['block'] - 1:,} "
         f"nt to train on, {data['held_out_blocks']:,} held out ({data['validation_windows']:,} windows, "
-        f"{data['validation_targets']:,} targets, {data['targets_per_letter']:.3f} a letter; the {data['yardstick']} has a loss of {data['yardstick_loss']:.4f}, and "
-        f"{data['yardstick_accuracy']:.4f} of them right)",
+        f"{data['validation_targets']:,} targets, {data['targets_per_letter']:.3f} a letter)",
+        f"the {data['yardstick']} has a loss of {data['yardstick_loss']:.4f}, and {data['yardstick_accuracy']:.4f} of them right",
         f"{settings['steps']:,} steps of {windows:,} windows of {settings['context']} nt, "
         f"in batches of {settings['batch_size']}, into {folder}",
         *(audit.warnings if audit else ()),

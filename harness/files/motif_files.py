@@ -76,14 +76,15 @@ def read_motifs(path: Path) -> list[Motif]:
 def read_words(path: Path) -> tuple[list[str], list[str]]:
     """The motifs of a file as distinct words over ACGUT, upper case, in its order; and sentences on what was left out.
 
-    A file of matrices is as for :func:`read_motifs`; any other is a list, one word a line. A matrix becomes its consensus: the
-    letters that have at least half of the probability. Where positions have no such letter, the longest stretch between them is
-    taken. A motif is left out if this has fewer than SHORTEST_WORD letters, or if a word has a letter that is none of ACGUT.
+    A file of matrices is as for :func:`read_motifs`; any other is a list, one word a line, without lines that begin with #. A
+    matrix becomes its consensus: the letters that have at least half of the probability. Where positions have no such letter,
+    the longest stretch between them is taken. A motif is left out if this has fewer than SHORTEST_WORD letters, or if a word has a letter that is none of ACGUT.
 
     Raises:
         BadData: the file cannot be read, or no motif is left; the message counts the letters that are none of ACGUT.
     """
     lines = [(number, line.strip()) for number, line in enumerate(text_lines(path, EXPECTED_WORDS), start=1) if line.strip()]
+    lines = [it for it in lines if not it[1].startswith("#")] or lines
     words, notes = _consensuses(path) if lines[0][1].startswith(_MATRICES) else _listed(path, lines)
     return list(dict.fromkeys(words)), [f"{path.name}: {note}" for note in notes]
 

@@ -83,7 +83,7 @@ def count_pmi(texts: Iterable[str], k: int, min_count: int = MIN_COUNT) -> PmiTa
     """
     from .ngrams import Ngrams
 
-    _check(k, min_count)
+    check_request(k, min_count)
     grams = Ngrams(k)
     for number, text in enumerate(texts, start=1):
         try:
@@ -103,11 +103,16 @@ def genome_pmi(path: Path, k: int, min_count: int = MIN_COUNT, progress: Transfe
     """
     from .ngrams import count_genome
 
-    _check(k, min_count)
+    check_request(k, min_count)
     return _table(count_genome(sequence_files(path), k, progress), min_count, str(path))
 
 
-def _check(k: int, min_count: int) -> None:
+def check_request(k: int, min_count: int) -> None:
+    """Refuse what cannot be counted.
+
+    Raises:
+        UserError: ``k`` is not SHORTEST to LONGEST, or ``min_count`` below 2.
+    """
     if not SHORTEST <= k <= LONGEST:
         raise UserError(f"k {k}: k-mers of {SHORTEST} to {LONGEST} letters can be counted; choose another --k")
     if min_count < 2:

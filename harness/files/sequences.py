@@ -124,7 +124,8 @@ class _Records(Source):
             try:
                 sequence = normalise(letters, changes)
             except BadData as error:
-                raise BadData(f"{path}, record {name!r:.80}: {error}; mend it, or leave it out") from None
+                remedy = "mend it, or leave it out" + ("; --msa takes an alignment" if "-" in letters else "")
+                raise BadData(f"{path}, record {name!r:.80}: {error}; {remedy}") from None
             key = blake2b(min(sequence, reverse_complement(sequence)).encode(), digest_size=16).digest()
             if not sequence or key in seen:
                 empty, same = empty + (not sequence), same + bool(sequence)
