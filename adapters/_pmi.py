@@ -95,9 +95,13 @@ class Pmi(Contiguous):
         try:
             table = count_pmi(training.texts(), self.k, least)
         except BadData as error:
+            what = (
+                f"no {self.k}-mer occurs {least} times"
+                if any(text.strip("N") for text in training.texts())
+                else "every letter is N"
+            )
             raise BadData(
-                f"{training.source.path}: no {self.k}-mer of what is trained on occurs {least} times; give more sequence, or a "
-                "table with --option pmi=FILE"
+                f"{training.source.path}: in what is trained on, {what}; give more sequence, or a table with --option pmi=FILE"
             ) from error
         self._take(replace(table, made=table.made | {"source": "the letters trained on"}))
         self.notes = [

@@ -137,12 +137,12 @@ def curves(steps: int, seeds: int) -> None:
 
 
 def corrupted(model: MSAMamba, windows: Sequence[Window], rng: np.random.Generator) -> dict[str, Tensor]:
-    (batch,) = split(model.objectives["token"]().collate(model, windows, rng), len(windows))
+    (batch,) = split(model.objectives["token"]().collate(model, windows, rng), len(windows), at_once=1)
     return batch
 
 
 def loss(model: MSAMamba, batch: dict[str, Tensor]) -> Tensor:
-    return F.cross_entropy(model.pretraining_logits(batch), batch["targets"].flatten()[batch["asked"]])
+    return F.cross_entropy(model.pretraining_logits(batch), batch["labels"])
 
 
 def draw(

@@ -145,7 +145,7 @@ def pretraining_batch(model, windows, rng, objective: str | None = None, **optio
 
     goal = model.objectives[objective or next(iter(model.objectives))](**options)
     goal.attach(model)
-    (batch,) = split(goal.collate(model, windows, rng), len(windows))
+    (batch,) = split(goal.collate(model, windows, rng), len(windows), at_once=1)
     return batch
 
 

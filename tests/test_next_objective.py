@@ -200,5 +200,5 @@ class TestLearning:
     def test_an_objective_that_it_lacks(self, genome, tmp_path):
         with pytest.raises(UserError, match="objective 'token': hyenadna has next"):
             learned("hyenadna", genome, tmp_path / "out", objective="token")
-        with pytest.raises(UserError, match="unknown option of hyenadna 'share'"):
+        with pytest.raises(UserError, match="unknown option of hyenadna and its objectives 'share'"):
             learned("hyenadna", genome, tmp_path / "out", options={"share": "0.2"})

@@ -146,7 +146,7 @@ class TestCorpus:
         corpus = Corpus(columns(write_alignment(tmp_path, rows)), 20)
         with pytest.raises(BadData, match="less than half of row 0"):
             corpus.draw(np.random.default_rng(0), 1)
-        with pytest.raises(BadData, match="held-out blocks"):
+        with pytest.raises(BadData, match="that is held out, less than half of row 0"):
             corpus.held_out(1)
 
 

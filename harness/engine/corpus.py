@@ -252,10 +252,10 @@ class Validation:
         }
 
 
-def split(whole: Batch, size: int) -> list[Batch]:
+def split(whole: Batch, size: int, at_once: int = ASKED_AT_ONCE) -> list[Batch]:
     """An :meth:`Objective.collate` batch in batches of ``size`` windows each, with ``asked`` (see :class:`Pretrainable`).
 
-    ``labels`` int64 (M,) are the targets at these places. Both are filled up to a multiple of ASKED_AT_ONCE by a place of no
+    ``labels`` int64 (M,) are the targets at these places. Both are filled up to a multiple of ``at_once`` by a place of no
     matter, whose label is IGNORED: for each other number of rows, oneDNN would compile and keep a product of its own.
     """
     batches = []
@@ -263,7 +263,7 @@ def split(whole: Batch, size: int) -> list[Batch]:
         part = {name: tensor[at : at + size] for name, tensor in whole.items()}
         targets = part["targets"].flatten()
         places = (targets != IGNORED).nonzero()[:, 0]
-        filling = -len(places) % ASKED_AT_ONCE
+        filling = -len(places) % at_once
         labels = F.pad(targets[places], (0, filling), value=IGNORED)
         batches.append(part | {"asked": F.pad(places, (0, filling)), "labels": labels})
     return batches

@@ -53,8 +53,8 @@ def choose_objective(adapter: Adapter, objective: str | None, options: Mapping[s
     objectives = _objectives(adapter)
     if not objectives:
         raise UserError(
-            f"model {adapter.name}: as it was built it cannot be pretrained: it lacks a language head, or an option (guided=true) "
-            "is for fine-tuning alone; leave the option out, or give weights with a head"
+            f"model {adapter.name}: as it was loaded, it has no head to be pretrained with, or an option (guided=true) that is "
+            "for fine-tuning alone; give weights with a language head, or leave the option out"
         )
     name = objective or next(iter(objectives))
     if name not in objectives:

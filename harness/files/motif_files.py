@@ -78,7 +78,8 @@ def read_words(path: Path) -> tuple[list[str], list[str]]:
 
     A file of matrices is as for :func:`read_motifs`; any other is a list, one word a line, without lines that begin with #. A
     matrix becomes its consensus: the letters that have at least half of the probability. Where positions have no such letter,
-    the longest stretch between them is taken. A motif is left out if this has fewer than SHORTEST_WORD letters, or if a word has a letter that is none of ACGUT.
+    the longest stretch between them is taken. A motif is left out if this has fewer than SHORTEST_WORD letters, or if a word
+    has a letter that is none of ACGUT.
 
     Raises:
         BadData: the file cannot be read, or no motif is left; the message counts the letters that are none of ACGUT.
