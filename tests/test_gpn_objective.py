@@ -229,6 +229,7 @@ def train(world: World, out: Path, options: dict | None = None, **changes) -> Pa
     return pretrain(**arguments | changes)
 
 
+@pytest.mark.slow
 def test_it_learns_the_conserved_columns(world, tmp_path):
     """There the species tell the base, and there the weights are; the column vote trusts the others alike."""
     folder = train(world, tmp_path / "out", steps=15, evaluate_every=15, settings={"learning_rate": 1e-3})

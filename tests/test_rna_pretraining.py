@@ -165,6 +165,7 @@ class TestToken:
         assert rnafm.RNAFM(replace(rnafm.BASE, **SHAPES["tiny"]), rnafm.OFFICIAL, "mean", language_head=False).objectives == {}
 
 
+@pytest.mark.slow
 def test_motif_learns_the_bases_and_the_types(world, tmp_path):
     """Members of a family of RNAs are alike, and each family is a type."""
     folder = train(

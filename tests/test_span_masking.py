@@ -270,6 +270,7 @@ class Interrupted(Reporter):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_it_learns_what_token_frequencies_cannot_tell(genome, tmp_path):
     settings = {"learning_rate": 5e-3, "batch_size": 32}
     folder = train(genome, tmp_path / "out", steps=40, evaluate_every=40, tokens_per_step=1280, settings=settings)

@@ -301,6 +301,7 @@ class TestTransformers:
 
 
 class TestLearning:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("name", "steps", "rate"),
         [("dnabert2", 120, 3e-3), ("hf", 40, 5e-3), ("caduceus", 20, 8e-3), ("caduceus ph", 30, 8e-3)],
