@@ -13,7 +13,7 @@ import torch
 
 from harness.adapter import IGNORED, Adapter, Batch
 from harness.data import Window
-from harness.errors import UserError
+from harness.errors import BadData, UserError
 from harness.files.fingerprint import file_digest
 from harness.files.motif_files import read_words
 from harness.objective import Objective, Training
@@ -64,7 +64,7 @@ class Motif(Objective):
             )
         if not self.motifs.strip(", "):
             raise UserError("option motifs: name a file, --option motifs=FILE (MEME, JASPAR, or a list of motifs, one a line)")
-        self.notes, self._files = list[str](), list[dict[str, Any]]()
+        self.notes, self._files, self._sizes = list[str](), list[dict[str, Any]](), list[int]()
         self._trees = [self._read(option) for option in (self.motifs, self.statistics)]
         self._types = {token: number for number, token in enumerate(tokens) if token[0] != "[" and len(token) > 1}
         self._type_of = dict[str, int]()
@@ -76,11 +76,27 @@ class Motif(Objective):
             self.notes = [*self.notes, *notes]
             self._files.append({"file": path.name, "sha256": file_digest(path), "motifs": len(words)})
             found |= dict.fromkeys(words)
+        self._sizes += map(len, found)
         codes = CODES | {"U": UNKNOWN} if self.as_released else CODES
         return Words([codes[letter] for letter in word] for word in found)
 
     def prepare(self, training: Training) -> None:
-        """Note the type of each record."""
+        """Note the type of each record, and how many motifs can be hidden.
+
+        Raises:
+            BadData: none can, as all are longer than the share of a window that is hidden.
+        """
+        most = budget(training.context)
+        if (longer := sum(size > most for size in self._sizes)) == len(self._sizes):
+            raise BadData(
+                f"option motifs: of {longer:,} motifs none fits into {most} nt, 15 % of {training.context}, that are hidden of a "
+                "window; give shorter ones, or a longer --context"
+            )
+        if longer:
+            self.notes = [
+                *self.notes,
+                f"{longer:,} of {len(self._sizes):,} motifs are never hidden: they are longer than {most} nt",
+            ]
         source, known = training.source, self._types
         self._type_of = {name: known[word] for name, kind in source.types.items() if (word := kind.replace("_", "")) in known}
         names = dict.fromkeys(name for name, _, _ in source.stretches)

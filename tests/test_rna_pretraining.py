@@ -18,7 +18,7 @@ from harness.adapters import _rna, rnaernie, rnafm
 from harness.adapters._rnaernie_files import LAYOUTS
 from harness.data import Window
 from harness.engine.pretrain import pretrain
-from harness.errors import CheckpointMismatch, DataMissing, UserError
+from harness.errors import BadData, CheckpointMismatch, DataMissing, UserError
 from harness.files.simulated import simulate
 from harness.progress import Reporter
 
@@ -197,6 +197,15 @@ class TestRun:
         said = "\n".join(listener.said)
         assert "motifs.txt: 1 of 2 motifs are left out: 5 letters clash with ACGU and T (HINO)" in said
         assert "genome.fa: 3 of 3 records have no type that the model knows; it is not asked for" in said
+
+    def test_motifs_longer_than_what_is_hidden_of_a_window(self, world, tmp_path):
+        motifs, listener = tmp_path / "motifs.txt", Listener()
+        motifs.write_text("ACUAAC\n" + "ACGU" * 20 + "\n")
+        train(world / "rna.fa", tmp_path / "out", "rnaernie", options={"motifs": str(motifs)}, reporter=listener, steps=1)
+        assert "1 of 2 motifs are never hidden: they are longer than" in "\n".join(listener.said)
+        motifs.write_text("ACGU" * 20 + "\n")
+        with pytest.raises(BadData, match=r"of 1 motifs none fits into .* give shorter ones, or a longer --context"):
+            train(world / "rna.fa", tmp_path / "new", "rnaernie", options={"motifs": str(motifs)})
 
     def test_a_changed_motif_file_is_another_run(self, world, tmp_path):
         motifs = tmp_path / "motifs.txt"
