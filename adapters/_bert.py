@@ -256,6 +256,24 @@ def bert_config(file: Path) -> dict[str, Any]:
     return config
 
 
+def settings_of(shape: Shape) -> dict[str, Any]:
+    """What transformers' ``BertConfig`` says of a shape."""
+    return {
+        "attention_probs_dropout_prob": shape.attention_dropout,
+        "hidden_act": shape.activation,
+        "hidden_dropout_prob": shape.dropout,
+        "hidden_size": shape.width,
+        "initializer_range": 0.02,
+        "intermediate_size": shape.inner,
+        "layer_norm_eps": shape.epsilon,
+        "max_position_embeddings": shape.positions,
+        "num_attention_heads": shape.heads,
+        "num_hidden_layers": shape.layers,
+        "type_vocab_size": shape.types,
+        "vocab_size": shape.vocabulary,
+    }
+
+
 def read_shape(published: Shape, tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: Path, heads: int = 0) -> Shape:
     """``published`` with the sizes of tensors, named as in :class:`Bert`, and with what only a config can tell.
 

@@ -16,7 +16,7 @@ from harness.files.alignments import SPECIES
 from harness.files.checkpoint import DROPOUT, EPSILON, HEADS, LAYERS, TEXT, Field, check_size, read_config
 
 from . import _bert
-from ._bert import BERT_NAMES
+from ._bert import BERT_NAMES, settings_of
 from ._config import Settings, check_sizes, count_layers, stated
 from ._species import recorded_species
 from ._transformer import Shape
@@ -120,24 +120,13 @@ def written_config(shape: Shape, species: int) -> str:
     """The text of a ``config.json`` as upstream writes it; no species stands for any number."""
     config = {
         "architectures": ["GPNRoFormerForMaskedLM"],
+        **settings_of(shape),
         "model_type": "GPNRoFormer",
-        "attention_probs_dropout_prob": shape.attention_dropout,
         "aux_features_vocab_size": AUX_SYMBOLS,
         "embedding_size": shape.width,
-        "hidden_act": shape.activation,
-        "hidden_dropout_prob": shape.dropout,
-        "hidden_size": shape.width,
-        "initializer_range": 0.02,
-        "intermediate_size": shape.inner,
-        "layer_norm_eps": shape.epsilon,
-        "max_position_embeddings": shape.positions,
         "n_aux_features": AUX_SYMBOLS * species,
-        "num_attention_heads": shape.heads,
-        "num_hidden_layers": shape.layers,
         "pad_token_id": 0,
         "rotary_value": False,
-        "type_vocab_size": shape.types,
-        "vocab_size": SYMBOLS,
     }
     return json.dumps(config, indent=1) + "\n"
 

@@ -67,13 +67,7 @@ class HyenaShape:
             dropout=stated(config, "embed_dropout", cls.dropout),
         )
         found = {
-            "d_model": shape.width,
-            "d_inner": shape.inner,
-            "max_seq_len": shape.places,
-            "filter_order": shape.order,
-            "num_inner_mlps": shape.order_layers - 1,
-            "emb_dim": shape.features,
-            "short_filter_order": shape.short,
+            **shape.settings,
             "layer.l_max": shape.places,
             "layer.filter_order": shape.order,
             "layer.emb_dim": shape.features,
@@ -83,6 +77,19 @@ class HyenaShape:
         block = shape.width * (4 * shape.width + 2 * shape.inner) + shape.places * (1 + shape.features)
         check_size(shape.blocks * block, file)
         return shape
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """The sizes as a ``config.json`` names them."""
+        return {
+            "d_model": self.width,
+            "d_inner": self.inner,
+            "max_seq_len": self.places,
+            "filter_order": self.order,
+            "num_inner_mlps": self.order_layers - 1,
+            "emb_dim": self.features,
+            "short_filter_order": self.short,
+        }
 
 
 def long_convolution(x: Tensor, kernel: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from ._bert import (
     load,
     official_tensors,
     read_shape,
+    settings_of,
 )
 from ._masking import checked_positions
 from ._options import LONG_WINDOWS, checked, of_size
@@ -238,19 +239,8 @@ class KmerBert(Bert, Pretrainable, ABC):
         shape = self.shape
         config = {
             "architectures": ["BertForMaskedLM"],
-            "attention_probs_dropout_prob": shape.attention_dropout,
-            "hidden_act": shape.activation,
-            "hidden_dropout_prob": shape.dropout,
-            "hidden_size": shape.width,
-            "initializer_range": 0.02,
-            "intermediate_size": shape.inner,
-            "layer_norm_eps": shape.epsilon,
-            "max_position_embeddings": shape.positions,
+            **settings_of(shape),
             "model_type": "bert",
-            "num_attention_heads": shape.heads,
-            "num_hidden_layers": shape.layers,
-            "type_vocab_size": shape.types,
-            "vocab_size": shape.vocabulary,
         }
         names = {name.strip("[]").lower() + "_token": name for name in SPECIALS}
         return {

@@ -36,6 +36,7 @@ from ._bert import (
     load,
     official_tensors,
     read_shape,
+    settings_of,
 )
 from ._masking import Token, checked_positions
 from ._options import of_size
@@ -197,21 +198,10 @@ class DNABERT2(Bert, Pretrainable):
         shape = self.shape
         config = {
             "architectures": ["BertForMaskedLM"],
+            **settings_of(shape),
             "auto_map": {name: f"{self.card.checkpoint}--{where}" for name, where in REMOTE.items()},
             "alibi_starting_size": 512,
-            "attention_probs_dropout_prob": shape.attention_dropout,
-            "hidden_act": shape.activation,
-            "hidden_dropout_prob": shape.dropout,
-            "hidden_size": shape.width,
-            "initializer_range": 0.02,
-            "intermediate_size": shape.inner,
-            "layer_norm_eps": shape.epsilon,
-            "max_position_embeddings": shape.positions,
-            "num_attention_heads": shape.heads,
-            "num_hidden_layers": shape.layers,
             "position_embedding_type": "absolute",
-            "type_vocab_size": shape.types,
-            "vocab_size": shape.vocabulary,
         }
         names = {f"{token.strip('[]').lower()}_token": token for token in SPECIALS}
         return {

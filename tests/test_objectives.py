@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, pretraining_batch
+from made_genomes import Interrupted
 from safetensors.torch import load_file
 
 from harness import registry
@@ -89,12 +90,6 @@ def train(world: Path, name: str, objective: str, out: Path, **changes) -> Path:
     return pretrain(name, out=out, **(arguments | asked(world, name, objective) | changes))
 
 
-class Interrupted(Reporter):
-    def report(self, progress):
-        if progress.step == 3:
-            raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize(
     ("name", "objective", "options"), [*(pytest.param(*it.values, {}, id=it.id) for it in OBJECTIVES), *VARIANTS]
 )
@@ -102,7 +97,7 @@ def test_a_resumed_run_ends_with_the_same_bits(world, tmp_path, name, objective,
     options = asked(world, name, objective)["options"] | options
     whole = train(world, name, objective, tmp_path / "whole", options=options)
     with pytest.raises(KeyboardInterrupt):
-        train(world, name, objective, tmp_path / "cut", options=options, reporter=Interrupted())
+        train(world, name, objective, tmp_path / "cut", options=options, reporter=Interrupted(3))
     torch.manual_seed(99)
     cut = train(world, name, objective, tmp_path / "cut", options=options)
     expected, found = (load_file(folder / "model.safetensors") for folder in (whole, cut))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import SHARED, random_windows
-from made_masks import columns, drawn, recorded
+from made_masks import columns, drawn, pretrained, recorded, write_runs
 
 from harness import registry
 from harness.adapter import IGNORED
@@ -20,7 +20,6 @@ from harness.adapters._kmer_bert import MASK, KmerBert, lexicographic, vocabular
 from harness.adapters._masking import hide
 from harness.adapters._pmi import Pmi, segments
 from harness.data import Window
-from harness.engine.pretrain import pretrain
 from harness.errors import BadData, UserError
 from harness.files.pmi import PmiTable, count_pmi, read_pmi, write_pmi
 from harness.progress import Reporter
@@ -252,30 +251,9 @@ class TestShare:
         assert float((batch["targets"] != IGNORED)[:, 1:-1].double().mean()) == pytest.approx(0.15, abs=0.015)
 
 
-def train(data, out, **changes):
-    """A tiny model of 3-mers, a few steps of short windows."""
-    arguments = {
-        "model": "genemask",
-        "init": "random:tiny",
-        "options": {"k": "3"},
-        "context": 40,
-        "steps": 4,
-        "tokens_per_step": 320,
-        "evaluate_every": 2,
-        "device": "cpu",
-        "reporter": Reporter(),
-    }
-    settings = {"batch_size": 8, "precision": "float32"} | changes.pop("settings", {})
-    return pretrain(**(arguments | {"data": data, "out": out, "settings": settings} | changes))
-
-
 @pytest.fixture
 def genome(tmp_path):
-    """Runs of one letter, so that what is hidden can be told from what stands around it, but not from frequencies."""
-    runs = "".join(letter * 120 for letter in np.random.default_rng(0).choice(list("ACGT"), 100))
-    path = tmp_path / "genome.fa"
-    path.write_text(f">chr1\n{runs}\n")
-    return path
+    return write_runs(tmp_path / "genome.fa")
 
 
 class Listener(Reporter):
@@ -296,14 +274,16 @@ class TestRun:
     @pytest.mark.slow
     def test_it_learns_what_token_frequencies_cannot_tell(self, genome, tmp_path):
         settings = {"learning_rate": 5e-3, "batch_size": 32}
-        folder = train(genome, tmp_path / "out", steps=40, evaluate_every=40, tokens_per_step=1280, settings=settings)
+        folder = pretrained(
+            "genemask", genome, tmp_path / "out", steps=40, evaluate_every=40, tokens_per_step=1280, settings=settings
+        )
         record = json.loads((folder / "pretrain.json").read_text())
         assert record["settings"]["objective"] == "pmi"
         assert record["scores"]["validation_loss"] < 0.5 * record["scores"]["yardstick_loss"]
 
     def test_ranks_that_are_computed_stand_in_the_record_and_are_said(self, genome, tmp_path):
         listener = Listener()
-        folder = train(genome, tmp_path / "out", reporter=listener)
+        folder = pretrained("genemask", genome, tmp_path / "out", reporter=listener)
         record = json.loads((folder / "pretrain.json").read_text())
         facts, letters = record["objective"], record["data"]["training_letters"]
         assert facts["source"] == "the letters trained on"
@@ -315,7 +295,7 @@ class TestRun:
         assert f"rank 4 of 64 3-mers, those that occur {letters // 256} times or more" in said
 
     def test_ranks_that_differ_are_another_run(self, genome, tmp_path):
-        train(genome, tmp_path / "out")
+        pretrained("genemask", genome, tmp_path / "out")
         table = write_ranks(tmp_path / "pmi.csv", "AAA", 3)
         for options, said in (
             ({"ranks": "position"}, r"\(objective_options ranks content there, position here"),
@@ -323,9 +303,9 @@ class TestRun:
             ({"share": "0.2"}, r"\(objective_options share 0.15 there, 0.2 here"),
         ):
             with pytest.raises(UserError, match=said):
-                train(genome, tmp_path / "out", options={"k": "3", **options})
+                pretrained("genemask", genome, tmp_path / "out", options={"k": "3", **options})
         with pytest.raises(UserError, match="objective pmi there, span here"):
-            train(genome, tmp_path / "out", objective="span")
+            pretrained("genemask", genome, tmp_path / "out", objective="span")
 
     def test_a_table_without_some_kmers_says_how_many(self, genome, tmp_path):
         table = write_ranks(tmp_path / "pmi.csv", "AAA", 3)
@@ -334,15 +314,15 @@ class TestRun:
         for ranks, place in (("content", "last"), ("position", "first")):
             listener = Listener()
             options = {"k": "3", "pmi": str(table), "ranks": ranks}
-            train(genome, tmp_path / ranks, options=options, reporter=listener)
+            pretrained("genemask", genome, tmp_path / ranks, options=options, reporter=listener)
             assert f"pmi.csv: ranks 9 of 64 3-mers; the others come {place}" in "\n".join(listener.said)
 
     def test_a_table_that_changed_is_another_run(self, genome, tmp_path):
         table = write_ranks(tmp_path / "pmi.csv", "AAA", 3)
-        train(genome, tmp_path / "out", options={"k": "3", "pmi": str(table)})
+        pretrained("genemask", genome, tmp_path / "out", options={"k": "3", "pmi": str(table)})
         write_ranks(table, "CCC", 3)
         with pytest.raises(UserError, match="objective_facts"):
-            train(genome, tmp_path / "out", options={"k": "3", "pmi": str(table)})
+            pretrained("genemask", genome, tmp_path / "out", options={"k": "3", "pmi": str(table)})
 
     @pytest.mark.parametrize(
         ("change", "words"),
@@ -356,12 +336,12 @@ class TestRun:
     )
     def test_what_is_refused(self, genome, tmp_path, change, words):
         with pytest.raises(UserError, match=words):
-            train(genome, tmp_path / "out", **change)
+            pretrained("genemask", genome, tmp_path / "out", **change)
         assert not (tmp_path / "out").exists()
 
     def test_a_genome_of_n_only(self, tmp_path):
         path = tmp_path / "genome.fa"
         path.write_text(f">chr1\n{'N' * 200_000}\n")
         with pytest.raises(BadData, match=r"genome\.fa: in what is trained on, every letter is N; give more sequence"):
-            train(path, tmp_path / "out")
+            pretrained("genemask", path, tmp_path / "out")
         assert not (tmp_path / "out").exists()

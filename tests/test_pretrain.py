@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from made_genomes import Interrupted
 from safetensors.torch import load_file
 
 from harness import registry
@@ -51,17 +52,6 @@ def noisy_copies(rows: int = 4, length: int = 1600, noise: float = 0.2, seed: in
 @pytest.fixture
 def msa(tmp_path) -> Path:
     return write_alignment(tmp_path / "msa", noisy_copies())
-
-
-class Interrupted(Reporter):
-    """A user who presses Ctrl-C after a number of steps."""
-
-    def __init__(self, after: int) -> None:
-        self.after = after
-
-    def report(self, progress):
-        if progress.step == self.after:
-            raise KeyboardInterrupt
 
 
 class Listener(Reporter):

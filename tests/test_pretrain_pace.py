@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_genomes import Interrupted
 from safetensors.torch import load_file
-from test_pretrain import UNKNOWN, Interrupted, Listener, curve, noisy_copies, train, write_alignment
+from test_pretrain import UNKNOWN, Listener, curve, noisy_copies, train, write_alignment
 
 from harness.engine.batches import Batches
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import as_checkpoint, pretraining_batch, random_windows
-from made_masks import columns, drawn, recorded
+from made_genomes import Interrupted
+from made_masks import columns, drawn, pretrained, recorded, write_runs
 from scipy.stats import binom
 
 from harness import registry
@@ -19,9 +20,7 @@ from harness.adapters._span import Span, span_offsets, spans
 from harness.adapters._transformer import Shape
 from harness.adapters.dnabert1 import DNABERT1
 from harness.data import Window, letters
-from harness.engine.pretrain import pretrain
 from harness.errors import UserError
-from harness.progress import Reporter
 
 FALSE_ALARM = 1e-6
 
@@ -238,42 +237,17 @@ class TestFolder:
             assert torch.allclose(model.pretraining_logits(batch), expected, atol=1e-5)
 
 
-def train(data, out, **changes):
-    """A tiny model of 3-mers, a few steps of short windows."""
-    arguments = {
-        "model": "dnabert1",
-        "init": "random:tiny",
-        "options": {"k": "3"},
-        "context": 40,
-        "steps": 4,
-        "tokens_per_step": 320,
-        "evaluate_every": 2,
-        "device": "cpu",
-        "reporter": Reporter(),
-    }
-    settings = {"batch_size": 8, "precision": "float32"} | changes.pop("settings", {})
-    return pretrain(**(arguments | {"data": data, "out": out, "settings": settings} | changes))
-
-
 @pytest.fixture
 def genome(tmp_path):
-    """Runs of one letter, so that what is hidden can be told from what stands around it, but not from frequencies."""
-    runs = "".join(letter * 120 for letter in np.random.default_rng(0).choice(list("ACGT"), 100))
-    path = tmp_path / "genome.fa"
-    path.write_text(f">chr1\n{runs}\n")
-    return path
-
-
-class Interrupted(Reporter):
-    def report(self, progress):
-        if progress.step == 3:
-            raise KeyboardInterrupt
+    return write_runs(tmp_path / "genome.fa")
 
 
 @pytest.mark.slow
 def test_it_learns_what_token_frequencies_cannot_tell(genome, tmp_path):
     settings = {"learning_rate": 5e-3, "batch_size": 32}
-    folder = train(genome, tmp_path / "out", steps=40, evaluate_every=40, tokens_per_step=1280, settings=settings)
+    folder = pretrained(
+        "dnabert1", genome, tmp_path / "out", steps=40, evaluate_every=40, tokens_per_step=1280, settings=settings
+    )
     scores = json.loads((folder / "pretrain.json").read_text())["scores"]
     assert scores["validation_loss"] < 0.5 * scores["yardstick_loss"]
     assert scores["validation_accuracy"] > 2 * scores["yardstick_accuracy"]
@@ -282,10 +256,10 @@ def test_it_learns_what_token_frequencies_cannot_tell(genome, tmp_path):
 @pytest.mark.usefixtures("quick_pretraining")
 class TestRun:
     def test_a_resumed_run_ends_with_the_same_bits(self, genome, tmp_path):
-        whole = train(genome, tmp_path / "whole")
+        whole = pretrained("dnabert1", genome, tmp_path / "whole")
         with pytest.raises(KeyboardInterrupt):
-            train(genome, tmp_path / "cut", reporter=Interrupted())
-        cut = train(genome, tmp_path / "cut")
+            pretrained("dnabert1", genome, tmp_path / "cut", reporter=Interrupted(3))
+        cut = pretrained("dnabert1", genome, tmp_path / "cut")
         assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
         files = ["config.json", "loss.csv", "loss.png", "model.safetensors", "pretrain.json"]
         assert sorted(path.name for path in cut.iterdir()) == [
@@ -309,21 +283,21 @@ class TestRun:
     )
     def test_what_is_refused(self, genome, tmp_path, change, words):
         with pytest.raises(UserError, match=words):
-            train(genome, tmp_path / "out", **change)
+            pretrained("dnabert1", genome, tmp_path / "out", **change)
         assert not (tmp_path / "out").exists()
 
     def test_sequences_shorter_than_a_span(self, tmp_path):
         path = tmp_path / "windows.fa"
         path.write_text("".join(f">{number}\n{window.sequence}\n" for number, window in enumerate(random_windows(9, 4))))
         with pytest.raises(UserError, match=r"its longest sequence has 4 nt; windows of at least 5 are needed"):
-            train(path, tmp_path / "out")
+            pretrained("dnabert1", path, tmp_path / "out")
 
     def test_resuming_with_another_share(self, genome, tmp_path):
-        train(genome, tmp_path / "out")
+        pretrained("dnabert1", genome, tmp_path / "out")
         with pytest.raises(UserError, match="objective_options"):
-            train(genome, tmp_path / "out", options={"k": "3", "as_released": "true"})
+            pretrained("dnabert1", genome, tmp_path / "out", options={"k": "3", "as_released": "true"})
 
     def test_a_checkpoint_without_a_head_to_pretrain(self, genome, tmp_path):
         folder = as_checkpoint(shaped(language_head=False), tmp_path / "model")
         with pytest.raises(UserError, match="model dnabert1: as it was loaded, it has no head to be pretrained with"):
-            train(genome, tmp_path / "out", init=None, options={}, checkpoint=str(folder))
+            pretrained("dnabert1", genome, tmp_path / "out", init=None, options={}, checkpoint=str(folder))
