@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--genome", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("masking"))
     parser.add_argument("--tasks", nargs="+", default=["rbp"])
-    for name, value in (("steps", 1500), ("tokens-per-step", 8192), ("context", 128), ("seeds", 5), ("epochs", 10), ("jobs", 2)):
+    for name, value in (("steps", 1500), ("tokens-per-step", 8192), ("context", 128), ("seeds", 5), ("epochs", 8), ("jobs", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     given = parser.parse_args()
