@@ -69,6 +69,8 @@ def asked(world: Path, name: str, objective: str) -> dict:
     given = {"options": options.get(objective, {})}
     if (name, objective) == ("hf", "next"):
         given = {"options": {"config": str(world.with_name("llama"))}, "init": "random"}
+    if objective == "motif":
+        given |= {"context": 64, "tokens_per_step": 512}  # a tenth of which is longer than a motif
     if MODELS[name].card.reads == "alignment":
         return given | {"msa": next(world.glob("alignment.*.fa"))}
     return given | {"data": world / ("rna.fa" if name in RNA else "genome.fa")}
@@ -90,6 +92,7 @@ def train(world: Path, name: str, objective: str, out: Path, **changes) -> Path:
     return pretrain(name, out=out, **(arguments | asked(world, name, objective) | changes))
 
 
+@pytest.mark.usefixtures("quick_pretraining")
 @pytest.mark.parametrize(
     ("name", "objective", "options"), [*(pytest.param(*it.values, {}, id=it.id) for it in OBJECTIVES), *VARIANTS]
 )
