@@ -170,13 +170,13 @@ LEARNING = {
     "": (300, 3e-3, {}),
     "gpn_msa": (40, 1e-3, {}),
     "msamamba": (150, 3e-3, {}),
-    "hyenadna": (400, 5e-3, {"places": "64"}),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "objective"), OBJECTIVES)
+@pytest.mark.parametrize(("name", "objective"), [it for it in OBJECTIVES if it.values[0] != "hyenadna"])
 def test_it_beats_its_yardstick(world, tmp_path, name, objective):
+    """HyenaDNA's has a genome of its own in test_next_objective.py: here a chain of order 3 knows nearly all it can learn."""
     steps, rate, options = LEARNING.get(name, LEARNING[""])
     folder = train(
         world,
