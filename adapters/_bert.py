@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from harness.adapter import Adapter, BaseResolved, LoadAudit, MaskedModel
+from harness.adapter import Adapter, BaseResolved, LoadAudit, MaskedModel, Pretrainable
 from harness.errors import CheckpointMismatch, DataMissing, UserError
 from harness.files.checkpoint import (
     DROPOUT,
@@ -128,7 +128,7 @@ GATED_FEED_FORWARD = (
 )
 
 
-class Bert(Adapter, MaskedModel, BaseResolved, ABC):
+class Bert(Adapter, MaskedModel, BaseResolved, Pretrainable, ABC):
     """An encoder over tokens, a pooler where there is one, and a masked-language head.
 
     ``pooling`` reduces the hidden states of layer ``layer`` to an embedding: ``mean`` and ``max`` over tokens, ``cls`` the first
@@ -150,6 +150,8 @@ class Bert(Adapter, MaskedModel, BaseResolved, ABC):
         self.encoder = Encoder(shape)
         self.pooler = nn.Linear(shape.width, shape.width) if pooler else None
         self.lm_head = MaskHead(shape, self.stores_decoder) if language_head else None
+        if not language_head:
+            vars(self)["objectives"] = {}
         if self.lm_head is not None and self.lm_head.decoder is not None:
             self.lm_head.decoder.weight = self.encoder.tokens.weight
         self.apply(initialise)
@@ -224,13 +226,17 @@ class Bert(Adapter, MaskedModel, BaseResolved, ABC):
 
 def _to_official(module: nn.Module, state: dict[str, Tensor], prefix: str, metadata: Any) -> None:
     assert isinstance(module, Bert)
-    for name in [name for name in state if name.startswith(prefix)]:
-        state[prefix + _renamed(name[len(prefix) :], module.official_names)] = state.pop(name)
+    rename_state(state, prefix, module.official_names)
 
 
 def _from_official(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    rename_state(state, prefix, BERT_NAMES)
+
+
+def rename_state(state: dict[str, Tensor], prefix: str, names: Iterable[tuple[str, str]]) -> None:
+    """Rename, in place, the tensors of a ``state_dict`` that begin with ``prefix``."""
     for name in [name for name in state if name.startswith(prefix)]:
-        state[prefix + _renamed(name[len(prefix) :], BERT_NAMES)] = state.pop(name)
+        state[prefix + _renamed(name[len(prefix) :], names)] = state.pop(name)
 
 
 def _renamed(name: str, names: Iterable[tuple[str, str]]) -> str:

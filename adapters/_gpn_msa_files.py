@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from harness.files.alignments import SPECIES
 from harness.files.checkpoint import DROPOUT, EPSILON, HEADS, LAYERS, TEXT, Field, check_size, read_config
 
 from . import _bert
-from ._bert import BERT_NAMES, settings_of
+from ._bert import BERT_NAMES, rename_state, settings_of
 from ._config import Settings, check_sizes, count_layers, stated
 from ._species import recorded_species
 from ._transformer import Shape
@@ -100,20 +99,12 @@ def read_shape(tensors: Mapping[str, Tensor], config: Mapping[str, Any], file: P
 
 def to_official(module: nn.Module, state: dict[str, Tensor], prefix: str = "", *_: Any) -> None:
     """Give the tensors of a ``state_dict`` their official names."""
-    _rename(state, prefix, OFFICIAL_NAMES)
+    rename_state(state, prefix, OFFICIAL_NAMES)
 
 
 def from_official(module: nn.Module, state: dict[str, Tensor], prefix: str = "", *_: Any) -> None:
     """Give the tensors of a ``state_dict`` our names, which those of earlier versions have already."""
-    _rename(state, prefix, OUR_NAMES)
-
-
-def _rename(state: dict[str, Tensor], prefix: str, names: Iterable[tuple[str, str]]) -> None:
-    for name in [name for name in state if name.startswith(prefix)]:
-        renamed = name[len(prefix) :]
-        for pattern, replacement in names:
-            renamed = re.sub(pattern, replacement, renamed)
-        state[prefix + renamed] = state.pop(name)
+    rename_state(state, prefix, OUR_NAMES)
 
 
 def written_config(shape: Shape, species: int) -> str:

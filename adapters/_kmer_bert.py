@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.adapter import Batch, Pretrainable
+from harness.adapter import Batch
 from harness.data import Window, letters
 from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.files.checkpoint import weight_file
@@ -83,7 +83,7 @@ def kmer_tokens(text: np.ndarray, k: int) -> np.ndarray:
     return ids
 
 
-class KmerBert(Bert, Pretrainable, ABC):
+class KmerBert(Bert, ABC):
     """:class:`DNABERT1` and :class:`GeneMask`, which differ only in how they are pretrained.
 
     ``long`` says what happens to a window with more k-mers than the position table has room for. ``refuse`` raises an error.
@@ -117,8 +117,6 @@ class KmerBert(Bert, Pretrainable, ABC):
         kmers = torch.tensor(list(product(range(ANY), repeat=self.k)), dtype=torch.uint8)
         self.register_buffer("kmers", kmers, persistent=False)
         self.random_ids = np.arange(shape.vocabulary)
-        if self.lm_head is None:
-            self.objectives = {}  # type: ignore[misc]
 
     @classmethod
     def from_checkpoint(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.adapter import IGNORED, Batch, Pretrainable
+from harness.adapter import IGNORED, Batch
 from harness.data import Window, letter_table, letters
 from harness.errors import BadData, CheckpointMismatch, DataMissing, UserError
 from harness.files.checkpoint import DROPOUT, Field, load_tensors, read_config
@@ -86,7 +86,7 @@ SETTINGS: Settings = {
 }
 
 
-class RNAModel(Bert, Pretrainable, ABC):
+class RNAModel(Bert, ABC):
     """An encoder of a start token, one token a base, and an end token. Subclasses choose the pooling.
 
     ``pooling``: ``mean`` over the bases, ``cls`` the start token, ``pooler`` a trained tanh layer on it. ``layer`` is the
@@ -116,8 +116,6 @@ class RNAModel(Bert, Pretrainable, ABC):
         self.piece = shape.positions - shape.first_position - 2  # bases between start and end token
         self.long = checked("long", long, LONG_WINDOWS)
         self.max_length = self.piece if long == "refuse" else None
-        if not language_head:
-            self.objectives = {}  # pyright: ignore[reportAttributeAccessIssue]
 
     def collate(self, windows: Sequence[Window]) -> Batch:
         """``tokens`` int64 (B, T), padded on the right; (B, P, T) if windows are read in P pieces, some of padding alone.

@@ -17,7 +17,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 
-from harness.adapter import Batch, Pretrainable
+from harness.adapter import Batch
 from harness.card import ModelCard
 from harness.data import Window
 from harness.errors import BadData, CheckpointMismatch, DataMissing
@@ -71,7 +71,7 @@ def plain_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-class DNABERT2(Bert, Pretrainable):
+class DNABERT2(Bert):
     """Embedding: the mean of all tokens with [CLS] and [SEP], as in the authors' README; options ``pooling=max`` or ``cls``.
 
     The authors fine-tune on [CLS] through a new pooler, which ``pooling=cls`` with the recipe's tanh head reproduces. ``layer``
@@ -113,8 +113,6 @@ class DNABERT2(Bert, Pretrainable):
     ) -> None:
         super().__init__(replace(shape, **VARIANT), POOLINGS, pooling, layer, language_head)
         self.tokenizer, self.mask_id, self.random_ids = tokenizer, MASK, np.arange(shape.vocabulary)
-        if not language_head:
-            vars(self)["objectives"] = {}
         bases = [tokenizer.token_to_id(letter) for letter in "ACGT"]
         self.register_buffer("bases", torch.tensor(bases), persistent=False)
 

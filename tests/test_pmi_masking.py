@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import SHARED, random_windows
 from made_masks import columns, drawn, pretrained, recorded, write_runs
+from test_pretrain import Listener
 
 from harness import registry
 from harness.adapter import IGNORED
@@ -22,7 +23,6 @@ from harness.adapters._pmi import Pmi, segments
 from harness.data import Window
 from harness.errors import BadData, UserError
 from harness.files.pmi import PmiTable, count_pmi, read_pmi, write_pmi
-from harness.progress import Reporter
 
 pytestmark = pytest.mark.usefixtures("quick_pretraining")
 
@@ -254,20 +254,6 @@ class TestShare:
 @pytest.fixture
 def genome(tmp_path):
     return write_runs(tmp_path / "genome.fa")
-
-
-class Listener(Reporter):
-    """Keeps what is said, and interrupts after a number of steps, if any."""
-
-    def __init__(self, stop: int = 0) -> None:
-        self.said, self.stop = list[str](), stop
-
-    def say(self, message):
-        self.said.append(message)
-
-    def report(self, progress):
-        if progress.step == self.stop:
-            raise KeyboardInterrupt
 
 
 class TestRun:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import subprocess
@@ -14,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from made_genomes import Interrupted
+from made_genomes import Interrupted, curve
 from safetensors.torch import load_file
 
 from harness import registry
@@ -82,12 +81,6 @@ def train(msa: Path, out: Path | None, **changes) -> Path:
     }
     settings = {"batch_size": 2, "precision": "float32"} | changes.pop("settings", {})
     return pretrain(**(arguments | {"msa": msa, "out": out, "settings": settings} | changes))
-
-
-def curve(folder: Path) -> list[dict[str, str]]:
-    """The rows of loss.csv without the time they took."""
-    with open(folder / "loss.csv", newline="") as file:
-        return [{name: value for name, value in row.items() if "seconds" not in name} for row in csv.DictReader(file)]
 
 
 def columns(path: Path) -> Columns:

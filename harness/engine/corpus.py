@@ -87,7 +87,7 @@ class Corpus:
         if regions is not None:
             chosen_starts = [self._within(*piece) for piece in zip(self._stretch, self._firsts, self._ends, strict=True)]
             self._choices = np.concatenate(chosen_starts)
-            weights = self._starts = np.array([len(one) for one in chosen_starts])
+            weights = np.array([len(one) for one in chosen_starts])
             if not len(self._choices):
                 raise BadData(f"{source.path}: none of the regions to draw from lies in the blocks that are trained on")
         self._weights = np.cumsum(weights)

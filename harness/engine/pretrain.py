@@ -113,6 +113,7 @@ def pretrain(
         regions = goal.regions(source, context)
         corpus = Corpus(source, context, shortest=goal.shortest, both_strands=goal.both_strands, regions=regions)
         goal.prepare(corpus)
+        facts = plain(goal.facts())
         validation = Validation(adapter, goal, corpus, max(TOKENS_PER_STEP // context, 1), recipe.batch_size)
         effective = {
             "model": adapter.name,
@@ -121,7 +122,7 @@ def pretrain(
             "options": wanted.options,
             "objective": name,
             "objective_options": {key: by_name(getattr(goal, key)) for key in keyword_options(type(goal).__init__)},
-            "objective_facts": digest(plain(goal.facts())),
+            "objective_facts": digest(facts),
             "data": source.path.name,
             "data_sha256": validation.sha256,
             **source.facts(),
@@ -155,7 +156,7 @@ def pretrain(
                 reporter.say(events[-1])
         record = {
             "settings": effective,
-            "objective": plain(goal.facts()),
+            "objective": facts,
             "data": corpus.facts() | validation.facts(),
             "model": {"parameters": sum(item.numel() for item in adapter.parameters())},
             "files": sorted(adapter.checkpoint_files()),  # type: ignore[operator]

@@ -19,7 +19,7 @@ from harness.data import ALPHABET, AMBIGUITY_LETTERS, Locus, bare, normalise, re
 from harness.errors import BadData
 
 from .indexed_fasta import IndexedFasta
-from .text import GZIP, head
+from .text import head, may_be_fasta
 from .two_bit import SIGNATURES, TwoBit
 
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class Genome:
         start = head(self.path, "a genome: FASTA (plain, bgzip or gzip) or 2bit")
         if start[:4] in SIGNATURES:
             self._file = TwoBit(self.path)
-        elif start.startswith(GZIP) or start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b">"):
+        elif may_be_fasta(start):
             self._file = IndexedFasta(self.path)
         else:
             raise BadData(f"{self.path}: neither FASTA (its first line does not begin with '>') nor 2bit")

@@ -18,7 +18,7 @@ from harness.errors import BadData
 from .indexed_fasta import END_OF_BGZIP
 from .seeds import compiled
 from .sources import Transferred
-from .text import GZIP, gzip_faults, head
+from .text import GZIP, gzip_faults, head, may_be_fasta
 from .two_bit import SIGNATURES, TwoBit
 
 EXPECTED = "a genome: FASTA (plain, bgzip or gzip) or 2bit"
@@ -206,7 +206,7 @@ def _text(path: Path) -> Iterator[tuple[bytes, int]]:
         yield from _two_bit(TwoBit(path))
         return
     packed = start.startswith(GZIP)
-    if not packed and not start.removeprefix(_BOM).lstrip().startswith(b">"):
+    if not may_be_fasta(start):
         raise BadData(f"{path}: neither FASTA (its first line does not begin with '>') nor 2bit")
     with gzip_faults(path), path.open("rb") as file:
         if packed and start[12:14] == b"BC":  # a bgzip file that is cut between blocks is whole gzip, but lacks its last block

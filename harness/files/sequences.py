@@ -15,7 +15,7 @@ from harness.objective import Source
 from .alignments import GAP, Alignment
 from .fingerprint import digest, file_digest
 from .genome import Genome, part_of
-from .text import GZIP, head, text_lines
+from .text import head, may_be_fasta, text_lines
 from .two_bit import SIGNATURES
 
 LONGEST_RECORD = 100_000  # nt of a window or an RNA; a file with a longer record is a genome
@@ -65,7 +65,7 @@ def _open(path: Path, seen: set[bytes]) -> Source:
     start = head(path, EXPECTED)
     if start[:4] in SIGNATURES:
         return _Chromosomes(path)
-    if not start.startswith(GZIP) and not start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b">"):
+    if not may_be_fasta(start):
         raise BadData(f"{path}: neither FASTA (its first line does not begin with '>') nor 2bit; expected {EXPECTED}")
     records = _records(path)
     return _Chromosomes(path) if records is None else _Records(path, records, seen)

@@ -70,6 +70,11 @@ def head(path: Path, expected: str) -> bytes:
     return start
 
 
+def may_be_fasta(start: bytes) -> bool:
+    """Whether a file that begins like this (see :func:`head`) is gzipped, or FASTA as far as its first line tells."""
+    return start.startswith(GZIP) or start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b">")
+
+
 @contextmanager
 def gzip_faults(path: Path) -> Iterator[None]:
     """Report a gzip stream that turns out to be damaged within the block as BadData."""
