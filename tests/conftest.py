@@ -28,6 +28,11 @@ SHARED = ROOT.parent / "shared"
 WEIGHTS = weights_home()  # read before a fixture hides this machine's folders
 
 
+def pytest_make_parametrize_id(config, val, argname):
+    """Bytes that are no text are named by their argument: gzip holds the time, and every process must find the same names."""
+    return argname if isinstance(val, bytes) and not val.isascii() else None
+
+
 @pytest.fixture(autouse=True)
 def _own_folders(tmp_path, tmp_path_factory, monkeypatch):
     """No test sees this machine's data or writes outside its own folder; what is remembered is shared by all tests."""
