@@ -52,5 +52,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, rate: float) ->
         return F.scaled_dot_product_attention(q, k, v, mask, rate)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        if mask.dtype == torch.bool:  # adding is the same to the bit, and several times as fast as filling in bf16
+            mask = torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, -torch.inf)
+        scores = scores + mask
     return dropout(scores.softmax(dim=-1), rate) @ v

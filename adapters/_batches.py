@@ -63,6 +63,55 @@ class Packing:
         return x.new_zeros(self.rows * self.tokens, x.shape[1]).index_copy(0, self.places, x).unflatten(0, (self.rows, -1))
 
 
+ROUNDED = 16  # queries of a row: of each other number, oneDNN would compile and keep products of its own
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The M places of a batch (B, T) whose states alone are wanted of the last block, for a head that reads no others.
+
+    ``places`` int64 (M,) are numbered row by row, and one may be named more than once. ``grid`` int64 (B, A) holds those of each
+    row, filled up by its first token, so that they are queries of one attention; ``slots`` (M,) are the places in its flattened
+    (B · A).
+    """
+
+    places: Tensor
+    grid: Tensor
+    slots: Tensor
+    tokens: int
+
+    @classmethod
+    def of(cls, places: Tensor, rows: int, tokens: int) -> Asked:
+        wanted = torch.zeros(rows * tokens, dtype=torch.bool)
+        wanted[places] = True
+        wanted = wanted.view(rows, tokens)
+        size = min(-(-max(int(wanted.sum(dim=1).max()), 1) // ROUNDED) * ROUNDED, tokens)
+        slots = (torch.arange(rows)[:, None] * size + wanted.cumsum(dim=1) - 1).flatten()
+        grid = (torch.arange(rows) * tokens).repeat_interleave(size)
+        every = wanted.flatten().nonzero()[:, 0]
+        grid[slots[every]] = every
+        return cls(places, grid.view(rows, size), slots[places], tokens)
+
+    def select(self, x: Tensor) -> Tensor:
+        """(B, T, D) → (M, D)."""
+        return x.flatten(0, 1).index_select(0, self.places)
+
+    def queries(self, x: Tensor) -> Tensor:
+        """(B, T, D) → (B, A, D)."""
+        return x.flatten(0, 1).index_select(0, self.grid.flatten()).view(*self.grid.shape, -1)
+
+    def answers(self, x: Tensor) -> Tensor:
+        """(B, A, D) → (M, D)."""
+        return x.flatten(0, 1).index_select(0, self.slots)
+
+    def mask(self, mask: Tensor) -> Tensor:
+        """What broadcasts to (B, H, T, T), for these queries: it then broadcasts to (B, H, A, T)."""
+        if mask.shape[2] == 1:
+            return mask
+        rows = torch.arange(len(self.grid))[:, None]
+        return mask.expand(len(rows), -1, -1, -1)[rows, :, self.grid % self.tokens].transpose(1, 2)
+
+
 def with_rows(batch: Batch) -> Batch:
     """A batch with the rows of each length, int64, under names such as ``rows.87``, from which the lengths are read."""
     lengths = batch["lengths"]

@@ -226,8 +226,8 @@ class KmerBert(Bert, ABC):
     def pretraining_logits(self, batch: Batch) -> Tensor:
         """Those of the last layer, whatever ``layer`` is; windows are in one piece."""
         tokens, lengths = batch["tokens"][:, 0], batch["lengths"][:, 0]
-        hidden = self.states(tokens, within(lengths, tokens.shape[-1]), self.blocks, places=batch.get(PLACES))
-        return self.logits(hidden.flatten(0, 1).index_select(0, batch["asked"]))
+        read = within(lengths, tokens.shape[-1])
+        return self.logits(self.encoder(tokens, read, places=batch.get(PLACES), asked=batch["asked"]))
 
     def checkpoint_files(self) -> dict[str, str]:
         """The files of the authors' folder ``bert-config-6``; its tokenizer file would lower-case k-mers, this one not.

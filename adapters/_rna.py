@@ -224,7 +224,7 @@ class RNAModel(Bert, ABC):
     def pretraining_logits(self, batch: Batch) -> Tensor:
         tokens = batch["tokens"]
         read = (tokens != self.vocabulary.pad) | (batch["targets"] != IGNORED)  # a base may have been replaced by any token
-        return self.logits(self.encoder(tokens, read).flatten(0, 1).index_select(0, batch["asked"]))
+        return self.logits(self.encoder(tokens, read, asked=batch["asked"]))
 
     def checkpoint_files(self) -> dict[str, str]:
         shape, v = self.shape, self.vocabulary

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ._attention import additive, attend, dropout
-from ._batches import Packing
+from ._batches import Asked, Packing
 
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}
 
@@ -82,36 +82,47 @@ class Block(nn.Module):
         first: int | None = None,
         rotation: Tensor | None = None,
         packing: Packing | None = None,
+        asked: Asked | None = None,
     ) -> Tensor:
         """Hidden states (B, T, D) → those of the ``first`` tokens (all by default), which still read every token.
 
         ``mask``, broadcast to (B, H, T, T), is as in :func:`attend`; ``rotation`` (T, W) is a table for :func:`rotate`. With
-        ``packing``, states are (N, D) before and after, and ``first`` is None.
+        ``packing``, states are (N, D) before and after, and ``first`` is None. With ``asked``, only its states (M, D) are
+        computed, and there is no rotation.
         """
+        kept = x[:, :first] if asked is None else asked.select(x)
         if self.shape.pre_norm:
-            x = x[:, :first] + self.drop(self.attend(self.attention_norm(x), mask, first, rotation, packing))
+            x = kept + self.drop(self.attend(self.attention_norm(x), mask, first, rotation, packing, asked))
             return x + self.feed_forward(self.mlp_norm(x))
-        x = self.attention_norm(self.drop(self.attend(x, mask, first, rotation, packing)) + x[:, :first])
+        x = self.attention_norm(self.drop(self.attend(x, mask, first, rotation, packing, asked)) + kept)
         return self.mlp_norm(self.feed_forward(x) + x)
 
     def attend(
-        self, x: Tensor, mask: Tensor | None, first: int | None, rotation: Tensor | None, packing: Packing | None
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        first: int | None,
+        rotation: Tensor | None,
+        packing: Packing | None,
+        asked: Asked | None,
     ) -> Tensor:
         if self.shape.fused_qkv:
             qkv = self.qkv(x)
             q, k, v = (qkv if packing is None else packing.pad(qkv)).chunk(3, dim=-1)
-            q = q[:, :first]
+            q = q[:, :first] if asked is None else asked.queries(q)
         elif packing is None:
-            q, k, v = self.query(x[:, :first]), self.key(x), self.value(x)
+            q, k, v = self.query(x[:, :first] if asked is None else asked.queries(x)), self.key(x), self.value(x)
         else:
             q, k, v = (packing.pad(layer(x)) for layer in (self.query, self.key, self.value))
         q, k, v = (states.unflatten(-1, (self.shape.heads, -1)).transpose(1, 2) for states in (q, k, v))  # (B, H, T, W)
         if rotation is not None:
             q, k = rotate(q, rotation[:first]), rotate(k, rotation)
         if mask is not None:
-            mask = mask[..., :first, :]
+            mask = mask[..., :first, :] if asked is None else asked.mask(mask)
         rate = self.shape.attention_dropout if self.training else 0.0
         attended = attend(q, k, v, mask, rate).transpose(1, 2).flatten(2)
+        if asked is not None:
+            attended = asked.answers(attended)
         return self.out(attended if packing is None else packing.pack(attended))
 
     def feed_forward(self, x: Tensor) -> Tensor:
@@ -150,6 +161,7 @@ class Encoder(nn.Module):
         types: Tensor | None = None,
         first: int | None = None,
         places: Tensor | None = None,
+        asked: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, T, D) of token ids (B, T) after ``layer`` blocks (None: all; 0: the embeddings).
 
@@ -157,6 +169,8 @@ class Encoder(nn.Module):
         (B, T) are 0 by default. With ``first``, only the first tokens' states (B, first, D) are computed in the last block.
         The final norm of a pre-norm encoder belongs to its last block, as upstream counts. ``places`` (N,) are those at which
         ``read`` is true, where they are known beforehand: then padding is computed in attention alone (see :class:`Packing`).
+        With ``asked``, places (M,) in the flattened (B · T), their states (M, D) are returned. On a CPU the last block computes
+        no others; elsewhere the host would have to wait to be told how many there are in each row.
         """
         x = self.tokens(tokens)
         if self.types is not None:
@@ -171,14 +185,19 @@ class Encoder(nn.Module):
         mask, blocks = self.mask(tokens.shape[1], read), self.layers[:layer]
         if packing is not None:
             x, mask = packing.pack(x), additive(mask, x)
+        wanted = Asked.of(asked, *tokens.shape) if asked is not None and asked.device.type == "cpu" and len(blocks) else None
         for number, block in enumerate(blocks, start=1):
             last = number == len(blocks)
-            if packing is not None and last and first is not None:  # what is left to compute is as long in each row
+            if packing is not None and last and (first is not None or wanted is not None):  # little is left to compute
                 x, packing = packing.pad(x), None
-            x = block(x, mask, first if last else None, packing=packing)
+            x = block(x, mask, first if last else None, packing=packing, asked=wanted if last else None)
         if self.final_norm is not None and len(blocks) == len(self.layers):
             x = self.final_norm(x)
-        return (x if packing is None else packing.pad(x))[:, :first]
+        if packing is not None:
+            x = packing.pad(x)
+        if asked is not None:
+            return x if wanted is not None else x.flatten(0, 1).index_select(0, asked)
+        return x[:, :first]
 
     def mask(self, tokens: int, read: Tensor | None) -> Tensor | None:
         """What :func:`attend` needs: None where all is read alike, as faster kernels may then run."""

@@ -185,8 +185,8 @@ class DNABERT2(Bert):
 
     def pretraining_logits(self, batch: Batch) -> Tensor:
         tokens = batch["tokens"]
-        hidden = self.encoder(tokens, within(batch["lengths"], tokens.shape[1]), places=batch.get(PLACES))
-        return self.logits(hidden.flatten(0, 1).index_select(0, batch["asked"]))
+        read = within(batch["lengths"], tokens.shape[1])
+        return self.logits(self.encoder(tokens, read, places=batch.get(PLACES), asked=batch["asked"]))
 
     def checkpoint_files(self) -> dict[str, str]:
         """``config.json``, ``tokenizer.json`` and ``tokenizer_config.json`` as the hub's.

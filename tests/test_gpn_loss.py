@@ -86,6 +86,6 @@ def test_the_loss_is_upstreams(cases):
         for batch in split(whole, 1):
             adapter = Recorded(torch.tensor(case["logits"])[batch["row"]])
             run: Any = SimpleNamespace(adapter=adapter, device=torch.device("cpu"), precision="float32")
-            total += float(Pretraining._loss(run, batch)[0])
+            total += float(Pretraining._loss(run, *Pretraining._asked(run, batch)))
         assert total / weight_of(whole) == pytest.approx(case["loss"], rel=1e-6)
     assert judged

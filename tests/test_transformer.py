@@ -11,7 +11,7 @@ from test_dnabert import GOLDEN, adapter
 from harness import registry
 from harness.adapters._attention import attend, dropout
 from harness.adapters._batches import within
-from harness.adapters._transformer import Block, Shape, sinusoids
+from harness.adapters._transformer import Block, Encoder, Shape, sinusoids
 from harness.engine.classifier import Classifier
 from harness.recipe import Recipe
 
@@ -150,3 +150,30 @@ def test_what_is_trained_here_keeps_its_authors_names(name):
     again = Classifier(other, 2, Recipe(tune="lora", lora_rank=2))
     again.load_state_dict(state)
     assert all(torch.equal(one, two) for one, two in zip(classifier.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("position", ["learned", "alibi"])
+@pytest.mark.parametrize("pre_norm", [False, True])
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_states_that_are_asked_for_and_their_gradients_are_those_of_the_whole_batch(position, pre_norm, padded):
+    """Also of places that are named twice, as the engine fills up, and of rows that nothing is asked of."""
+    torch.manual_seed(0)
+    shape = Shape(2, 32, heads=4, inner=64, vocabulary=9, position=position, pre_norm=pre_norm, fused_qkv=position == "alibi")
+    encoder = Encoder(shape).eval()
+    tokens, read = torch.randint(0, 9, (5, 40)), torch.ones(5, 40, dtype=torch.bool)
+    if padded:
+        read[1, 30:] = False
+    asked = torch.cat([torch.randperm(70)[:50].sort().values, torch.arange(160, 200), torch.zeros(6, dtype=torch.int64)])
+    weights = torch.randn(len(asked), 32)
+    found = []
+    places = read.flatten().nonzero()[:, 0]
+    for states in (
+        encoder(tokens, read).flatten(0, 1)[asked],
+        encoder(tokens, read, asked=asked),
+        encoder(tokens, read, places=places, asked=asked),
+    ):
+        encoder.zero_grad()
+        (states * weights).sum().backward()
+        found.append((states, [item.grad.clone() for item in encoder.parameters()]))
+    for alone in found[1:]:
+        torch.testing.assert_close(alone, found[0])

@@ -270,7 +270,7 @@ class Pretraining:
         total = torch.zeros((), device=self.device)
         self.adapter.train()
         for batch in batches:
-            loss = self._loss(batch)[0] / weight
+            loss = self._loss(*self._asked(batch)) / weight
             loss.backward()
             total += loss.detach()
         if not total.isfinite():
@@ -300,8 +300,9 @@ class Pretraining:
         self.adapter.eval()
         loss, correct = 0.0, 0
         for batch in validation.batches:
-            batch_loss, batch_correct = self._loss(batch)
-            loss, correct = loss + batch_loss.item(), correct + int(batch_correct)
+            batch, logits = self._asked(batch)
+            loss += self._loss(batch, logits).item()
+            correct += int((logits.argmax(dim=-1) == batch["labels"]).sum())
         return {
             "validation_loss": loss / validation.weight,
             "validation_accuracy": correct / validation.targets,
@@ -309,18 +310,20 @@ class Pretraining:
             "yardstick_accuracy": validation.yardstick_accuracy,
         }
 
-    def _loss(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Weighted sum of the cross-entropies of a batch's targets, and the number of targets that have the highest logit."""
+    def _asked(self, batch: Batch) -> tuple[Batch, torch.Tensor]:
+        """A batch on the device, and the model's logits, float32 (M, V), at the places that it is asked for."""
         assert isinstance(self.adapter, Pretrainable)
         batch = to_device(batch, self.device)
-        labels = batch["labels"]
         with autocast(self.device, self.precision):
             logits = self.adapter.pretraining_logits(batch)
-        correct = (logits.argmax(dim=-1) == labels).sum()
+        return batch, logits.float()
+
+    def _loss(self, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+        """Weighted sum of the cross-entropies of a batch's targets."""
         if "weights" not in batch:
-            return F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="sum"), correct
-        each = F.cross_entropy(logits.float(), labels, ignore_index=IGNORED, reduction="none")
-        return (each * batch["weights"].flatten()[batch["asked"]]).sum(), correct
+            return F.cross_entropy(logits, batch["labels"], ignore_index=IGNORED, reduction="sum")
+        each = F.cross_entropy(logits, batch["labels"], ignore_index=IGNORED, reduction="none")
+        return (each * batch["weights"].flatten()[batch["asked"]]).sum()
 
     def state(self) -> dict[str, Any]:
         """Everything that :meth:`restore` needs: tensors and plain values."""
