@@ -13,7 +13,7 @@ from torch import Tensor
 
 from harness.adapter import Batch, Pretrainable
 from harness.objective import Objective
-from harness.recipe import Recipe
+from harness.recipe import PretrainingRecipe
 
 from ._batches import within
 from ._hf_config import Kind
@@ -35,7 +35,9 @@ class Learner(Pretrainable):
 
     # BERT's (Devlin et al. 2019, appendix A.2), which warms up over 10,000 of 1,000,000 steps of 256 windows; a model's own
     # settings stand in its paper.
-    pretraining = Recipe(learning_rate=1e-4, betas=(0.9, 0.999), weight_decay=0.01, batch_size=16, warmup=0.01, schedule="linear")
+    pretraining = PretrainingRecipe(
+        learning_rate=1e-4, betas=(0.9, 0.999), weight_decay=0.01, batch_size=16, warmup=0.01, schedule="linear"
+    )
     objectives: ClassVar[Mapping[str, type[Objective]]] = {"token": Token, "next": Next}
     files: Mapping[str, str]  # of the tokenizer
     mask_id: int

@@ -33,7 +33,7 @@ from harness.files.checkpoint import (
     rename,
     weight_file,
 )
-from harness.recipe import Recipe
+from harness.recipe import PretrainingRecipe, Recipe
 
 from ._batches import equal_lengths, even_ranges, with_rows, within
 from ._characters import BASES, COMPLEMENT, FIELDS, MASK, PAD, VOCABULARY, N, check_vocabulary, collate
@@ -190,8 +190,16 @@ class Caduceus(Adapter, MaskedModel, BaseResolved, Pretrainable):
     )
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {"genomic_benchmarks": {}}
     lora_targets: ClassVar[tuple[str, ...]] = ("in_proj", "x_proj", "out_proj")  # dt_proj is not called as a layer
-    # The authors' slurm_scripts/run_pretrain_caduceus.sh, in steps of 2^20 letters; their rate rises from 1e-6 and ends at 1e-4.
-    pretraining = Recipe(learning_rate=8e-3, betas=(0.9, 0.95), weight_decay=0.1, batch_size=16, warmup=0.1, schedule="cosine")
+    # The authors' slurm_scripts/run_pretrain_caduceus.sh, in steps of 2^20 letters; their rate rises from 1e-6.
+    pretraining = PretrainingRecipe(
+        learning_rate=8e-3,
+        betas=(0.9, 0.95),
+        weight_decay=0.1,
+        batch_size=16,
+        warmup=0.1,
+        schedule="cosine",
+        floor=1e-4 / 8e-3,
+    )
     pretraining_context = 1024
     objectives: ClassVar = {"token": LetterMasking}
     complement_map: Tensor  # (16,) the token of the complementary base

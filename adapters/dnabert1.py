@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from harness.card import ModelCard
-from harness.recipe import Recipe
+from harness.recipe import PretrainingRecipe, Recipe
 
 from ._kmer_bert import KmerBert
 from ._span import Span
@@ -32,9 +32,16 @@ class DNABERT1(KmerBert):
     # The fine-tuning command in the authors' README.
     recipe = Recipe(learning_rate=2e-4, weight_decay=0.01, warmup=0.1, batch_size=32, epochs=5)
     # The pretraining command in the authors' README, which warms up for 10,000 steps, of the paper's 120,000; those are of 2,000
-    # windows (--tokens-per-step 1030000), and AdamW's eps is 1e-6.
-    pretraining = Recipe(
-        learning_rate=4e-4, betas=(0.9, 0.98), weight_decay=0.01, batch_size=16, warmup=0.0833, schedule="linear", clip=1.0
+    # windows (--tokens-per-step 1030000).
+    pretraining = PretrainingRecipe(
+        learning_rate=4e-4,
+        betas=(0.9, 0.98),
+        epsilon=1e-6,
+        weight_decay=0.01,
+        batch_size=16,
+        warmup=0.0833,
+        schedule="linear",
+        clip=1.0,
     )
     pretraining_context = 515
     objectives: ClassVar = {"span": Span}

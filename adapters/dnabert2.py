@@ -23,7 +23,7 @@ from harness.data import Window
 from harness.errors import BadData, CheckpointMismatch, DataMissing
 from harness.files.checkpoint import weight_file
 from harness.objective import Objective
-from harness.recipe import Recipe
+from harness.recipe import PretrainingRecipe, Recipe
 
 from ._batches import PLACES, with_places, within
 from ._bert import (
@@ -101,8 +101,16 @@ class DNABERT2(Bert):
     )
     # The example in the authors' README, which warms up over 50 steps whatever the size of the task.
     recipe = Recipe(learning_rate=3e-5, weight_decay=0.01, warmup=0.05, batch_size=8, epochs=5, head="tanh")
-    # The model card of the port by multimolecule: AdamW's eps 1e-6, steps of 4,096 windows. Warm-up over 30,000 of 500,000 steps.
-    pretraining = Recipe(learning_rate=5e-4, betas=(0.9, 0.98), weight_decay=1e-5, batch_size=16, warmup=0.06, schedule="linear")
+    # The model card of the port by multimolecule: steps of 4,096 windows. Warm-up over 30,000 of 500,000 steps.
+    pretraining = PretrainingRecipe(
+        learning_rate=5e-4,
+        betas=(0.9, 0.98),
+        epsilon=1e-6,
+        weight_decay=1e-5,
+        batch_size=16,
+        warmup=0.06,
+        schedule="linear",
+    )
     objectives: ClassVar[Mapping[str, type[Objective]]] = {"token": Token}
     official_names = (*OFFICIAL_NAMES, *GATED_FEED_FORWARD)
     lora_targets = ("qkv",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from harness.card import ModelCard
-from harness.recipe import Recipe
+from harness.recipe import PretrainingRecipe, Recipe
 
 from ._kmer_bert import KmerBert
 from ._pmi import Pmi
@@ -31,10 +31,16 @@ class GeneMask(KmerBert):
     )
     # The authors' script for 1,000 training examples per class; for 10 they use 1e-4, batches of 5 and 20 epochs.
     recipe = Recipe(learning_rate=5e-5, weight_decay=0.01, warmup=0.1, batch_size=15, epochs=5)
-    # The authors' script: 10,000 steps with 500 of warm-up, of 250 windows a GPU (--tokens-per-step 127750 for one), and AdamW's
-    # eps is 1e-6.
-    pretraining = Recipe(
-        learning_rate=8e-4, betas=(0.9, 0.98), weight_decay=0.01, batch_size=16, warmup=0.05, schedule="linear", clip=1.0
+    # The authors' script: 10,000 steps with 500 of warm-up, of 250 windows a GPU (--tokens-per-step 127750 for one).
+    pretraining = PretrainingRecipe(
+        learning_rate=8e-4,
+        betas=(0.9, 0.98),
+        epsilon=1e-6,
+        weight_decay=0.01,
+        batch_size=16,
+        warmup=0.05,
+        schedule="linear",
+        clip=1.0,
     )
     pretraining_context = 511
     objectives: ClassVar = {"pmi": Pmi, "span": Span}

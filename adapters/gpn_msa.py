@@ -23,7 +23,7 @@ from harness.data import Window, letter_table
 from harness.errors import BadData, CheckpointMismatch, UserError
 from harness.files.alignments import SPECIES
 from harness.files.checkpoint import load_tensors, read_config, read_tensors, rename, weight_file
-from harness.recipe import Recipe
+from harness.recipe import PretrainingRecipe, Recipe
 
 from ._batches import equal_lengths, even_ranges, with_rows
 from ._config import check_settings
@@ -95,7 +95,7 @@ class GPNMSA(Adapter, MaskedModel, Pretrainable, BaseResolved):
     # The authors score variants without training and publish no fine-tuning settings; these are BERT's usual ones.
     recipe = Recipe(learning_rate=3e-5, batch_size=16, epochs=20, schedule="linear", warmup=0.1)
     # Upstream's training.smk: steps of 2,048 windows of 128 nt (--tokens-per-step 262144), 1,000 of 30,000 steps for warm-up.
-    pretraining = Recipe(learning_rate=1e-4, weight_decay=0.01, batch_size=32, warmup=1 / 30, schedule="cosine")
+    pretraining = PretrainingRecipe(learning_rate=1e-4, weight_decay=0.01, batch_size=32, warmup=1 / 30, schedule="cosine")
     pretraining_context = 128
     lora_targets = ("query", "value")
     reverse_complement_invariant = True

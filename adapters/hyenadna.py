@@ -27,7 +27,7 @@ from harness.files.checkpoint import (
     rename,
     weight_file,
 )
-from harness.recipe import Recipe
+from harness.recipe import PretrainingRecipe, Recipe
 
 from ._batches import even_ranges, mean_over, within
 from ._characters import FIELDS, PAD, VOCABULARY, check_vocabulary, collate, is_base
@@ -133,8 +133,16 @@ class HyenaDNA(Adapter, BaseResolved, CausalModel, Pretrainable):
     )
     recipes: ClassVar[Mapping[str, Mapping[str, Any]]] = {"genomic_benchmarks": {}}
     lora_targets: ClassVar[tuple[str, ...]] = ("in_proj", "out_proj", "fc1", "fc2")
-    # The authors' configs/experiment/hg38/hg38_hyena.yaml, in steps of 256 windows; their rate ends at a tenth of its peak.
-    pretraining = Recipe(learning_rate=6e-4, betas=(0.9, 0.999), weight_decay=0.1, batch_size=16, warmup=0.01, schedule="cosine")
+    # The authors' configs/experiment/hg38/hg38_hyena.yaml, in steps of 256 windows.
+    pretraining = PretrainingRecipe(
+        learning_rate=6e-4,
+        betas=(0.9, 0.999),
+        weight_decay=0.1,
+        batch_size=16,
+        warmup=0.01,
+        schedule="cosine",
+        floor=0.1,
+    )
     pretraining_context = 1024
     objectives: ClassVar = {"next": Next}
 

@@ -20,7 +20,7 @@ from harness.data import Window, letter_table
 from harness.errors import BadData, UserError
 from harness.files.checkpoint import LAYERS, check_size, load_tensors, read_config, read_tensors, rename, weight_file
 from harness.objective import Objective
-from harness.recipe import Recipe
+from harness.recipe import PretrainingRecipe, Recipe
 
 from ._batches import equal_lengths, even_ranges, mean_over, with_rows, within
 from ._config import check_settings, count_layers
@@ -106,7 +106,7 @@ class MSAMamba(Adapter, MaskedModel, Pretrainable, BaseResolved):
         head="tanh",
         dropout=0.25,
     )
-    pretraining = Recipe(  # in steps of 49,152 letters
+    pretraining = PretrainingRecipe(  # in steps of 49,152 letters
         learning_rate=3e-5, betas=(0.9, 0.95), weight_decay=1e-3, batch_size=12, warmup=0.1, schedule="cosine"
     )
     # After warm-up, the script also takes 0.9 times the rate in each further epoch, of which it has at most four.

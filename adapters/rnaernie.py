@@ -22,7 +22,7 @@ from harness.card import ModelCard
 from harness.errors import UserError
 from harness.files.checkpoint import rename, weight_file
 from harness.objective import Objective
-from harness.recipe import Recipe
+from harness.recipe import PretrainingRecipe, Recipe
 
 from ._bert import BERT_NAMES, has_language_head, read_shape
 from ._masking import Token
@@ -76,9 +76,9 @@ class RNAErnie(TypeGuided):
     )
     # The authors' run_seq_cls.py: AdamW at a constant 1e-4, batches of 50 and 50 epochs, there without early stopping.
     recipe = Recipe(learning_rate=1e-4, batch_size=50, epochs=50, schedule="constant", warmup=0.0)
-    # The authors' run_pretrain.py, whose batches have 4 × 50 windows and whose steps are 129,000; AdamW's epsilon is 1e-8. The
-    # model card has weight decay 0.01 and a cool-down to 5e-5; LLM-EDA's model fell along a cosine from 1e-4 to 1e-5.
-    pretraining = Recipe(learning_rate=1e-4, weight_decay=0.0, batch_size=16, schedule="constant", warmup=0.02)
+    # The authors' run_pretrain.py, whose batches have 4 × 50 windows and whose steps are 129,000. The model card
+    # has weight decay 0.01 and a cool-down to 5e-5 (floor=0.5); LLM-EDA's is schedule="cosine", floor=0.1.
+    pretraining = PretrainingRecipe(learning_rate=1e-4, weight_decay=0.0, batch_size=16, schedule="constant", warmup=0.02)
     pretraining_context = 508
     objectives: ClassVar[Mapping[str, type[Objective]]] = {"motif": Motif, "token": Token}
     lora_targets = ("query", "value")

@@ -13,7 +13,7 @@ from harness.card import ModelCard
 from harness.errors import CheckpointMismatch
 from harness.files.checkpoint import read_tensors, rename, weight_file
 from harness.objective import Objective
-from harness.recipe import Recipe
+from harness.recipe import PretrainingRecipe, Recipe
 
 from ._bert import BERT_NAMES, has_language_head, read_shape
 from ._config import count_layers
@@ -84,9 +84,8 @@ class RNAFM(RNAModel):
     )
     # The authors train small models on frozen embeddings and publish no fine-tuning settings; these are BERT's usual ones.
     recipe = Recipe(learning_rate=3e-5, batch_size=16, epochs=20, schedule="linear", warmup=0.1)
-    # Batch, number of steps and betas are unknown. After 10,000 steps of warm-up the authors' rate falls with the inverse square
-    # root of the step; here it falls linearly.
-    pretraining = Recipe(learning_rate=1e-4, weight_decay=0.01, batch_size=16, schedule="linear", warmup=0.05)
+    # Warm-up took 10,000 steps; batch, number of steps and betas are unknown.
+    pretraining = PretrainingRecipe(learning_rate=1e-4, weight_decay=0.01, batch_size=16, schedule="inverse_sqrt", warmup=0.05)
     pretraining_context = 1022
     objectives: ClassVar[Mapping[str, type[Objective]]] = {"token": Token}
     lora_targets = ("query", "value")

@@ -125,7 +125,8 @@ class Pretrainable(ABC):
     """A third, optional interface: models that ``harness pretrain`` can train without labels.
 
     ``objectives`` are the ways to do so by name, the published one first. ``pretraining`` holds the published settings of
-    optimiser and schedule, of which ``batch_size`` counts windows, and ``pretraining_context`` the published length of windows.
+    optimiser and schedule, a PretrainingRecipe or, where that says it all, a Recipe; its ``batch_size`` counts windows.
+    ``pretraining_context`` is the published length of windows.
     """
 
     pretraining: ClassVar[Recipe]

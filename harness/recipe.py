@@ -1,17 +1,22 @@
-"""Fine-tuning settings: one frozen value, kept whole in every record. Each field says its range, help text and default."""
+"""Settings of fine-tuning and pretraining: frozen values, each field with its range, help text and default.
+
+A fine-tuning run keeps its :class:`Recipe` whole in its record.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Self
 
 from harness.errors import UserError
 
 TUNES = ("full", "lora", "probe", "zero")
 TRAINED = ("full", "lora")  # by gradient descent
-PRETRAINING_SETTINGS = ("batch_size", "learning_rate", "weight_decay", "betas", "warmup", "schedule", "clip")  # that it uses
+# Those that pretraining uses.
+PRETRAINING_SETTINGS = ("batch_size", "learning_rate", "weight_decay", "betas", "epsilon", "warmup", "schedule", "floor", "clip")
+SCHEDULES = ("cosine", "linear", "constant")
 
 # Settings of published benchmarks, by the name that `--recipe` takes.
 PRESETS: Mapping[str, Mapping[str, Any]] = {
@@ -56,7 +61,7 @@ class Recipe:
     weight_decay: float = _setting(0.01, "AdamW's weight decay.", least=0.0)
     betas: tuple[float, float] = _setting((0.9, 0.999), "AdamW's decay rates of the two moments.", least=0.0, below=1.0)
     warmup: float = _setting(0.1, "Share of all steps in which the learning rate rises.", least=0.0, below=1.0)
-    schedule: str = _setting("linear", "Learning rate after warm-up.", choices=("cosine", "linear", "constant"))
+    schedule: str = _setting("linear", "Learning rate after warm-up.", choices=SCHEDULES)
     clip: float = _setting(1.0, "Largest gradient norm.", above=0.0)
     head: str = _setting("linear", "Classifier on the embedding; tanh adds a pooler first.", choices=("linear", "tanh"))
     dropout: float = _setting(0.1, "Dropout before the classifier.", least=0.0, below=1.0)
@@ -91,7 +96,7 @@ class Recipe:
             if len(numbers) != len(defaults) or not all(_inside(number, defaults[0], limits) for number in numbers):
                 raise UserError(f"{option} {value}: must be {_range(item.default, limits)}")
 
-    def override(self, **settings: Any) -> Recipe:
+    def override(self, **settings: Any) -> Self:
         """This recipe with every setting that is not None replaced.
 
         Raises:
@@ -105,6 +110,23 @@ class Recipe:
     def used(self) -> dict[str, Any]:
         """The settings that count for a model that is tuned in this way: a probe has no learning rate."""
         return {name: getattr(self, name) for name in used_settings(self.tune)}
+
+
+@dataclass(frozen=True)
+class PretrainingRecipe(Recipe):
+    """How a model is pretrained: of its settings, PRETRAINING_SETTINGS and ``precision`` count.
+
+    Three things can be said that fine-tuning has no use for: AdamW's ``epsilon``; the ``floor`` of the learning rate, as a share
+    of its peak; and the schedule ``inverse_sqrt`` (Vaswani et al. 2017), the peak times sqrt(warm-up steps / step), which without
+    warm-up falls from the first step on.
+
+    Raises:
+        UserError: a value out of range, named.
+    """
+
+    schedule: str = _setting("linear", "Learning rate after warm-up.", choices=(*SCHEDULES, "inverse_sqrt"))
+    epsilon: float = _setting(1e-8, "AdamW's epsilon.", above=0.0)
+    floor: float = _setting(0.0, "Share of the peak learning rate at which its fall ends.", least=0.0, below=1.0)
 
 
 def used_settings(tune: str) -> list[str]:

@@ -72,8 +72,10 @@ def pairs(options: Sequence[str] | None) -> dict[str, str]:
     return dict(option.split("=", 1) for option in options or ())
 
 
-def with_settings(*names: str, like: Callable[..., None] | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command whose last parameter is ``**settings`` an option for each field of Recipe, or for those named.
+def with_settings(
+    *names: str, of: type[Recipe] = Recipe, like: Callable[..., None] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command whose last parameter is ``**settings`` an option for each field of ``of``, or for those named.
 
     Type, default, range and help are the field's. A setting that the user does not give is None. With ``like``, it gets that
     function's parameters, too, which arrive among the settings.
@@ -81,11 +83,11 @@ def with_settings(*names: str, like: Callable[..., None] | None = None) -> Calla
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         keyword = inspect.Parameter.KEYWORD_ONLY
-        types = typing.get_type_hints(Recipe)
+        types = typing.get_type_hints(of)
         own = [item for function in (like, command) if function for item in _parameters(function)]
         made = [
             inspect.Parameter(item.name, keyword, default=None, annotation=_annotation(item, types[item.name]))
-            for item in fields(Recipe)
+            for item in fields(of)
             if not names or item.name in names
         ]
         signature = inspect.Signature([*own, *made])

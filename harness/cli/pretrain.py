@@ -7,10 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from harness.recipe import PretrainingRecipe
+
 from .options import Checkpoint, Device, ModelOptions, Quiet, pairs, with_settings
 
 
-@with_settings("batch_size", "learning_rate", "weight_decay", "warmup", "precision")
+@with_settings(
+    "batch_size", "learning_rate", "weight_decay", "epsilon", "warmup", "schedule", "floor", "precision", of=PretrainingRecipe
+)
 def pretrain(
     model: Annotated[str, typer.Option(help="A model that can be pretrained, or a path to an adapter file.")],
     data: Annotated[

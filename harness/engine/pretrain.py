@@ -28,7 +28,7 @@ from harness.files.fingerprint import digest, plain
 from harness.kernels import compilation
 from harness.objective import Objective
 from harness.progress import Progress, Reporter
-from harness.recipe import PRETRAINING_SETTINGS, Recipe
+from harness.recipe import PRETRAINING_SETTINGS, PretrainingRecipe
 
 from . import hardware, pretrain_folder
 from .batches import Batches
@@ -95,7 +95,8 @@ def pretrain(
     adapter_class = pretrainable(model)
     of_model, of_objective = divided(adapter_class, objective, options or {}, checkpoint is None)
     wanted = request(model, checkpoint=checkpoint, init=init, options=of_model, official=False)
-    recipe = adapter_class.pretraining.override(**(settings or {}))  # type: ignore[attr-defined]
+    published = PretrainingRecipe(**vars(adapter_class.pretraining))  # type: ignore[attr-defined]
+    recipe = published.override(**(settings or {}))
     torch_device = hardware.pick_device(device)
     precision = hardware.pick_precision(recipe.precision, torch_device)
     compilation.on_compile = reporter.say
@@ -230,7 +231,7 @@ class Pretraining:
         adapter: Adapter,
         objective: Objective,
         corpus: Corpus,
-        recipe: Recipe,
+        recipe: PretrainingRecipe,
         steps: int,
         windows: int,
         seed: int,
@@ -240,7 +241,7 @@ class Pretraining:
         self.adapter, self.objective = adapter.to(device).requires_grad_(True), objective
         self.corpus, self.recipe, self.steps, self.windows, self.seed = corpus, recipe, steps, windows, seed
         self.device, self.precision = device, precision
-        self.optimizer, self.schedule = adamw(self.adapter, recipe, steps, device)
+        self.optimizer, self.schedule = adamw(self.adapter, recipe, steps, device, epsilon=recipe.epsilon, floor=recipe.floor)
         self.step, self.history = 0, list[dict[str, float]]()
 
     def make(self, step: int) -> Made:
