@@ -146,6 +146,11 @@ class HyenaDNA(Adapter, BaseResolved, CausalModel, Pretrainable):
     pretraining_context = 1024
     objectives: ClassVar = {"next": Next}
 
+    @classmethod
+    def options_for(cls, context: int) -> Mapping[str, str]:
+        """As upstream's experiments have it (``l_max``): filters made for more places hardly change over those of a window."""
+        return {"places": str(min(context + 2, MAX_PLACES))}
+
     def __init__(self, shape: HyenaShape, pooling: str = "mean", long: str = "refuse") -> None:
         super().__init__()
         self.pooling, self.long = checked("pooling", pooling, POOLINGS), checked("long", long, LONG_WINDOWS)

@@ -54,7 +54,7 @@ def needs(world: Path, objective: str) -> dict[str, str]:
 
 def measure(given: argparse.Namespace, world: Path, name: str, objective: str) -> None:
     adapter_class = registry.adapter_class(name)
-    options, own = divided(adapter_class, objective, needs(world, objective), anew=True)
+    options, own = divided(adapter_class, objective, needs(world, objective), anew=True, context=given.context)
     wanted = request(name, init=f"random:{given.size}", options=options, official=False)
     adapter, twin = wanted.build(), wanted.build()
     _, goal = choose_objective(adapter, objective, own)

@@ -133,6 +133,11 @@ class Pretrainable(ABC):
     pretraining_context: ClassVar[int] = 512
     objectives: ClassVar[Mapping[str, type[Objective]]]
 
+    @classmethod
+    def options_for(cls, context: int) -> Mapping[str, str]:
+        """Options, unless others are given, of a randomly initialised model that is pretrained on windows of ``context`` nt."""
+        return {}
+
     @abstractmethod
     def pretraining_logits(self, batch: Batch) -> Tensor:
         """Logits (M, V) over the vocabulary at M tokens of an :meth:`Objective.collate` batch.

@@ -18,6 +18,7 @@ from harness.adapters._next import following
 from harness.adapters.hf import HF
 from harness.adapters.hyenadna import HyenaDNA, HyenaShape
 from harness.data import Window
+from harness.engine.pretrain_asked import divided
 from harness.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("quick_pretraining")
@@ -171,7 +172,7 @@ class TestLearning:
 
     @pytest.mark.slow
     def test_hyenadna_sees_further_than_three_letters(self, genome, tmp_path):
-        how = {"steps": 140, "evaluate_every": 140, "options": {"places": "64"}, "settings": {"learning_rate": 4e-3}}
+        how = {"steps": 140, "evaluate_every": 140, "settings": {"learning_rate": 4e-3}}
         found = scores(learned("hyenadna", genome, tmp_path / "out", **how))
         assert found["validation_loss"] < found["yardstick_loss"] - 0.1
         assert found["validation_accuracy"] > found["yardstick_accuracy"]
@@ -202,3 +203,12 @@ class TestLearning:
             learned("hyenadna", genome, tmp_path / "out", objective="token")
         with pytest.raises(UserError, match="unknown option of hyenadna and its objectives 'share'"):
             learned("hyenadna", genome, tmp_path / "out", options={"share": "0.2"})
+
+
+def test_filters_are_made_for_the_windows_that_are_pretrained_on():
+    """With the two places more that upstream adds; given places stay."""
+    for given, expected in (({}, "66"), ({"places": "80"}, "80")):
+        options, own = divided(HyenaDNA, None, given, True, 64)
+        assert (options, own) == ({"places": expected}, {})
+    assert divided(HyenaDNA, None, {}, True, None)[0] == {"places": "1026"}
+    assert divided(HyenaDNA, None, {}, False, 64)[0] == {}  # a checkpoint has its own

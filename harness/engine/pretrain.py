@@ -93,7 +93,7 @@ def pretrain(
     if (data is None) == (msa is None):
         raise UserError("data and msa: give one of them, --data FASTA (a genome or windows) or --msa ALIGNMENT")
     adapter_class = pretrainable(model)
-    of_model, of_objective = divided(adapter_class, objective, options or {}, checkpoint is None)
+    of_model, of_objective = divided(adapter_class, objective, options or {}, checkpoint is None, context)
     wanted = request(model, checkpoint=checkpoint, init=init, options=of_model, official=False)
     published = PretrainingRecipe(**vars(adapter_class.pretraining))  # type: ignore[attr-defined]
     recipe = published.override(**(settings or {}))

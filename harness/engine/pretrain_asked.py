@@ -31,9 +31,12 @@ def pretrainable(model: str) -> type[Adapter]:
 
 
 def divided(
-    adapter: type[Adapter], objective: str | None, options: Mapping[str, str], anew: bool
+    adapter: type[Adapter], objective: str | None, options: Mapping[str, str], anew: bool, context: int | None
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Options of the model, which is built ``anew`` or has a checkpoint, and those of its objective."""
+    """Options of the model, which is built ``anew`` or has a checkpoint, and those of its objective.
+
+    ``context`` is the length of windows that was asked for; None is the published one.
+    """
     objectives = _objectives(adapter)
     if objective is not None and objective not in objectives:
         raise _no_objective(adapter.name, objective, objectives)
@@ -41,7 +44,10 @@ def divided(
     own = registry.model_facts(adapter.name).options
     if strange := next((name for name in options if name not in known and name not in own), None):
         raise registry.unknown(f"option of {adapter.name} and its objectives", strange, [*own, *sorted(known)])
-    needed = objectives[objective or next(iter(objectives))].model_options if anew and objectives else {}
+    needed: dict[str, str] = {}
+    if anew and objectives:
+        needed |= objectives[objective or next(iter(objectives))].model_options
+        needed |= adapter.options_for(context or adapter.pretraining_context)  # type: ignore[attr-defined]
     return (
         {**needed, **{name: value for name, value in options.items() if name not in known}},
         {name: value for name, value in options.items() if name in known},
