@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from harness.errors import UserError
 
@@ -77,6 +77,9 @@ class Recipe:
     deterministic: bool = _setting(
         False, "On a GPU, use only kernels that give the same bits every time; some are slower.", TUNES
     )
+    # Settings of pretraining alone.
+    epsilon: ClassVar[float] = 1e-8
+    floor: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         if isinstance(self.betas, list):  # as JSON has it
@@ -125,8 +128,8 @@ class PretrainingRecipe(Recipe):
     """
 
     schedule: str = _setting("linear", "Learning rate after warm-up.", choices=(*SCHEDULES, "inverse_sqrt"))
-    epsilon: float = _setting(1e-8, "AdamW's epsilon.", above=0.0)
-    floor: float = _setting(0.0, "Share of the peak learning rate at which its fall ends.", least=0.0, below=1.0)
+    epsilon: float = _setting(Recipe.epsilon, "AdamW's epsilon.", above=0.0)
+    floor: float = _setting(Recipe.floor, "Share of the peak learning rate at which its fall ends.", least=0.0, below=1.0)
 
 
 def used_settings(tune: str) -> list[str]:

@@ -283,35 +283,35 @@ class TestSchedule:
 
     @pytest.mark.parametrize("floor", [0.0, 0.0125, 0.1])
     def test_a_cosine_ends_at_the_floor_as_torchs_own_does(self, floor):
-        recipe = PretrainingRecipe(learning_rate=8e-3, schedule="cosine", warmup=0.1)
+        recipe = PretrainingRecipe(learning_rate=8e-3, schedule="cosine", warmup=0.1, floor=floor)
         parameter = nn.Parameter(torch.zeros(1))
         optimizer = torch.optim.AdamW([parameter], lr=8e-3)
         theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=90, eta_min=floor * 8e-3)
         for step in range(10, 101):
-            found = 8e-3 * _learning_rate_factor(step, 100, recipe, floor)
+            found = 8e-3 * _learning_rate_factor(step, 100, recipe)
             assert found == pytest.approx(theirs.get_last_lr()[0], rel=1e-9, abs=1e-15)
             optimizer.step()
             theirs.step()
 
     def test_a_line_ends_at_the_floor_and_a_constant_stays(self):
-        line, constant = (PretrainingRecipe(schedule=name, warmup=0.1) for name in ("linear", "constant"))
-        found = [_learning_rate_factor(step, 100, line, 0.5) for step in (0, 9, 10, 55, 100)]
+        line, constant = (PretrainingRecipe(schedule=name, warmup=0.1, floor=0.5) for name in ("linear", "constant"))
+        found = [_learning_rate_factor(step, 100, line) for step in (0, 9, 10, 55, 100)]
         assert found == pytest.approx([0.1, 1.0, 1.0, 0.75, 0.5])
-        assert _learning_rate_factor(100, 100, constant, 0.5) == 1.0
+        assert _learning_rate_factor(100, 100, constant) == 1.0
 
     def test_an_inverse_square_root(self):
         recipe = PretrainingRecipe(schedule="inverse_sqrt", warmup=0.1)
         found = [_learning_rate_factor(step, 100, recipe) for step in (0, 9, 39, 99)]
         assert found == pytest.approx([0.1, 1.0, math.sqrt(10 / 40), math.sqrt(10 / 100)])
-        assert _learning_rate_factor(99, 100, recipe, 0.4) == 0.4
+        assert _learning_rate_factor(99, 100, recipe.override(floor=0.4)) == 0.4
         without = recipe.override(warmup=0.0)
         assert [_learning_rate_factor(step, 100, without) for step in (0, 3)] == [1.0, 0.5]
         with pytest.raises(UserError, match="schedule 'inverse_sqrt': choose one of cosine, linear, constant"):
             Recipe(schedule="inverse_sqrt")
 
     def test_epsilon_and_floor_reach_the_optimizer(self):
-        module, recipe = nn.Linear(2, 2), PretrainingRecipe(warmup=0.0)
-        optimizer, schedule = adamw(module, recipe, 2, torch.device("cpu"), epsilon=1e-6, floor=0.25)
+        module, recipe = nn.Linear(2, 2), PretrainingRecipe(warmup=0.0, epsilon=1e-6, floor=0.25)
+        optimizer, schedule = adamw(module, recipe, 2, torch.device("cpu"))
         assert {group["eps"] for group in optimizer.param_groups} == {1e-6}
         for _ in range(2):
             optimizer.step()

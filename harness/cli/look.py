@@ -154,7 +154,7 @@ def _pretraining(name: str) -> dict[str, str]:
     """The objectives of a model that can be pretrained, with their options, and the published recipe."""
     from harness.adapter import Pretrainable
     from harness.facts import keyword_options
-    from harness.recipe import PRETRAINING_SETTINGS, PretrainingRecipe
+    from harness.recipe import PRETRAINING_SETTINGS
     from harness.registry import adapter_class
 
     adapter = adapter_class(name)
@@ -165,8 +165,7 @@ def _pretraining(name: str) -> dict[str, str]:
         first = " ".join((kind.__doc__ or "").partition("\n\n")[0].replace("``", "").split())
         options = _options(keyword_options(kind.__init__))
         described.append(f"{objective}: {first}" + (f" Options: {options}" if options else ""))
-    published = PretrainingRecipe(**vars(adapter.pretraining))
-    recipe = ", ".join(f"{key} {getattr(published, key)}" for key in PRETRAINING_SETTINGS)
+    recipe = ", ".join(f"{key} {getattr(adapter.pretraining, key)}" for key in PRETRAINING_SETTINGS)
     return {
         "objectives": "\n".join(described),
         "pretraining": f"windows of {adapter.pretraining_context} nt, {recipe}",

@@ -351,15 +351,14 @@ def _steps(
 
 
 def adamw(
-    module: nn.Module, recipe: Recipe, steps: int, device: torch.device, *, epsilon: float = 1e-8, floor: float = 0.0
+    module: nn.Module, recipe: Recipe, steps: int, device: torch.device
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
-    """AdamW over a module's trainable weights, and the schedule of its learning rate over ``steps`` steps.
-
-    ``epsilon`` and ``floor`` are as in :class:`~harness.recipe.PretrainingRecipe`.
-    """
+    """AdamW over a module's trainable weights, and the schedule of its learning rate over ``steps`` steps."""
     groups = _parameter_groups(module, recipe.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas, eps=epsilon, fused=device.type != "mps")
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, steps, recipe, floor))
+    optimizer = torch.optim.AdamW(
+        groups, lr=recipe.learning_rate, betas=recipe.betas, eps=recipe.epsilon, fused=device.type != "mps"
+    )
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _learning_rate_factor(step, steps, recipe))
 
 
 def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -372,16 +371,16 @@ def _parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, 
     ]
 
 
-def _learning_rate_factor(step: int, steps: int, recipe: Recipe, floor: float = 0.0) -> float:
-    """Linear warm-up to 1, then decay to ``floor`` at the last step unless the schedule is constant.
+def _learning_rate_factor(step: int, steps: int, recipe: Recipe) -> float:
+    """Linear warm-up to 1, then decay to the recipe's floor at the last step unless the schedule is constant.
 
-    An inverse square root falls as it does whatever ``steps`` is, but never below ``floor``.
+    An inverse square root falls as it does whatever ``steps`` is, but never below the floor.
     """
     warmup = round(recipe.warmup * steps)
     if step < warmup:
         return (step + 1) / warmup
     if recipe.schedule == "inverse_sqrt":
-        return max(math.sqrt(max(warmup, 1) / (step + 1)), floor)
+        return max(math.sqrt(max(warmup, 1) / (step + 1)), recipe.floor)
     done = (step - warmup) / max(steps - warmup, 1)
     left = {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[recipe.schedule]
-    return floor + (1.0 - floor) * left if floor else left
+    return recipe.floor + (1.0 - recipe.floor) * left

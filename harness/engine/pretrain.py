@@ -241,7 +241,7 @@ class Pretraining:
         self.adapter, self.objective = adapter.to(device).requires_grad_(True), objective
         self.corpus, self.recipe, self.steps, self.windows, self.seed = corpus, recipe, steps, windows, seed
         self.device, self.precision = device, precision
-        self.optimizer, self.schedule = adamw(self.adapter, recipe, steps, device, epsilon=recipe.epsilon, floor=recipe.floor)
+        self.optimizer, self.schedule = adamw(self.adapter, recipe, steps, device)
         self.step, self.history = 0, list[dict[str, float]]()
 
     def make(self, step: int) -> Made:

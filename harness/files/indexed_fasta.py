@@ -23,12 +23,11 @@ from harness.errors import BadData, UserError
 from .binary import Binary
 from .fingerprint import remembered
 from .sources import cache_home
-from .text import GZIP, gzip_faults, head
+from .text import BOM, GZIP, gzip_faults, head
 from .workspace import cache_key, workspace
 
 MAX_TRAILING_BLANKS = 100  # of a line
 
-_BOM = b"\xef\xbb\xbf"
 _VERSION = 1  # of the index
 _CHUNK = 1 << 24
 END_OF_BGZIP = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
@@ -228,7 +227,7 @@ def _index(path: Path, source: Binary | _Bgzip) -> list[list[Any]]:
 
 def _texts(source: Binary | _Bgzip) -> Iterator[tuple[bytes, int, int]]:
     """Pieces of whole lines, the offset of each, and the number of its first line."""
-    start = 3 if source.size >= 3 and source.read(0, 3) == _BOM else 0
+    start = 3 if source.size >= 3 and source.read(0, 3) == BOM else 0
     rest, at, number = b"", start, 1
     while at < source.size:
         more = source.read(at, min(max(_CHUNK, len(rest)), source.size - at))

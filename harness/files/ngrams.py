@@ -18,13 +18,12 @@ from harness.errors import BadData
 from .indexed_fasta import END_OF_BGZIP
 from .seeds import compiled
 from .sources import Transferred
-from .text import GZIP, gzip_faults, head, may_be_fasta
+from .text import BOM, GZIP, gzip_faults, head, may_be_fasta
 from .two_bit import SIGNATURES, TwoBit
 
 EXPECTED = "a genome: FASTA (plain, bgzip or gzip) or 2bit"
 BLOCK = 1 << 22  # bytes
 
-_BOM = b"\xef\xbb\xbf"
 _NEWLINE, _BLANK, _TITLE, _UNKNOWN, _BAD = range(4, 9)  # what a byte is, if none of the letters 0 to 3
 _AT_START, _IN_LETTERS, _IN_TITLE, _AFTER_BLANK = range(4)  # where in a line
 _WORD, _RUN, _MODE, _LINES, _TITLED, _RECORDS, _UNKNOWNS, _RUNS = range(8)  # of the state
@@ -215,7 +214,7 @@ def _text(path: Path) -> Iterator[tuple[bytes, int]]:
                 raise EOFError
             file.seek(0)
         text = gzip.GzipFile(fileobj=file) if packed else file
-        block = text.read(BLOCK).removeprefix(_BOM)
+        block = text.read(BLOCK).removeprefix(BOM)
         while block:
             yield block, file.tell()
             block = text.read(BLOCK)

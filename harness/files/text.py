@@ -15,6 +15,7 @@ from types import ModuleType
 from harness.errors import BadData, UserError
 
 GZIP = b"\x1f\x8b"  # the first bytes of gzip and bgzip files
+BOM = b"\xef\xbb\xbf"  # the byte order mark of UTF-8
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # its byte order marks
 LONGEST_LINE = 1 << 28  # characters; the longest human chromosome has fewer
 
@@ -72,7 +73,7 @@ def head(path: Path, expected: str) -> bytes:
 
 def may_be_fasta(start: bytes) -> bool:
     """Whether a file that begins like this (see :func:`head`) is gzipped, or FASTA as far as its first line tells."""
-    return start.startswith(GZIP) or start.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b">")
+    return start.startswith(GZIP) or start.removeprefix(BOM).lstrip().startswith(b">")
 
 
 @contextmanager
